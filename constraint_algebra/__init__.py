@@ -1,0 +1,72 @@
+"""The linear algebra of gradient leakage: what shared gradients determine, what they are, and what they cannot tell.
+
+    import constraint_algebra as ca
+
+Names load on first use, so that theory from shapes alone loads neither PyTorch nor matplotlib.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "errors": (
+        "BatchError",
+        "ConstraintAlgebraError",
+        "MissingBiasError",
+        "MissingPackageError",
+        "NonFiniteError",
+        "OutputExistsError",
+        "ParameterError",
+        "ShapeError",
+        "StorageError",
+        "UnknownNameError",
+        "UnsupportedLayerError",
+        "ZeroGradientError",
+    ),
+    "layers": (
+        "ELU",
+        "SELU",
+        "Conv1d",
+        "Conv2d",
+        "Conv3d",
+        "Flatten",
+        "Hardtanh",
+        "Identity",
+        "LeakyReLU",
+        "Linear",
+        "PlacedLayer",
+        "ReLU",
+        "ReLU6",
+        "Sigmoid",
+        "Softplus",
+        "Softsign",
+        "Tanh",
+    ),
+    "incidence": ("Incidence", "incidence"),
+    "equations": (
+        "LinearSystem",
+        "bias_equations",
+        "gradient_equations",
+        "stack",
+        "weight_equations",
+    ),
+    "network": ("Network",),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 -- one table serves both the lazy loading and this list
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'constraint_algebra' has no attribute {name!r}")
+    value = getattr(import_module(f"constraint_algebra.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

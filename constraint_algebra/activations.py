@@ -1,0 +1,155 @@
+"""Value, inverse and derivative of each activation, the last two as functions of its *output*.
+
+Back-substitution never sees the pre-activation z. It finds the output y = σ(z) first, as the input of the next layer;
+the derivative σ′(z) that the chain rule needs is then a function d(y), and z itself follows wherever σ is one-to-one.
+That is why a non-invertible ReLU does not stop the recursion (Eltaras et al. 2024, arXiv 2406.04227): d(y) = [y > 0] is
+known everywhere, and only the weight equations of the inactive outputs are lost.
+
+GELU, SiLU and Mish fall before they rise, so y determines neither z nor σ′(z). They have no place here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
+
+from constraint_algebra.layers import (
+    ELU,
+    SELU,
+    Activation,
+    Hardtanh,
+    Identity,
+    LeakyReLU,
+    ReLU,
+    Sigmoid,
+    Softplus,
+    Softsign,
+    Tanh,
+)
+
+FloatArray = NDArray[np.float64]
+Function = Callable[[FloatArray], FloatArray]
+
+
+class Formulas(NamedTuple):
+    """The formulas of one activation.
+
+    Attributes:
+        value: σ(z).
+        inverse: z from y, NaN where y does not determine it.
+        derivative: σ′(z) from y, the function d.
+        slope: d′(y), which carries an error of y into an error of the derivative.
+        plateaus: the outputs that whole intervals of z share, where σ is cut off.
+    """
+
+    value: Function
+    inverse: Function
+    derivative: Function
+    slope: Function
+    plateaus: tuple[float, ...] = ()
+
+
+def formulas(activation: Activation) -> Formulas:
+    """Return the formulas of an activation.
+
+    >>> relu = formulas(ReLU())
+    >>> y = relu.value(np.array([-2.0, 3.0])); y
+    array([0., 3.])
+    >>> relu.derivative(y), relu.inverse(y)
+    (array([0., 1.]), array([nan,  3.]))
+    """
+    zero: Function = np.zeros_like
+    match activation:
+        case Identity():
+            return Formulas(lambda z: z, lambda y: y, np.ones_like, zero)
+        case ReLU():
+            return _cut(0.0, np.inf)
+        case Hardtanh(low, high):
+            return _cut(low, high)
+        case LeakyReLU(a):
+            return Formulas(
+                value=lambda z: np.where(z > 0, z, a * z),
+                inverse=lambda y: np.where(y > 0, y, y / a),
+                derivative=lambda y: np.where(y > 0, 1.0, a),
+                slope=zero,
+            )
+        case Sigmoid():
+            return Formulas(
+                value=expit,
+                inverse=lambda y: _finite(logit, y),
+                derivative=lambda y: np.clip(y * (1 - y), 0, None),
+                slope=lambda y: 1 - 2 * y,
+            )
+        case Tanh():
+            return Formulas(
+                value=np.tanh,
+                inverse=lambda y: _finite(np.arctanh, y),
+                derivative=lambda y: np.clip(1 - y * y, 0, None),
+                slope=lambda y: -2 * y,
+            )
+        case ELU(alpha):
+            return _exponential(1.0, alpha)
+        case SELU():
+            return _exponential(SELU.scale, SELU.alpha)
+        case Softplus(beta, threshold):
+            return _softplus(beta, threshold)
+        case Softsign():
+            return Formulas(
+                value=lambda z: z / (1 + np.abs(z)),
+                inverse=lambda y: _finite(lambda v: v / (1 - np.abs(v)), np.where(np.abs(y) < 1, y, np.nan)),
+                derivative=lambda y: np.clip(1 - np.abs(y), 0, None) ** 2,
+                slope=lambda y: -2 * np.sign(y) * np.clip(1 - np.abs(y), 0, None),
+            )
+    raise TypeError(f"no formulas for {activation!r}; write them as a new case of formulas()")
+
+
+def apply(activation: Activation, z: ArrayLike) -> FloatArray:
+    """Return σ(z)."""
+    return np.asarray(formulas(activation).value(np.asarray(z, dtype=float)))
+
+
+def _cut(low: float, high: float) -> Formulas:
+    """The identity between low and high, cut off outside: ReLU, Hardtanh, ReLU6."""
+    return Formulas(
+        value=lambda z: np.clip(z, low, high),
+        inverse=lambda y: np.where((y > low) & (y < high), y, np.nan),
+        derivative=lambda y: ((y > low) & (y < high)).astype(float),
+        slope=np.zeros_like,
+        plateaus=tuple(edge for edge in (low, high) if np.isfinite(edge)),
+    )
+
+
+def _exponential(scale: float, alpha: float) -> Formulas:
+    """scale·z for z > 0, otherwise scale·alpha·(exp(z) - 1): ELU, SELU."""
+    depth = scale * alpha
+    return Formulas(
+        value=lambda z: np.where(z > 0, scale * z, depth * np.expm1(np.minimum(z, 0))),
+        inverse=lambda y: np.where(y > 0, y / scale, _finite(lambda v: np.log1p(v / depth), np.minimum(y, 0))),
+        derivative=lambda y: np.where(y > 0, scale, np.clip(y + depth, 0, None)),
+        slope=lambda y: np.where(y > 0, 0.0, 1.0),
+    )
+
+
+def _softplus(beta: float, threshold: float) -> Formulas:
+    """log(1 + exp(beta·z)) / beta, and z itself above the threshold."""
+
+    def inverse(y: FloatArray) -> FloatArray:
+        return y + np.log(-np.expm1(-beta * y)) / beta
+
+    return Formulas(
+        value=lambda z: np.where(beta * z > threshold, z, np.logaddexp(0, beta * z) / beta),
+        inverse=lambda y: np.where(beta * y > threshold, y, _finite(inverse, y)),
+        derivative=lambda y: np.where(beta * y > threshold, 1.0, np.clip(-np.expm1(-beta * y), 0, None)),
+        slope=lambda y: np.where(beta * y > threshold, 0.0, beta * np.exp(-beta * y)),
+    )
+
+
+def _finite(inverse: Function, y: FloatArray) -> FloatArray:
+    """Return `inverse(y)`, NaN where a saturated or out-of-range y has no finite pre-image."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = inverse(y)
+    return np.where(np.isfinite(z), z, np.nan)

@@ -1,0 +1,77 @@
+"""The trilinear form of a layer, contracted without building a matrix.
+
+    T(k, W, x) = sum over f, c and (tap, output, position) in S of  k[f, output] * W[f, c, tap] * x[c, position]
+
+Leaving out one of the three factors gives the forward pass, the weight gradient and the input gradient. Each is a loop
+over the taps with one matrix product inside, for any number of axes and groups. `equations` holds the same algebra as
+explicit matrices; the two agree to rounding, and tests hold both against automatic differentiation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from constraint_algebra.incidence import Incidence, incidence
+from constraint_algebra.layers import PlacedLayer
+
+FloatArray = NDArray[np.float64]
+
+
+def forward(layer: PlacedLayer, weight: FloatArray, x: FloatArray) -> FloatArray:
+    """Return `B(W) x`, the layer's output without its bias, in the layer's output shape."""
+    S = incidence(layer)
+    W, x3 = _weight4(layer, weight), _by_group(layer.groups, x, S.position_count)
+    z = np.zeros((layer.groups, layer.filters // layer.groups, S.output_count))
+    for tap, run in _runs(S):
+        z[:, :, S.output[run]] += W[..., tap] @ x3[:, :, S.position[run]]
+    return z.reshape(layer.output_shape)
+
+
+def input_gradient(layer: PlacedLayer, weight: FloatArray, k: FloatArray) -> FloatArray:
+    """Return `B(W)^T k`, the gradient with respect to the layer's input, in the layer's input shape."""
+    S = incidence(layer)
+    W, k3 = _weight4(layer, weight), _by_group(layer.groups, k, S.output_count)
+    x = np.zeros((layer.groups, layer.channels // layer.groups, S.position_count))
+    for tap, run in _runs(S):
+        x[:, :, S.position[run]] += W[..., tap].transpose(0, 2, 1) @ k3[:, :, S.output[run]]
+    return x.reshape(layer.input_shape)
+
+
+def weight_gradient(layer: PlacedLayer, k: FloatArray, x: FloatArray) -> FloatArray:
+    """Return `A(k) x[c]` for all channels, the gradient with respect to the weight, in the weight's shape."""
+    S = incidence(layer)
+    k3, x3 = _by_group(layer.groups, k, S.output_count), _by_group(layer.groups, x, S.position_count)
+    gradient = np.zeros((layer.groups, k3.shape[1], x3.shape[1], S.tap_count))
+    for tap, run in _runs(S):
+        gradient[..., tap] = k3[:, :, S.output[run]] @ x3[:, :, S.position[run]].transpose(0, 2, 1)
+    return gradient.reshape(layer.weight_shape)
+
+
+def bias_gradient(layer: PlacedLayer, k: FloatArray) -> FloatArray:
+    """Return `sum over outputs of k[f, output]`, shape `(filters,)`."""
+    return np.sum(np.asarray(k, dtype=float).reshape(layer.filters, -1), axis=1)
+
+
+def touched(layer: PlacedLayer, outputs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which input values meet at least one of the `outputs` (a mask in the output shape), from shapes alone."""
+    counts = input_gradient(layer, np.ones(layer.weight_shape), outputs.astype(float))
+    return np.asarray(counts > 0)
+
+
+def _runs(S: Incidence) -> Iterator[tuple[int, slice]]:
+    return ((tap, S.of_tap(tap)) for tap in range(S.tap_count))
+
+
+def _weight4(layer: PlacedLayer, weight: FloatArray) -> FloatArray:
+    """Return the weight with axes (group, filter, channel, tap)."""
+    return np.asarray(weight, dtype=float).reshape(
+        layer.groups, layer.filters // layer.groups, layer.channels // layer.groups, -1
+    )
+
+
+def _by_group(groups: int, values: FloatArray, positions: int) -> FloatArray:
+    """Return values with axes (group, channel or filter, position)."""
+    return np.asarray(values, dtype=float).reshape(groups, -1, positions)
