@@ -5,6 +5,8 @@
 Leaving out one of the three factors gives the forward pass, the weight gradient and the input gradient. Each is a loop
 over the taps with one matrix product inside, for any number of axes and groups. `equations` holds the same algebra as
 explicit matrices; the two agree to rounding, and tests hold both against automatic differentiation.
+
+`forward` and `input_gradient` also take several inputs at once, along a last axis: `(*shape, n)` for `shape`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from constraint_algebra.incidence import Incidence, incidence
-from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.layers import PlacedLayer, Shape
 
 FloatArray = NDArray[np.float64]
 
@@ -23,27 +25,27 @@ FloatArray = NDArray[np.float64]
 def forward(layer: PlacedLayer, weight: FloatArray, x: FloatArray) -> FloatArray:
     """Return `B(W) x`, the layer's output without its bias, in the layer's output shape."""
     S = incidence(layer)
-    W, x3 = _weight4(layer, weight), _by_group(layer.groups, x, S.position_count)
-    z = np.zeros((layer.groups, layer.filters // layer.groups, S.output_count))
+    W, x4 = _by_group(layer, weight, S.tap_count), _by_position(layer.groups, x, S.position_count)
+    z = np.zeros((layer.groups, W.shape[1], S.output_count, x4.shape[-1]))
     for tap, run in _runs(S):
-        z[:, :, S.output[run]] += W[..., tap] @ x3[:, :, S.position[run]]
-    return z.reshape(layer.output_shape)
+        z[:, :, S.output[run]] += _product(W[..., tap], x4[:, :, S.position[run]])
+    return z.reshape(layer.output_shape + _several(x, layer.input_shape))
 
 
 def input_gradient(layer: PlacedLayer, weight: FloatArray, k: FloatArray) -> FloatArray:
     """Return `B(W)^T k`, the gradient with respect to the layer's input, in the layer's input shape."""
     S = incidence(layer)
-    W, k3 = _weight4(layer, weight), _by_group(layer.groups, k, S.output_count)
-    x = np.zeros((layer.groups, layer.channels // layer.groups, S.position_count))
+    W, k4 = _by_group(layer, weight, S.tap_count), _by_position(layer.groups, k, S.output_count)
+    x = np.zeros((layer.groups, W.shape[2], S.position_count, k4.shape[-1]))
     for tap, run in _runs(S):
-        x[:, :, S.position[run]] += W[..., tap].transpose(0, 2, 1) @ k3[:, :, S.output[run]]
-    return x.reshape(layer.input_shape)
+        x[:, :, S.position[run]] += _product(W[..., tap].transpose(0, 2, 1), k4[:, :, S.output[run]])
+    return x.reshape(layer.input_shape + _several(k, layer.output_shape))
 
 
 def weight_gradient(layer: PlacedLayer, k: FloatArray, x: FloatArray) -> FloatArray:
     """Return `A(k) x[c]` for all channels, the gradient with respect to the weight, in the weight's shape."""
     S = incidence(layer)
-    k3, x3 = _by_group(layer.groups, k, S.output_count), _by_group(layer.groups, x, S.position_count)
+    k3, x3 = k.reshape(layer.groups, -1, S.output_count), x.reshape(layer.groups, -1, S.position_count)
     gradient = np.zeros((layer.groups, k3.shape[1], x3.shape[1], S.tap_count))
     for tap, run in _runs(S):
         gradient[..., tap] = k3[:, :, S.output[run]] @ x3[:, :, S.position[run]].transpose(0, 2, 1)
@@ -52,7 +54,7 @@ def weight_gradient(layer: PlacedLayer, k: FloatArray, x: FloatArray) -> FloatAr
 
 def bias_gradient(layer: PlacedLayer, k: FloatArray) -> FloatArray:
     """Return `sum over outputs of k[f, output]`, shape `(filters,)`."""
-    return np.sum(np.asarray(k, dtype=float).reshape(layer.filters, -1), axis=1)
+    return np.sum(k.reshape(layer.filters, -1), axis=1)
 
 
 def touched(layer: PlacedLayer, outputs: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -65,13 +67,23 @@ def _runs(S: Incidence) -> Iterator[tuple[int, slice]]:
     return ((tap, S.of_tap(tap)) for tap in range(S.tap_count))
 
 
-def _weight4(layer: PlacedLayer, weight: FloatArray) -> FloatArray:
+def _by_group(layer: PlacedLayer, weight: FloatArray, taps: int) -> FloatArray:
     """Return the weight with axes (group, filter, channel, tap)."""
-    return np.asarray(weight, dtype=float).reshape(
-        layer.groups, layer.filters // layer.groups, layer.channels // layer.groups, -1
-    )
+    return weight.reshape(layer.groups, layer.filters // layer.groups, layer.channels // layer.groups, taps)
 
 
-def _by_group(groups: int, values: FloatArray, positions: int) -> FloatArray:
-    """Return values with axes (group, channel or filter, position)."""
-    return np.asarray(values, dtype=float).reshape(groups, -1, positions)
+def _by_position(groups: int, values: FloatArray, positions: int) -> FloatArray:
+    """Return values with axes (group, channel or filter, position, which of several)."""
+    channels = values.shape[0] // groups
+    return values.reshape(groups, channels, positions, -1)
+
+
+def _product(matrix: FloatArray, values: FloatArray) -> FloatArray:
+    """Return the product over channels for all positions and all inputs at once: one large matrix product a group."""
+    groups, channels, *rest = values.shape
+    return (matrix @ values.reshape(groups, channels, -1)).reshape(groups, matrix.shape[1], *rest)
+
+
+def _several(values: FloatArray, shape: Shape) -> Shape:
+    """Return `(n,)` where `values` holds n arrays of `shape`, `()` where it is one such array."""
+    return values.shape[len(shape) :]
