@@ -44,7 +44,7 @@ _PUBLIC = {
         "Softsign",
         "Tanh",
     ),
-    "incidence": ("Incidence", "incidence"),
+    "incidence": ("Incidence",),  # its function has the module's name and lives there: ca.incidence.incidence
     "equations": (
         "LinearSystem",
         "bias_equations",

@@ -6,12 +6,17 @@ the index, the list of layers) are attributes as well as words.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class ConstraintAlgebraError(Exception):
     """Base of every exception that this library raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from message and attributes without `__init__`, so that errors cross process borders unharmed."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class ShapeError(ConstraintAlgebraError, ValueError):

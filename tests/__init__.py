@@ -1,0 +1,1 @@
+"""Tests of constraint_algebra; mirrors the library, one file a module."""
