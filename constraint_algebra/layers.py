@@ -71,7 +71,7 @@ class Conv(Layer):
         for name in ("kernel", "stride", "dilation"):
             object.__setattr__(self, name, _per_axis(kind, name, getattr(self, name), self.axes, least=1))
         for name in ("filters", "groups"):
-            _whole(kind, name, getattr(self, name), least=1)
+            object.__setattr__(self, name, _whole(kind, name, getattr(self, name), least=1))
         if self.filters % self.groups:
             raise ShapeError(
                 f"{kind}: filters must be a multiple of groups, got {self.filters} filters and {self.groups} groups"
@@ -89,11 +89,11 @@ class Conv(Layer):
             return tuple((total // 2, total - total // 2) for total in totals)
         if isinstance(self.padding, str):
             raise ShapeError(f'{kind}: padding must be numbers, "valid" or "same", got "{self.padding}"')
-        if isinstance(self.padding, int):
-            return ((_whole(kind, "padding", self.padding), self.padding),) * self.axes
+        if not isinstance(self.padding, Sequence):
+            return ((_whole(kind, "padding", self.padding),) * 2,) * self.axes
         if len(self.padding) != self.axes:
             raise ShapeError(f"{kind}: padding needs one entry for each of {self.axes} axes, got {self.padding}")
-        sides = [(p, p) if isinstance(p, int) else tuple(p) for p in self.padding]
+        sides = [tuple(p) if isinstance(p, Sequence) else (p, p) for p in self.padding]
         for side in sides:
             if len(side) != 2:
                 raise ShapeError(f"{kind}: padding of an axis is one number or (before, after), got {side}")
@@ -176,7 +176,7 @@ class Linear(Layer):
 
     def __post_init__(self) -> None:
         """Check the number of output features."""
-        _whole("Linear", "filters", self.filters, least=1)
+        object.__setattr__(self, "filters", _whole("Linear", "filters", self.filters, least=1))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return `(filters,)`; `ShapeError` where the input is not a vector."""
