@@ -52,7 +52,12 @@ _PUBLIC = {
         "stack",
         "weight_equations",
     ),
+    "graph": ("components", "constraint_graph", "maximum_matching", "structural_rank"),
+    "decomposition": ("DulmageMendelsohn", "dulmage_mendelsohn"),
     "network": ("Network",),
+    "metrics": ("mse", "psnr", "ssim"),
+    "reconstruction": ("LayerSolution", "Reconstruction", "Status"),
+    "backsubstitution": ("reconstruct",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
