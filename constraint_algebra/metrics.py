@@ -7,6 +7,7 @@ would recognise the picture; a single determined pixel can be private.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,11 +73,12 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: float = 1.0) -> float:
     if side < 3:
         return math.nan
     try:
-        from skimage.metrics import structural_similarity
+        from skimage import metrics as skimage_metrics
     except ImportError as error:
         raise MissingPackageError('the SSIM needs scikit-image: pip install "constraint-algebra[images]"') from error
     odd = side - 1 + side % 2
-    return float(structural_similarity(first, second, data_range=span, channel_axis=0, win_size=odd))
+    similarity: Any = skimage_metrics.structural_similarity  # untyped
+    return float(similarity(first, second, data_range=span, channel_axis=0, win_size=odd))
 
 
 def _pair(a: ArrayLike, b: ArrayLike) -> tuple[FloatArray, FloatArray]:

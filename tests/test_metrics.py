@@ -100,6 +100,6 @@ def test_impossible_ranges_are_refused(metric, span) -> None:
 
 
 def test_a_missing_scikit_image_is_named_with_its_remedy(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
+    monkeypatch.setitem(sys.modules, "skimage", None)
     with pytest.raises(MissingPackageError, match=r"pip install .constraint-algebra\[images\]"):
         ssim(*noisy((3, 8, 8)))
