@@ -128,7 +128,7 @@ def edges(matrix: Matrix) -> sp.csr_array:
         ShapeError: not a `LinearSystem` and not a two-dimensional sparse matrix.
     """
     given: Any = _without_zeros(matrix) if isinstance(matrix, LinearSystem) else matrix
-    is_matrix = sp.issparse(given) and len(given.shape) == 2
+    is_matrix = sp.issparse(given) and getattr(given, "ndim", 0) == 2
     if not is_matrix:
         raise ShapeError(
             f"expected a LinearSystem or a two-dimensional sparse matrix, got {type(given).__name__}; "
