@@ -1,0 +1,40 @@
+# What this builds on PyTorch is the range in pyproject.toml; this is the build that the project is tested with.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+IMAGE ?= cifar10:7
+VENV := .venv
+BIN := $(VENV)/bin
+
+# One BLAS thread: the matrices are small, and several threads on few cores only wait for each other.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/stamp  ## reconstruct a photograph through LeNet-O from its gradient, into out/demo
+	$(BIN)/constraint-algebra reconstruct --model lenet-o --image $(IMAGE) --dtype float64 --out out/demo --force
+
+test: $(VENV)/stamp  ## run all tests and doctests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/stamp  ## check format, style, types and the order of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+clean:  ## remove the environment and the results
+	rm -rf $(VENV) out dist
+
+# Once, and again when the dependencies change. Dependency groups need a newer pip than some Pythons bring.
+$(VENV)/stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[torch,images]' --group test --group lint
+	touch $@
