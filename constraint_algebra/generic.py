@@ -7,10 +7,10 @@ x[c] = N y[c] for every channel c. The weight equations then are `B(W) (I_C ⊗ 
     rank = channels * rank A + rank of B(W) (I_C ⊗ N),          x[c, q] is determined where N y[c] is zero at q
 
 All this at random residues for k and W modulo a prime (see `modular`), which makes the rank exact but for a stated
-probability: generic means for almost all values of the independent indeterminates. Between weight and gradient equations
-there are dependences that no count of rows and no sparsity pattern shows, but that the shared residues do: for all pairs
-of filters f, f' of a group, contracting the gradient equations of f with the weights of f' gives the same combination of
-unknowns as contracting the weight equations of f' with the output gradient of f.
+probability: generic means for almost all values of the independent indeterminates. Between weight and gradient
+equations there are dependences that no count of rows and no sparsity pattern shows, but that the shared residues do:
+for all pairs of filters f, f' of a group, contracting the gradient equations of f with the weights of f' gives the same
+combination of unknowns as contracting the weight equations of f' with the output gradient of f.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from constraint_algebra.graph import components
 from constraint_algebra.incidence import Incidence, incidence
 from constraint_algebra.layers import PlacedLayer
 from constraint_algebra.modular import BLOCK, PRIME, PROBES, Echelon, echelon, multiply, residues
+from constraint_algebra.polyphase import polyphase_law
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -65,7 +66,9 @@ class Knowledge:
         Args:
             layer: a convolution or linear layer at its place.
             active: outputs that a ReLU lets pass. The others have no weight equation, and k = 0 there.
-            output, gradient, support: see the class; they come on top of `active`.
+            output: where z is known, on top of `active`.
+            gradient: where k is known.
+            support: where k may be other than zero, on top of `active`.
 
         Raises:
             ShapeError: a mask of another shape than the layer's output.
@@ -91,7 +94,7 @@ class GenericRank:
         gradient_rank: rank of the gradient equations alone, 0 where they are not counted.
         reduced: unknowns that the gradient equations leave for the second stage.
         low, high: bounds of the rank, equal unless `reduced` exceeds the limit of the elimination.
-        determined: which input values the equations determine, in the input's shape; `None` where the rank is undecided.
+        determined: which input values the equations determine, in the input's shape; `None` where undecided.
         error: upper bound of the probability that the rank given is too small.
     """
 
@@ -133,7 +136,7 @@ def generic_rank(
         kinds: "weight", "gradient" or both.
         active: mask in the output shape, the outputs that a ReLU lets pass; by default all.
         knowledge: what is known at the outputs; on top of `active`.
-        limit: the largest number of unknowns per group that the second stage eliminates; above it only bounds are given.
+        limit: the most unknowns per group that the second stage eliminates; above it only bounds are given.
         seed: of the random residues.
 
     Raises:
@@ -154,11 +157,24 @@ def generic_rank(
     rng = np.random.default_rng(seed)
     ordered = tuple(kind for kind in KINDS if kind in kinds)
     if known.is_complete:  # all groups are alike
-        one = _group_rank(layer, ordered, known, 0, limit, rng)
+        one = _too_large(layer, ordered, limit) or _group_rank(layer, ordered, known, 0, limit, rng)
         groups = [one] * layer.groups
     else:
         groups = [_group_rank(layer, ordered, known, g, limit, rng) for g in range(layer.groups)]
     return _joined(layer, groups)
+
+
+def _too_large(layer: PlacedLayer, kinds: tuple[str, ...], limit: int) -> GenericRank | None:
+    """Return the bounds of one group where the polyphase law says that the second stage is beyond the limit."""
+    law, C = polyphase_law(layer, limit=0), layer.channels // layer.groups
+    reduced = C * (math.prod(layer.positions) - law.low)
+    if kinds != KINDS or law.rank is None or reduced <= limit:
+        return None
+    filters, known = layer.filters // layer.groups, C * law.rank
+    rows = filters * math.prod(layer.outputs), C * filters * math.prod(layer.taps)
+    unknowns = C * math.prod(layer.positions)
+    high = min(unknowns, known + rows[0])
+    return GenericRank(kinds, *rows, unknowns, known, reduced, known, high, None, 0.0)
 
 
 def _joined(layer: PlacedLayer, groups: list[GenericRank]) -> GenericRank:

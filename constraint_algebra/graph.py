@@ -50,7 +50,7 @@ def constraint_graph(system: LinearSystem) -> nx.Graph[str]:
     unknowns = [f"{layer}:{name}" for name in system.unknowns]
     for node, name in zip(unknowns, system.unknowns, strict=True):
         graph.add_node(node, kind="unknown", layer=layer, index=_index(name), label=name, bipartite=1)
-    numbers = _without_zeros(system).tocoo()
+    numbers = without_zeros(system).tocoo()
     for row, column, number in zip(*numbers.coords, numbers.data, strict=True):
         graph.add_edge(equations[row], unknowns[column], coefficient=system.coefficients[int(number) - 1])
     return graph
@@ -127,7 +127,7 @@ def edges(matrix: Matrix) -> sp.csr_array:
     Raises:
         ShapeError: not a `LinearSystem` and not a two-dimensional sparse matrix.
     """
-    given: Any = _without_zeros(matrix) if isinstance(matrix, LinearSystem) else matrix
+    given: Any = without_zeros(matrix) if isinstance(matrix, LinearSystem) else matrix
     is_matrix = sp.issparse(given) and getattr(given, "ndim", 0) == 2
     if not is_matrix:
         raise ShapeError(
@@ -140,7 +140,7 @@ def edges(matrix: Matrix) -> sp.csr_array:
     return sp.csr_array((np.ones(A.nnz, dtype=np.int32), A.indices, A.indptr), shape=A.shape)
 
 
-def _without_zeros(system: LinearSystem) -> sp.csr_array:
+def without_zeros(system: LinearSystem) -> sp.csr_array:
     """Return the coefficients' numbers without those whose value is known to be zero, as where a ReLU is inactive."""
     pattern = system.pattern.copy()
     if system.values is not None:

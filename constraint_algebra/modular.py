@@ -129,6 +129,8 @@ def echelon(matrix: sp.csr_array) -> Echelon:
     first = np.minimum.reduceat(matrix.indices, matrix.indptr[stored]) if len(stored) else stored
     order = stored[np.argsort(first, kind="stable")]
     for start in range(0, len(order), BLOCK):
+        if result.rank == result.columns:
+            break
         result.absorb(matrix[order[start : start + BLOCK]].toarray().astype(float))
     return result
 
