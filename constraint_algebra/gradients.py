@@ -8,7 +8,8 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,13 +162,25 @@ def to_torch(network: Network, *, seed: int = 0, init: str = "uniform", dtype: s
     for name, known in ((init, _INITS), (dtype, tuple(_DTYPES))):
         if name not in known:
             raise UnknownNameError(f"no init or dtype is called {name!r}; use one of {', '.join(known)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = _assembled([(layer.name, _module(layer)) for layer in network])
     if init == "uniform":
         rng = np.random.default_rng(seed)
         load_parameters(model, {name: rng.uniform(-0.5, 0.5, s) for name, s in network.parameter_shapes.items()})
     return model.to(_DTYPES[dtype])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Give PyTorch's global generator a seed for a while, and its own state back afterwards.
+
+    >>> with seeded(3): a = torch.rand(2)
+    >>> with seeded(3): print(bool((torch.rand(2) == a).all()))
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class PadFirst(nn.Module):
