@@ -1,0 +1,330 @@
+"""A captured step: architecture, weights and gradient, from a model and an image, or from files.
+
+This is the experimenter's side of the command line. A capture holds what an honest-but-curious observer sees; the true
+image goes along in memory, to judge the result, and never into a file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from constraint_algebra import samples, storage, zoo
+from constraint_algebra.errors import (
+    ParameterError,
+    ShapeError,
+    StorageError,
+    UnknownNameError,
+)
+from constraint_algebra.layers import Shape
+from constraint_algebra.network import Network, bind, shape_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Arrays = dict[str, NDArray[Any]]
+FORMAT = "constraint-algebra capture 1"
+PRIVATE = {"image", "label"}
+CASTS = {"float64": "double", "float32": "float", "float16": "half", "bfloat16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One client's step as an observer sees it.
+
+    Attributes:
+        network: the architecture.
+        parameters: weights and biases at which the gradient was taken, by PyTorch's names.
+        gradients: the gradient, same names.
+        loss: "cross_entropy", "logistic", or `None` for another one.
+        about: where it comes from, as text: model, image, label, dtype, seed, init, where known.
+        truth: the image that went in, `None` where unknown; never stored.
+    """
+
+    network: Network
+    parameters: Arrays
+    gradients: Arrays
+    loss: str | None
+    about: Mapping[str, str] = field(default_factory=dict)
+    truth: NDArray[np.float64] | None = None
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write parameters and gradients into one file, `.npz` or `.safetensors`.
+
+        The keys are `parameters/NAME` and `gradients/NAME`; the metadata tell the format, the input shape, the loss and
+        how the model came about. Image and label stay out: the file holds what an observer sees.
+
+        Raises:
+            OutputExistsError: the file exists and `overwrite` is not set.
+            StorageError: the suffix is unknown or the file cannot be written.
+        """
+        arrays = {f"parameters/{name}": a for name, a in self.parameters.items()}
+        arrays |= {f"gradients/{name}": a for name, a in self.gradients.items()}
+        about = {
+            "format": FORMAT,
+            "input_shape": shape_text(self.network.input_shape),
+            "loss": self.loss or "other",
+            **{key: text for key, text in self.about.items() if key not in PRIVATE},
+        }
+        storage.save(path, arrays, metadata=about, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to obtain a model: its name, and what settles the random numbers in it.
+
+    Attributes:
+        model: a name of the zoo, or `FILE.py:FACTORY`, a function without arguments that returns an `nn.Module` (which
+            keeps its own weights) or a `Network` (which gets random ones). The file is executed.
+        seed: seed of the random weights; PyTorch's generator has it while FACTORY runs.
+        init: "uniform" for U(-0.5, 0.5) as in R-CONV, "default" for PyTorch's own; `None` for that of the network's
+            authors, and uniform where there are none.
+        dtype: type of parameters and gradients.
+        input_shape: shape of one sample, for a model that does not know it.
+    """
+
+    model: str
+    seed: int = 0
+    init: str | None = None
+    dtype: str = "float32"
+    input_shape: Shape | None = None
+
+    def build(self) -> Built:
+        """Return the model in its dtype with what is known about it."""
+        from constraint_algebra import gradients
+
+        loss, init = None, self.init or "uniform"
+        if _is_file(self.model):
+            with gradients.seeded(self.seed):
+                made = call_factory(self.model)
+        else:
+            entry = zoo.entry(self.model)
+            made, loss, init = zoo.network(self.model), entry.loss, self.init or entry.init
+        if isinstance(made, Network):
+            if self.input_shape not in {None, made.input_shape}:
+                raise ShapeError(
+                    f"{self.model} is a network for inputs of {shape_text(made.input_shape)}, and"
+                    f" {shape_text(self.input_shape or ())} was asked for; leave the input shape out"
+                )
+            model = gradients.to_torch(made, seed=self.seed, init=init, dtype=self.dtype)
+            return Built(model, made.input_shape, loss, self._about(init))
+        return Built(getattr(made, CASTS[self.dtype])(), self.input_shape, None, self._about("own weights"))
+
+    def _about(self, init: str) -> dict[str, str]:
+        return {"model": self.model, "seed": str(self.seed), "init": init, "dtype": self.dtype}
+
+
+class Built(NamedTuple):
+    """A model that a recipe made.
+
+    Attributes:
+        model: the model in its dtype.
+        input_shape: its input shape, `None` where nobody said.
+        loss: the loss it is meant for, `None` where nobody said.
+        about: the recipe as text.
+    """
+
+    model: nn.Module
+    input_shape: Shape | None
+    loss: str | None
+    about: dict[str, str]
+
+
+def from_image(recipe: Recipe, image: str, *, label: int | None = None, loss: str | None = None) -> Capture:
+    """Return the capture of one training step of a real PyTorch model on one image.
+
+    Args:
+        recipe: the model.
+        image: a picture file, or `dataset:index` as in `samples`; it is cropped and resized to the model's input shape.
+        label: the class; by default that of the sample, or 0 for a file; for the logistic loss 1.
+        loss: "cross_entropy" or "logistic"; by default that of the zoo's entry, otherwise logistic for one output.
+
+    Raises:
+        ShapeError: the image or the label does not fit the model; and whatever `from_torch` raises.
+    """
+    from constraint_algebra.gradients import torch_gradients
+    from constraint_algebra.tracing import from_torch
+
+    built = recipe.build()
+    pixels, own_label = _read(image)
+    network, parameters = from_torch(built.model, built.input_shape or pixels.shape)
+    if len(network.output_shape) != 1:
+        raise ShapeError(
+            f"the loss needs a vector of outputs, {recipe.model} returns {shape_text(network.output_shape)};"
+            " put Flatten and Linear at its end"
+        )
+    truth = samples.fit(pixels, network.input_shape)
+    loss = loss or built.loss or _usual_loss(network)
+    target = _label(label, own_label, loss, network.output_shape[0])
+    given = torch_gradients(built.model, truth, target, loss=loss)
+    about = {**built.about, "image": image, "label": str(target)}
+    return Capture(network, parameters, given, loss, about, truth)
+
+
+def from_file(
+    path: Path,
+    recipe: Recipe | None = None,
+    *,
+    parameters: Path | None = None,
+    loss: str | None = None,
+    image: str | None = None,
+) -> Capture:
+    """Return the capture in a file of gradients, whoever wrote it.
+
+    A file of `Capture.save` needs no more than itself, if its model is one of the zoo. Any other file of arrays under
+    the parameters' names counts as gradients alone; the weights then come from `parameters` (such a file again), or are
+    those that the model is built with.
+
+    Args:
+        path: `.npz`, `.safetensors` or PyTorch's own `.pt`.
+        recipe: the model; without it the file must name one of the zoo.
+        parameters: a file of weights.
+        loss: "cross_entropy", "logistic" or "other"; by default what the file says, otherwise as in `from_image`.
+        image: the true image, if known, to judge the result.
+
+    Raises:
+        StorageError: the file is not what it should be, or names a model that it may not choose.
+        ParameterError: the arrays do not fit the model.
+    """
+    from constraint_algebra.tracing import from_torch
+
+    arrays, told = storage.load(path), storage.load_metadata(path)
+    weights, given = _split(arrays)
+    if not given:
+        raise ParameterError("gradients", f"{path} holds parameters alone; a file with gradients is needed")
+    if parameters is not None:
+        weights, _ = _split(storage.load(parameters), "parameters/")
+    built = (recipe or _recipe_of(path, told)).build()
+    pixels = None if image is None else _read(image)[0]
+    shape = built.input_shape or _shape_of(told) or (None if pixels is None else pixels.shape)
+    if shape is None:
+        raise ShapeError(
+            f"{built.about['model']} does not say which input it takes; pass --input-shape, such as 3x32x32"
+        )
+    network, own = from_torch(built.model, shape)
+    weights = weights or own
+    bind(network, weights, "parameters")
+    bind(network, given, "gradients")
+    loss = loss or told.get("loss") or built.loss or _usual_loss(network)
+    dtype = str(next(iter(given.values())).dtype)
+    about = {**built.about, **{key: told[key] for key in ("seed", "init") if key in told}, "dtype": dtype}
+    about["gradients"] = str(path)
+    if image is not None:
+        about["image"] = image
+    truth = None if pixels is None else samples.fit(pixels, network.input_shape)
+    return Capture(network, weights, given, None if loss == "other" else loss, about, truth)
+
+
+def call_factory(spec: str) -> Any:
+    """Return what the function of `FILE.py:FACTORY` returns: an `nn.Module` or a `Network`. The file is executed.
+
+    Raises:
+        StorageError: the file is missing, fails to run, or the function fails or returns something else.
+        UnknownNameError: the file has no function of that name.
+    """
+    path, factory = _parse(spec)
+    module_name = f"_model_{path.stem}"
+    found = importlib.util.spec_from_file_location(module_name, path)
+    if not path.is_file() or found is None or found.loader is None:
+        raise StorageError(f"model file {path} does not exist; --model takes a name of the zoo or FILE.py:FACTORY")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[module_name] = module
+    sys.path.insert(0, str(path.parent.resolve()))  # as if it were run as a script: its neighbours can be imported
+    try:
+        _run(found.loader.exec_module, module, what=str(path))
+        function = getattr(module, factory, None)
+        if not callable(function):
+            there = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module_name and callable(v)]
+            raise UnknownNameError(f"{path} has no function {factory!r}; it has {', '.join(there) or 'none'}")
+        made = _run(function, what=spec)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    if not (isinstance(made, Network) or hasattr(made, "named_parameters")):
+        raise StorageError(f"{spec} must return an nn.Module or a Network, got {type(made).__name__}")
+    return made
+
+
+def _run(function: Callable[..., Any], *args: Any, what: str) -> Any:
+    """Call the user's code, and turn whatever it raises into one sentence."""
+    try:
+        return function(*args)
+    except Exception as error:
+        raise StorageError(f"{what} failed with {type(error).__name__}: {error}") from error
+
+
+def _parse(spec: str) -> tuple[Path, str]:
+    file, colon, factory = spec.rpartition(":")
+    if not colon or not file.endswith(".py"):
+        raise UnknownNameError(f"{spec!r} names no function; write FILE.py:FACTORY, for example {spec}:build")
+    return Path(file), factory
+
+
+def _usual_loss(network: Network) -> str:
+    return "logistic" if network.output_shape == (1,) else "cross_entropy"
+
+
+def _is_file(model: str) -> bool:
+    return ".py" in model
+
+
+def _read(image: str) -> tuple[NDArray[np.float64], int | None]:
+    """Return a picture file or a sample by name, with its label if it has one."""
+    if Path(image).is_file() or ("." in image and ":" not in image):
+        return samples.read_image(image), None
+    sample = samples.load(image)
+    return sample.image, sample.label
+
+
+def _label(label: int | None, own: int | None, loss: str, outputs: int) -> int:
+    classes = 2 if loss == "logistic" else outputs
+    target = label if label is not None else 1 if loss == "logistic" else own or 0
+    if not 0 <= target < classes:
+        raise ShapeError(
+            f"label {target} does not exist among {classes} classes; choose --label from 0 to {classes - 1}"
+        )
+    return target
+
+
+def _split(arrays: Arrays, bare: str = "gradients/") -> tuple[Arrays, Arrays]:
+    """Return parameters and gradients of a file; arrays without a prefix count as those that `bare` names."""
+    prefixes = ("parameters/", "gradients/")
+    named = {name if name.startswith(prefixes) else bare + name: a for name, a in arrays.items()}
+    weights, given = ({n.removeprefix(p): a for n, a in named.items() if n.startswith(p)} for p in prefixes)
+    return weights, given
+
+
+def _recipe_of(path: Path, about: Mapping[str, str]) -> Recipe:
+    """Return the recipe that a file tells, as long as that executes nothing."""
+    model = about.get("model")
+    if model is None or _is_file(model):
+        told = "does not say which model it belongs to" if model is None else f"belongs to {model}"
+        raise StorageError(f"{path} {told}; a file is never executed on its own word: name the model with --model")
+    seed = about.get("seed", "0")
+    return Recipe(model, int(seed) if seed.isdigit() else 0, about.get("init"))
+
+
+def _shape_of(about: Mapping[str, str]) -> Shape | None:
+    text = about.get("input_shape")
+    return None if text is None else parse_shape(text)
+
+
+def parse_shape(text: str) -> Shape:
+    """Return the shape that a text such as `3x32x32` means.
+
+    Raises:
+        ShapeError: the text is no shape.
+
+    >>> parse_shape("3x32x32"), parse_shape("1,28,28"), parse_shape("2×8×8")
+    ((3, 32, 32), (1, 28, 28), (2, 8, 8))
+    """
+    sizes = text.replace("×", "x").replace(",", "x").split("x")
+    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+        raise ShapeError(f"an input shape is whole numbers such as 3x32x32, got {text!r}")
+    return tuple(int(size) for size in sizes)
