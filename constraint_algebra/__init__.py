@@ -66,13 +66,16 @@ _PUBLIC = {
     "reconstruction": ("LayerSolution", "Reconstruction", "Status"),
     "backsubstitution": ("reconstruct",),
 }
+_SUBMODULES = ("samples", "zoo")
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 -- one table serves both the lazy loading and this list
+__all__ = sorted([*_MODULE_OF, *_SUBMODULES])  # noqa: PLE0605 -- one table serves both the lazy loading and this list
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"constraint_algebra.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'constraint_algebra' has no attribute {name!r}")
     value = getattr(import_module(f"constraint_algebra.{_MODULE_OF[name]}"), name)

@@ -97,14 +97,16 @@ def load(path: str | Path) -> Arrays:
 
 
 def load_metadata(path: str | Path) -> dict[str, str]:
-    """Return the metadata that `save` kept with the arrays; empty where there is none.
+    """Return the metadata that `save` kept with the arrays; empty where there is none, as in PyTorch's files.
 
     Raises:
         StorageError: as `load`.
     """
     path = Path(path)
-    _suffix(path, _WRITABLE)
-    return _read(path)[1]
+    if _suffix(path, _READABLE) in _WRITABLE:
+        return _read(path)[1]
+    _exists(path)
+    return {}
 
 
 def _suffix(path: Path, known: tuple[str, ...]) -> str:

@@ -113,7 +113,7 @@ def test_files_of_other_programs(tmp_path) -> None:
     for name in ("plain.npz", "compressed.NPZ", "plain.safetensors", "plain.pt"):
         assert_same(load(tmp_path / name), arrays)
     assert_same(load(tmp_path / "half.pth"), {"x": np.ones(2, ml_dtypes.bfloat16)})
-    assert load_metadata(tmp_path / "plain.npz") == {}
+    assert load_metadata(tmp_path / "plain.npz") == load_metadata(tmp_path / "plain.pt") == {}
 
 
 def test_nothing_is_overwritten_silently(tmp_path) -> None:
