@@ -13,8 +13,8 @@ is the closed form for a generic one. That the bound is reached is shown by spec
 the rank at any particular values. Let the gradient of a filter be zero but for one output o. Its equations then read
 off the pixels that o meets, one each. Along an axis, choose outputs greedily, each by the number of pixels that it adds
 to those already met; over the grid of the outputs so chosen the pixels added multiply. The F largest of these products
-sum to a lower bound, and where it equals min(F * a, p) the closed form is proved. That is so for the layers in use:
-F * a <= p needs room for F disjoint windows, F * a >= p filters enough for a cover.
+sum to a lower bound, and where it equals min(F * a, p) the closed form is proved. That is so for most layers in use: if
+F * a <= p it takes room for F disjoint windows, else filters enough for a cover.
 
 Else the class is eliminated modulo a prime, because the closed form can fail: two filters of 2×2 taps over 3×3 pixels
 have eight equations of rank 7, since contracting the equations of the first filter with the output gradient of the
