@@ -54,7 +54,14 @@ def weight_gradient(layer: PlacedLayer, k: FloatArray, x: FloatArray) -> FloatAr
 
 def bias_gradient(layer: PlacedLayer, k: FloatArray) -> FloatArray:
     """Return `sum over outputs of k[f, output]`, shape `(filters,)`."""
-    return np.sum(k.reshape(layer.filters, -1), axis=1)
+    return np.asarray(k.reshape(layer.filters, -1).sum(axis=1))
+
+
+def row_sums(layer: PlacedLayer, k: FloatArray) -> FloatArray:
+    """Return `A(k) 1`, the sum of each gradient row (f, tap) over the positions, shape `(filters, taps)`."""
+    S = incidence(layer)
+    k2 = k.reshape(layer.filters, S.output_count)
+    return np.stack([k2[:, S.output[run]].sum(axis=1) for _, run in _runs(S)], axis=1)
 
 
 def touched(layer: PlacedLayer, outputs: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -156,22 +156,34 @@ class Network:
         return values
 
     def backward(
-        self, parameters: Mapping[str, FloatArray], values: Sequence[FloatArray], output_gradient: FloatArray
+        self,
+        parameters: Mapping[str, FloatArray],
+        values: Sequence[FloatArray],
+        output_gradient: FloatArray,
+        last: int | None = None,
     ) -> Parameters:
-        """Return the gradient of every parameter, from the values of `forward` and the gradient at the output."""
+        """Return the gradient of every parameter up to a layer.
+
+        Args:
+            parameters: parameter values by name.
+            values: what `forward` returned.
+            output_gradient: gradient with respect to the output of the layer `last`.
+            last: index of the layer to start from, by default the network's last.
+        """
+        last = len(self.layers) - 1 if last is None else last
         gradients: Parameters = {}
-        k = np.asarray(output_gradient, dtype=float).reshape(self.output_shape)
-        for layer, x, y in reversed(list(zip(self.layers, values[:-1], values[1:], strict=True))):
+        k = np.asarray(output_gradient, dtype=float).reshape(self.layers[last].output_shape)
+        for layer in reversed(self.layers[: last + 1]):
             if layer.is_bilinear:
-                gradients[layer.weight_name] = contractions.weight_gradient(layer, k, x)
+                gradients[layer.weight_name] = contractions.weight_gradient(layer, k, values[layer.index])
                 if layer.bias_name is not None:
                     gradients[layer.bias_name] = contractions.bias_gradient(layer, k)
                 k = contractions.input_gradient(layer, parameters[layer.weight_name], k)
             elif isinstance(layer.layer, Activation):
-                k = k * activations.formulas(layer.layer).derivative(y)
+                k = k * activations.formulas(layer.layer).derivative(values[layer.index + 1])
             else:
                 k = k.reshape(layer.input_shape)
-        return {name: gradients[name] for name in self.parameter_shapes}
+        return {name: gradients[name] for name in self.parameter_shapes if name in gradients}
 
 
 def bind(network: Network, arrays: Mapping[str, Any], what: str) -> Parameters:

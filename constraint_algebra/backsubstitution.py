@@ -1,0 +1,260 @@
+"""Back-substitution: from the head's gradient to the network's input, one layer at a time.
+
+Start at the lowest layer whose output gradient k is at hand: a linear layer's bias gradient. Then, for each layer
+towards the input: its gradient and weight equations give its input x; x is the output y of the activation below, so
+that the derivative d(y) is known; `B^T k` times d(y) is the k of the next layer (Eltaras et al. 2024, arXiv
+2406.04227).
+
+Knowledge is kept for every value, not for every layer. k[j] is known where d(x[j]) is, and also where the gradient that
+arrives at j is zero, whatever x[j] is; a gradient row counts where all its k are known, a weight row where its z is.
+Noise travels along as an ensemble of perturbations, carried through each step to first order: their spread at the input
+is the error bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from constraint_algebra import contractions, head
+from constraint_algebra.errors import UnknownNameError
+from constraint_algebra.estimates import Estimate, through_activation
+from constraint_algebra.layers import Activation, PlacedLayer, Shape
+from constraint_algebra.network import Network, Parameters, bind
+from constraint_algebra.noise import Precision, precision
+from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
+from constraint_algebra.solve import LayerEquations, TwoStage
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[int, int, str], None]
+
+MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20 %
+
+
+def reconstruct(
+    network: Network,
+    parameters: Mapping[str, Any],
+    gradients: Mapping[str, Any],
+    *,
+    loss: str | None = "cross_entropy",
+    valid_range: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Reconstruction:
+    """Return the input that the gradients of one sample determine, with an error bar for every value.
+
+    Args:
+        network: the architecture.
+        parameters: weights and biases at which the gradient was taken, by PyTorch's names.
+        gradients: the gradient of the loss with respect to each of them; their type's precision sets the noise floor.
+        loss: "cross_entropy", "logistic" (one output, binary cross-entropy with logits), or `None` for any other, for
+            which some layer from the first linear one on needs a bias.
+        valid_range: range of valid input values, used only to choose between several inputs with the same gradient.
+        seed: seed of the noise ensemble.
+        progress: called with (layers done, layers in all, name) after each layer.
+
+    Returns:
+        A `Reconstruction`. What is not determined is no error: it is said in `.status` and `.determined`.
+
+    Raises:
+        ParameterError: parameters or gradients that do not fit the network.
+        NonFiniteError: NaN or infinity among them.
+        ZeroGradientError: the gradient at the head is zero throughout.
+        BatchError: the head's gradient is that of several samples.
+        MissingBiasError: no layer gives the output gradient, and the loss is not one that could.
+        UnknownNameError: a loss of another name.
+    """
+    if loss not in {"cross_entropy", "logistic", None}:
+        raise UnknownNameError(f'loss must be "cross_entropy", "logistic" or None, got {loss!r}')
+    bound = bind(network, parameters, "parameters")
+    given = bind(network, gradients, "gradients")
+    rounding = precision(gradients)
+    start, candidates = head.output_gradients(network, bound, given, loss, rounding.epsilon)
+    results = [_Recursion(network, bound, given, rounding, seed).run(start, k, loss, progress) for k in candidates]
+    return _choose(results, valid_range)
+
+
+class _Recursion:
+    """One pass from the head to the input; its fields are what every step needs."""
+
+    def __init__(
+        self, network: Network, parameters: Parameters, gradients: Parameters, rounding: Precision, seed: int
+    ) -> None:
+        self.network, self.parameters, self.gradients = network, parameters, gradients
+        self.rounding = rounding
+        self.random = np.random.default_rng(seed)
+
+    def run(
+        self, start: PlacedLayer, output_gradient: FloatArray, loss: str | None, progress: Progress | None
+    ) -> Reconstruction:
+        """Solve layer after layer, from `start` to the first."""
+        todo = [layer for layer in reversed(self.network.bilinear) if layer.index <= start.index]
+        solutions: list[LayerSolution] = []
+        k = self._given(output_gradient.reshape(start.output_shape))
+        z = Estimate.unknown(start.output_shape, MEMBERS)
+        for number, layer in enumerate(todo):
+            x, solution = self._solve(layer, k, z)
+            solutions.append(solution)
+            below = todo[number + 1].index + 1 if layer is not todo[-1] else 0
+            z, k = self._through(self.network.layers[below : layer.index], x, self._arriving(layer, k))
+            if progress is not None:
+                progress(number + 1, len(todo), layer.name)
+            if not (z.known.any() or k.value[k.known].any()):
+                z = Estimate.unknown(self.network.input_shape, MEMBERS)
+                break
+        return self._result(z, solutions, start, output_gradient, loss)
+
+    def _given(self, values: FloatArray) -> Estimate:
+        """Return given numbers, rounded as their type rounds."""
+        noise = self.rounding.deviation(values)[..., None] * self.random.standard_normal((*values.shape, MEMBERS))
+        return Estimate(values, np.ones(values.shape, dtype=bool), noise)
+
+    def _solve(self, layer: PlacedLayer, k: Estimate, z: Estimate) -> tuple[Estimate, LayerSolution]:
+        """Return the layer's input from its gradient and weight equations."""
+        W, dW = self.parameters[layer.weight_name], self._given(self.gradients[layer.weight_name])
+        equations, row_rounding, output_rounding = self._equations(layer, W, dW, k, z)
+        stages = TwoStage(equations)
+        x = stages.solve(dW.value[..., None], equations.output[..., None])[..., 0]
+        # How each perturbation of k, dW and z moves x, to first order.
+        moved = [contractions.weight_gradient(layer, k.perturbations[..., m], x) for m in range(MEMBERS)]
+        rows = row_rounding.reshape(layer.filters, 1, *layer.taps)
+        perturbations = stages.solve(
+            dW.perturbations - np.stack(moved, axis=-1) + self._draw(rows, dW.value.shape),
+            np.where(z.known[..., None], z.perturbations, 0.0) + self._draw(output_rounding, layer.output_shape),
+        )
+        determined = stages.verdict.determined
+        solution = LayerSolution(
+            name=layer.name,
+            kind=layer.kind,
+            unknowns=layer.unknowns,
+            weight_rows=equations.weight_row_count,
+            gradient_rows=equations.gradient_row_count,
+            rank=stages.verdict.rank,
+            determined=int(determined.sum()),
+            condition=stages.verdict.condition,
+            residual=stages.residual(x),
+        )
+        return Estimate(x, determined, np.where(determined[..., None], perturbations, 0.0)), solution
+
+    def _equations(
+        self, layer: PlacedLayer, W: FloatArray, dW: Estimate, k: Estimate, z: Estimate
+    ) -> tuple[LayerEquations, FloatArray, FloatArray]:
+        """Return the layer's equations, and the rounding of the sums on the left of gradient and of weight rows."""
+        known_k, largest = k.filled(), np.abs(k.filled()).max() or 1.0
+        size = largest * np.sqrt(contractions.row_sums(layer, (known_k / largest) ** 2))  # of each gradient row
+        complete = contractions.row_sums(layer, (~k.known).astype(float)) == 0
+        rows = complete & (size > 1e-100 * largest)  # smaller ones say nothing and their squares underflow
+        per_filter = (-1, *(1,) * len(layer.outputs))
+        bias = self.parameters[layer.bias_name] if layer.bias_name is not None else np.zeros(layer.filters)
+        output = np.where(z.known, z.value - bias.reshape(per_filter), np.nan)
+        filter_size = np.sqrt((W.reshape(layer.filters, -1) ** 2).sum(axis=1)).reshape(per_filter)
+        scale = _scale(layer, size * rows, dW.value, np.broadcast_to(filter_size, output.shape), output)
+        row_rounding = self.rounding.arithmetic * scale * size
+        output_rounding = np.maximum(self.rounding.arithmetic * scale * filter_size, np.finfo(float).tiny)
+        from_k = scale * np.sqrt(contractions.row_sums(layer, np.where(k.known, k.deviation, 0.0) ** 2))
+        from_dW = dW.deviation.reshape(layer.filters, -1, size.shape[1]).mean(axis=1)
+        noise = row_rounding + from_k + from_dW
+        equations = LayerEquations(
+            layer=layer,
+            weight=W,
+            output_gradient=known_k,
+            gradient_rows=rows,
+            gradient_noise=np.where(noise > 0, noise, 1.0),
+            weight_gradient=dW.value,
+            output=output,
+            output_noise=z.deviation + output_rounding,
+            scale=scale,
+        )
+        return equations, row_rounding, output_rounding
+
+    def _draw(self, deviation: FloatArray, shape: Shape) -> FloatArray:
+        """Return an ensemble of independent noise of the given standard deviation."""
+        return deviation[..., None] * self.random.standard_normal((*shape, MEMBERS))
+
+    def _arriving(self, layer: PlacedLayer, k: Estimate) -> Estimate:
+        """Return the gradient with respect to the layer's input, `B^T k`, where all k that it needs are known."""
+        W = self.parameters[layer.weight_name]
+        return Estimate(
+            contractions.input_gradient(layer, W, k.filled()),
+            ~contractions.touched(layer, ~k.known),
+            contractions.input_gradient(layer, W, np.where(k.known[..., None], k.perturbations, 0.0)),
+        )
+
+    @staticmethod
+    def _through(layers: tuple[PlacedLayer, ...], y: Estimate, k: Estimate) -> tuple[Estimate, Estimate]:
+        """Return a value and the gradient that arrives at it, carried back through activations and reshapes."""
+        for layer in reversed(layers):
+            if isinstance(layer.layer, Activation):
+                y, k = through_activation(layer.layer, y, k)
+            y, k = y.reshape(layer.input_shape), k.reshape(layer.input_shape)
+        return y, k
+
+    def _result(
+        self,
+        x: Estimate,
+        solutions: list[LayerSolution],
+        start: PlacedLayer,
+        output_gradient: FloatArray,
+        loss: str | None,
+    ) -> Reconstruction:
+        last = self.network.layers[-1]
+        k_last = output_gradient if start is last else None
+        if k_last is None and last.is_bilinear and last.bias_name is not None:
+            k_last = self.gradients[last.bias_name]
+        label = None if k_last is None else head.label_of(k_last, loss)
+        return Reconstruction(
+            input=x.value,
+            determined=x.known,
+            error_bar=np.where(x.known, x.deviation, np.inf),
+            status=Status.DETERMINED,
+            layers=tuple(reversed(solutions)),
+            label=label,
+            discrepancy=self._discrepancy(x, start, output_gradient, label, loss),
+            precision=self.rounding.epsilon,
+        ).judged()
+
+    def _discrepancy(
+        self, x: Estimate, start: PlacedLayer, output_gradient: FloatArray, label: int | None, loss: str | None
+    ) -> dict[str, float]:
+        """Return the largest difference between gradients recomputed from x and those given, relative to the latter."""
+        if not x.known.any():
+            return {}
+        values = self.network.forward(self.parameters, x.value)
+        last, k = start.index, output_gradient
+        if label is not None and loss is not None:
+            last, k = len(self.network) - 1, head.gradient_of_loss(values[-1], label, loss)
+        again = self.network.backward(self.parameters, values, k, last)
+        differences = {name: np.abs(again[name] - self.gradients[name]).max() for name in again}
+        return {name: float(d / (np.abs(self.gradients[name]).max() or 1.0)) for name, d in differences.items()}
+
+
+def _scale(
+    layer: PlacedLayer, row_sizes: FloatArray, dW: FloatArray, filter_sizes: FloatArray, output: FloatArray
+) -> float:
+    """Return the size of a typical input value, from the size of both right-hand sides and of their rows."""
+    used = dW.reshape(layer.filters, -1, row_sizes.shape[1]) * (row_sizes > 0)[:, None, :]
+    known = np.isfinite(output)
+    guesses = (
+        np.linalg.norm(used) / (np.linalg.norm(row_sizes) * np.sqrt(used.shape[1]) or 1.0),
+        np.linalg.norm(output[known]) / (np.linalg.norm(filter_sizes[known]) or 1.0),
+    )
+    return float(max(guesses)) or 1.0
+
+
+def _choose(results: list[Reconstruction], valid_range: tuple[float, float]) -> Reconstruction:
+    """Return the result that fits best, with the other inputs that explain the gradients as well."""
+    low, high = valid_range
+    slack = 1e-3 * (high - low)
+
+    def valid(result: Reconstruction) -> bool:
+        inside = (result.input >= low - slack) & (result.input <= high + slack)
+        return bool(inside[result.determined].all())
+
+    consistent = [r for r in results if r.status is not Status.INCONSISTENT] or results
+    best, *others = sorted(consistent, key=lambda r: (not valid(r), max(r.discrepancy.values(), default=np.inf)))
+    status = Status.AMBIGUOUS if best.status is Status.DETERMINED and any(map(valid, others)) else best.status
+    return replace(best, status=status, alternatives=tuple(others))

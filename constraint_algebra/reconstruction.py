@@ -1,0 +1,114 @@
+"""What a reconstruction found: the input, what of it is determined, how well, and the evidence layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+class Status(Enum):
+    """The outcome in one sentence."""
+
+    DETERMINED = "every input value is determined by the gradient"
+    PARTIAL = "part of the input is determined by the gradient; .determined says which"
+    UNDETERMINED = "no input value is determined by the gradient"
+    AMBIGUOUS = "several valid inputs have the same gradient; .alternatives holds the others"
+    INCONSISTENT = (
+        "the gradients recomputed from the result differ from those given; check parameters, loss and model mode"
+    )
+
+
+@dataclass(frozen=True)
+class LayerSolution:
+    """What was found out about the input of one layer.
+
+    Attributes:
+        name: the layer's name.
+        kind: its class.
+        unknowns: number of its input values.
+        weight_rows: number of weight equations used.
+        gradient_rows: number of gradient equations used.
+        rank: numerical rank of all of them; `None` where the layer is too large to tell and not determined.
+        determined: number of determined unknowns.
+        condition: condition number of the directions solved for, each row in units of its noise; an estimate.
+        residual: largest residual relative to the largest right-hand side, over both kinds of equations.
+    """
+
+    name: str
+    kind: str
+    unknowns: int
+    weight_rows: int
+    gradient_rows: int
+    rank: int | None
+    determined: int
+    condition: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The result of `reconstruct`.
+
+    Attributes:
+        input: the reconstructed input; where not determined the least-squares guess, NaN where nothing follows at all.
+        determined: which values are unique, in the input shape.
+        error_bar: one standard deviation of each value, infinite where not determined.
+        status: the outcome.
+        layers: one `LayerSolution` for each layer reached, first layer first.
+        label: the label that the head's gradient betrays, `None` where it does not.
+        discrepancy: for each parameter the largest difference between the gradient recomputed from `input` and the one
+            given, relative to the largest entry of the latter.
+        precision: spacing next to 1 of the numbers that came in.
+        alternatives: other inputs with the same gradients, where a head without bias leaves several.
+    """
+
+    input: FloatArray
+    determined: BoolArray
+    error_bar: FloatArray
+    status: Status
+    layers: tuple[LayerSolution, ...]
+    label: int | None
+    discrepancy: dict[str, float]
+    precision: float
+    alternatives: tuple[Reconstruction, ...] = ()
+
+    def judged(self) -> Reconstruction:
+        """Return the same result with the status that its own evidence supports."""
+        if not self.determined.any():
+            return replace(self, status=Status.UNDETERMINED)
+        if not self.determined.all():
+            return replace(self, status=Status.PARTIAL)
+        allowed = min(1e5 * self.precision, 0.2)
+        wrong = max(self.discrepancy.values(), default=0.0) > allowed
+        return replace(self, status=Status.INCONSISTENT if wrong else Status.DETERMINED)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row per layer, first layer first."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(layer) for layer in self.layers])
+
+    def __repr__(self) -> str:
+        """Return status and table."""
+        share = f"{int(self.determined.sum())} of {self.determined.size} values determined"
+        return f"Reconstruction: {self.status.value} ({share})\n{self._table().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.status.value}</p>{self._table().to_html(index=False)}"
+
+    def _table(self) -> pd.DataFrame:
+        frame = self.to_frame()
+        for column in ("condition", "residual"):
+            if column in frame:
+                frame[column] = frame[column].map("{:.1e}".format)
+        return frame

@@ -1,0 +1,194 @@
+"""All equations of one layer at once, as an operator, and conjugate gradients for their least-squares problem.
+
+Nothing is stacked in memory. The gradient equations act through the singular value decompositions of their blocks,
+the weight equations through a matrix-free convolution. The coordinates of stage one make a good preconditioner: along a
+direction that the gradient equations fix with singular value σ the gain is 1 / (σ² + β²), elsewhere 1 / β², where β is
+the size of a column of the weight equations. `factor_open` replaces the latter by a Cholesky factor of the normal
+equations in those directions. It squares their condition number, which costs steps, not accuracy: the iteration itself
+works with the equations as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_solve, cholesky
+
+from constraint_algebra import contractions
+from constraint_algebra.blocks import Block
+from constraint_algebra.equations import weight_equations
+from constraint_algebra.layers import PlacedLayer
+
+FloatArray = NDArray[np.float64]
+
+
+class StackedEquations:
+    """Weight and gradient equations of one layer, each row in units of its noise, over n vectors at a time.
+
+    Args:
+        layer: the layer.
+        weight: W.
+        blocks: the factored gradient equations.
+        whiten: factor of each weight row in the output shape, 0 for those that do not count.
+    """
+
+    def __init__(self, layer: PlacedLayer, weight: FloatArray, blocks: Sequence[Block], whiten: FloatArray) -> None:
+        """Choose the preconditioner."""
+        self.layer, self.weight, self.blocks, self.whiten = layer, weight, blocks, whiten
+        columns = contractions.input_gradient(layer, weight**2, whiten**2)
+        self.beta = float(np.sqrt(columns.mean()))
+        if self.beta == 0:  # gradient equations alone
+            self.beta = max((float(block.singular.max(initial=0)) for block in blocks), default=1.0) or 1.0
+            self.beta *= 1e-8
+        self._factor: FloatArray | None = None
+
+    def zeros(self, n: int) -> FloatArray:
+        """Return zeros with axes (group, channel, position, n)."""
+        return np.zeros((*self._grouped, n))
+
+    @property
+    def _grouped(self) -> tuple[int, int, int]:
+        G = self.layer.groups
+        return G, self.layer.channels // G, int(np.prod(self.layer.positions, dtype=int))
+
+    def join(self, alphas: Sequence[FloatArray], betas: FloatArray) -> FloatArray:
+        """Return right-hand sides as one array `(rows, n)`: the blocks' first, the weight equations' after them."""
+        n = betas.shape[-1]
+        return np.concatenate([*(alpha.reshape(-1, n) for alpha in alphas), betas.reshape(-1, n)])
+
+    def forward(self, x: FloatArray) -> FloatArray:
+        """Return all equations applied to x `(*input_shape, n)`."""
+        x4 = x.reshape(*self._grouped, -1)
+        alphas = [b.singular[:, None] * (b.right.T @ x4[b.group][:, b.columns]) for b in self.blocks]
+        return self.join(alphas, self.whiten[..., None] * contractions.forward(self.layer, self.weight, x))
+
+    def adjoint(self, r: FloatArray) -> FloatArray:
+        """Return the transpose of `forward` applied to r `(rows, n)`."""
+        n, start = r.shape[-1], 0
+        x4 = self.zeros(n)
+        for b in self.blocks:
+            stop = start + x4.shape[1] * len(b.singular)
+            alpha = r[start:stop].reshape(x4.shape[1], -1, n)
+            x4[b.group][:, b.columns] = b.right @ (b.singular[:, None] * alpha)
+            start = stop
+        weights = r[start:].reshape(*self.layer.output_shape, n) * self.whiten[..., None]
+        return x4.reshape(*self.layer.input_shape, n) + contractions.input_gradient(self.layer, self.weight, weights)
+
+    def precondition(self, x: FloatArray) -> FloatArray:
+        """Return approximately (A^T A + B^T B)^-1 x, by a symmetric positive definite operator."""
+        x4 = x.reshape(*self._grouped, -1)
+        out = np.zeros_like(x4) if self._factor is not None else x4 / self.beta**2
+        rest = []
+        for b in self.blocks:
+            part = x4[b.group][:, b.columns]
+            if self._factor is None:
+                gain = 1 / (b.singular**2 + self.beta**2) - 1 / self.beta**2
+                out[b.group][:, b.columns] += b.right @ (gain[:, None] * (b.right.T @ part))
+            else:
+                strong = b.singular > self.beta
+                V = b.right[:, strong]
+                gain = 1 / (b.singular[strong] ** 2 + self.beta**2)
+                out[b.group][:, b.columns] = V @ (gain[:, None] * (V.T @ part))
+                rest.append((b.weak_basis(self.beta).T @ part).reshape(-1, x4.shape[-1]))
+        if self._factor is not None:
+            y = cho_solve((self._factor, True), np.concatenate(rest), check_finite=False)
+            self._add_open(out, y)
+        return out.reshape(x.shape)
+
+    def factor_open(self) -> None:
+        """Factor the normal equations along the directions that the gradient equations fix worse than β, or not."""
+        B = weight_equations(self.layer, self.weight).matrix * self.whiten.reshape(-1, 1)
+        H = (B.T @ B).toarray()
+        _, C, Q = self._grouped
+        bases, places, diagonal = [], [], []
+        for block in self.blocks:
+            N = block.weak_basis(self.beta)
+            weak = np.zeros(N.shape[1])
+            weak[: np.count_nonzero(block.singular <= self.beta)] = block.singular[block.singular <= self.beta]
+            for c in range(block.group * C, (block.group + 1) * C):
+                bases.append(N)
+                places.append(c * Q + block.columns)
+                diagonal.append(weak**2)
+        ends = np.cumsum([0, *(N.shape[1] for N in bases)])
+        G = np.diag(np.concatenate(diagonal))
+        for a, (N, rows) in enumerate(zip(bases, places, strict=True)):
+            for b, (M, columns) in enumerate(zip(bases[: a + 1], places[: a + 1], strict=True)):
+                G[ends[a] : ends[a + 1], ends[b] : ends[b + 1]] += N.T @ H[np.ix_(rows, columns)] @ M
+        # Keeps the factorisation alive on null directions; the iteration corrects what it distorts.
+        G[np.diag_indices_from(G)] += 1e-13 * G.diagonal().max()
+        self._factor = cholesky(G, lower=True, overwrite_a=True, check_finite=False)
+
+    def _add_open(self, out: FloatArray, y: FloatArray) -> None:
+        start = 0
+        for b in self.blocks:
+            N = b.weak_basis(self.beta)
+            stop = start + out.shape[1] * N.shape[1]
+            out[b.group][:, b.columns] += N @ y[start:stop].reshape(out.shape[1], N.shape[1], y.shape[-1])
+            start = stop
+
+    def largest_gain(self, of: Callable[[FloatArray], FloatArray], steps: int = 12) -> float:
+        """Return the largest eigenvalue of a symmetric operator on inputs, by power iteration from a fixed start."""
+        x = np.random.default_rng(0).standard_normal((*self.layer.input_shape, 1))
+        size = 1.0
+        for _ in range(steps):
+            x = of(x / np.linalg.norm(x))
+            size = float(np.linalg.norm(x))
+        return size
+
+    def condition(self) -> float:
+        """Return the condition number of all equations, as far as the preconditioner inverts them: an estimate."""
+        largest = self.largest_gain(lambda x: self.adjoint(self.forward(x)))
+        return float(np.sqrt(largest * self.largest_gain(self.precondition)))
+
+
+def conjugate_gradients(
+    equations: StackedEquations, rhs: FloatArray, start: FloatArray, iterations: int, rtol: float = 1e-15
+) -> FloatArray:
+    """Minimise the sum of squares of `equations.forward(x) - rhs` for every column of `rhs` at once.
+
+    Conjugate gradients on the normal equations in the form that never squares the matrix (CGLS; Hestenes and Stiefel
+    1952), preconditioned. A column stops where its gradient has fallen by `rtol`, or stops falling.
+
+    Args:
+        equations: the operator.
+        rhs: right-hand sides `(rows, n)`.
+        start: first guess `(*input_shape, n)`.
+        iterations: most steps.
+        rtol: relative size of the gradient at which a column is done.
+
+    Returns:
+        The solutions, `(*input_shape, n)`.
+    """
+    axes = tuple(range(start.ndim - 1))
+    x = start.copy()
+    r = rhs - equations.forward(x)
+    s = equations.adjoint(r)
+    p = z = equations.precondition(s)
+    gamma = np.sum(s * z, axis=axes)
+    reference = np.maximum(gamma, _size(equations, rhs, axes))
+    best = gamma.copy()
+    patience = np.zeros(len(gamma), dtype=int)
+    for _ in range(iterations):
+        going = (gamma > rtol**2 * reference) & (patience < 30)
+        if not going.any():
+            break
+        q = equations.forward(p)
+        step = np.where(going, gamma / np.maximum(np.sum(q * q, axis=0), np.finfo(float).tiny), 0.0)
+        x += step * p
+        r -= step * q
+        s = equations.adjoint(r)
+        z = equations.precondition(s)
+        new = np.sum(s * z, axis=axes)
+        ratio = np.where(going, new / np.where(gamma > 0, gamma, 1.0), 0.0)
+        p = z + ratio * p
+        gamma = new
+        patience = np.where(gamma < 0.9 * best, 0, patience + 1)
+        best = np.minimum(best, gamma)
+    return x
+
+
+def _size(equations: StackedEquations, rhs: FloatArray, axes: tuple[int, ...]) -> FloatArray:
+    s = equations.adjoint(rhs)
+    return (s * equations.precondition(s)).sum(axis=axes)  # type: ignore[no-any-return]
