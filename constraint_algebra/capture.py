@@ -55,6 +55,12 @@ class Capture:
     about: Mapping[str, str] = field(default_factory=dict)
     truth: NDArray[np.float64] | None = None
 
+    @property
+    def seed(self) -> int:
+        """The seed that the random numbers came from, 0 where none is known."""
+        seed = self.about.get("seed", "")
+        return int(seed) if seed.isdecimal() else 0
+
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Write parameters and gradients into one file, `.npz` or `.safetensors`.
 
@@ -214,8 +220,8 @@ def from_file(
     bind(network, given, "gradients")
     loss = loss or told.get("loss") or built.loss or _usual_loss(network)
     dtype = str(next(iter(given.values())).dtype)
-    about = {**built.about, **{key: told[key] for key in ("seed", "init") if key in told}, "dtype": dtype}
-    about["gradients"] = str(path)
+    about = built.about | {key: told[key] for key in ("seed", "init") if key in told}
+    about |= {"dtype": dtype, "gradients": str(path)}
     if image is not None:
         about["image"] = image
     truth = None if pixels is None else samples.fit(pixels, network.input_shape)
@@ -306,8 +312,7 @@ def _recipe_of(path: Path, about: Mapping[str, str]) -> Recipe:
     if model is None or _is_file(model):
         told = "does not say which model it belongs to" if model is None else f"belongs to {model}"
         raise StorageError(f"{path} {told}; a file is never executed on its own word: name the model with --model")
-    seed = about.get("seed", "0")
-    return Recipe(model, int(seed) if seed.isdigit() else 0, about.get("init"))
+    return Recipe(model)
 
 
 def _shape_of(about: Mapping[str, str]) -> Shape | None:

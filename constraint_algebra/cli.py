@@ -145,7 +145,7 @@ def reconstruct(
         outcome.refuse_existing(out, overwrite=force)
         recipe = None if model is None else _recipe(model, seed, init, dtype, input_shape)
         captured = _capture(recipe, image, gradients, parameters, label, loss)
-        result, seconds = _solve(captured, seed)
+        result, seconds = _solve(captured)
         values = outcome.figures(captured, result, cpu_seconds=seconds)
         paths = outcome.write(out, captured, result, values)
         _report(result, values, paths)
@@ -245,7 +245,7 @@ def _capture(
     return from_image(recipe, image, label=label, loss=loss)
 
 
-def _solve(captured: Capture, seed: int) -> tuple[Reconstruction, float]:
+def _solve(captured: Capture) -> tuple[Reconstruction, float]:
     """Reconstruct with a progress bar on stderr; return the result and the CPU time of the solution alone."""
     from constraint_algebra.backsubstitution import reconstruct as solve
 
@@ -258,7 +258,12 @@ def _solve(captured: Capture, seed: int) -> tuple[Reconstruction, float]:
 
         start = time.process_time()
         result = solve(
-            captured.network, captured.parameters, captured.gradients, loss=captured.loss, seed=seed, progress=progress
+            captured.network,
+            captured.parameters,
+            captured.gradients,
+            loss=captured.loss,
+            seed=captured.seed,
+            progress=progress,
         )
         return result, time.process_time() - start
 

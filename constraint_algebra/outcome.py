@@ -54,7 +54,7 @@ def figures(capture: Capture, result: Reconstruction, *, cpu_seconds: float) -> 
             "discrepancy": max(result.discrepancy.values(), default=None),
             "alternatives": len(result.alternatives),
             "layers": [vars(layer) for layer in result.layers],
-            "seed": int(capture.about.get("seed", "0")),
+            "seed": capture.seed,
             "loss": capture.loss,
             "captured": dict(capture.about),
             "versions": versions(),
