@@ -89,22 +89,20 @@ def torch_gradients(
 def _output(model: nn.Module, x: Tensor, *, batched: bool) -> Tensor:
     """Return the output for `x` with a batch axis, added where the model does not take `x` otherwise."""
     convolutional = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
-    if not batched and x.ndim:
+    problems = []
+    for added in (True, False) if x.ndim and not batched else (False,):
+        # Batch norm in training mode writes into its buffers; these are copies.
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        inputs = x[None] if added else x
         try:
-            output = model(x[None])
-        except (RuntimeError, ValueError, IndexError):
-            pass  # x has its batch axis already, or does not fit at all: then the call below says so
-        else:
-            # A linear layer takes any number of leading axes: two of them mean that one was there before.
-            if output.ndim == 2 or (convolutional and output.ndim > 2):
-                return _checked(output, 1)
-    try:
-        output = model(x)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ShapeError(
-            f"the model does not take inputs of shape {tuple(x.shape)}, with or without a batch axis: {error}"
-        ) from error
-    return _checked(output, len(x) if x.ndim else 0)
+            output = torch.func.functional_call(model, buffers, (inputs,)) if buffers else model(inputs)
+        except (RuntimeError, ValueError, IndexError) as error:
+            problems.append(f"{tuple(inputs.shape)}: {error}")
+            continue
+        # A linear layer takes any number of leading axes: two of them mean that one was there before.
+        if not added or output.ndim == 2 or (convolutional and output.ndim > 2):
+            return _checked(output, len(inputs) if inputs.ndim else 0)
+    raise ShapeError("the model does not take the inputs, whose shape it was given as " + "; and as ".join(problems))
 
 
 def _checked(output: object, samples: int) -> Tensor:

@@ -41,6 +41,8 @@ _SAFETENSORS_DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+# What a damaged archive makes of zipfile, NumPy and json.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zlib.error, RuntimeError)
 _WRITABLE, _READABLE = (".npz", ".safetensors"), (".npz", ".safetensors", ".pt", ".pth")
 
 
@@ -206,7 +208,7 @@ def _read_npz(path: Path, content: bytes) -> tuple[Arrays, dict[str, str]]:
         return arrays, dict(header.get("metadata", {}))
     except zipfile.BadZipFile as error:
         raise StorageError(f"{path} is no .npz file, or is cut off ({error}); write it again") from error
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zlib.error, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         if "Object arrays" in str(error):
             raise StorageError(
                 f"{path} holds Python objects, which could execute code and are refused; save arrays of numbers"

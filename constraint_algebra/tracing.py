@@ -168,7 +168,7 @@ class _Chain:
         for name, parameter in root.named_parameters():
             if id(parameter) not in self._used:
                 reason = "the forward pass never uses this parameter, so it has no gradient"
-                self.problems.append(LayerProblem(name, reason, "remove it from the model"))
+                self._problem(name, reason, "remove it from the model")
 
     def _modules_in_order(self) -> None:
         """Refuse what a trace does not show: hooks and parametrisations."""
@@ -176,11 +176,14 @@ class _Chain:
             hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
             if any(getattr(module, name) for name in hooks):
                 reason = "it has hooks, which can change values and gradients"
-                self.problems.append(LayerProblem(path or "model", reason, "remove the hooks"))
+                self._problem(path or "model", reason, "remove the hooks")
             if parametrize.is_parametrized(module):
                 reason = "its parameters are computed from others (parametrize)"
                 advice = "call torch.nn.utils.parametrize.remove_parametrizations"
-                self.problems.append(LayerProblem(path or "model", reason, advice))
+                self._problem(path or "model", reason, advice)
+        for name, parameter in self._root.named_parameters():
+            if parameter._backward_hooks:
+                self._problem(name, "it has hooks, which can change its gradient", "remove the hooks")
 
     def _nodes(self, graph: fx.Graph) -> None:
         """Follow the graph node by node; a node that leaves the chain is a problem and still continues it."""

@@ -222,6 +222,11 @@ DAMAGED = {
     ),
     "a pickle as npz": ("a.npz", lambda path: path.write_bytes(pickle.dumps(Bomb(path))), "no .npz file"),
     "a broken header": ("a.npz", lambda path: np.savez(path, __constraint_algebra__=np.ones(3)), "damaged"),
+    "a header that is no dictionary": (
+        "a.npz",
+        lambda path: np.savez(path, __constraint_algebra__=np.frombuffer(b"[1]", np.uint8)),
+        "damaged",
+    ),
     "text as safetensors": ("a.safetensors", lambda path: path.write_text("hello"), "no safetensors file"),
     "empty safetensors": ("a.safetensors", lambda path: path.write_bytes(b""), "no safetensors file"),
     "safetensors cut in half": ("a.safetensors", lambda path: cut(path, 0.5), "damaged"),
