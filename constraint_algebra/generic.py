@@ -23,12 +23,11 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from constraint_algebra.equations import gradient_block
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.graph import components
 from constraint_algebra.incidence import Incidence, incidence
 from constraint_algebra.layers import PlacedLayer
-from constraint_algebra.modular import BLOCK, PRIME, PROBES, Echelon, echelon, multiply, residues
+from constraint_algebra.modular import BLOCK, PRIME, PROBES, Echelon, multiply, residues
 from constraint_algebra.polyphase import polyphase_law
 
 FloatArray = NDArray[np.float64]
@@ -194,17 +193,18 @@ def _group_rank(
     output, gradient, support = (
         mask[mine].reshape(F, S.output_count) for mask in (known.output, known.gradient, known.support)
     )
-    usable = _usable_rows(S, gradient) if "gradient" in kinds else np.zeros(F * S.tap_count, dtype=bool)
-    stage = _FirstStage.of(_random_block(layer, support, rng)[usable] if usable.any() else None, S.position_count)
+    usable = _usable_rows(S, gradient) if "gradient" in kinds else np.zeros((F, S.tap_count), dtype=bool)
+    stage = _FirstStage.of(S, residues(output.shape, rng) * support, usable)
     weight_rows = int(output.sum()) if "weight" in kinds else 0
     low, high, determined = C * stage.rank, min(C * (stage.rank + stage.reduced), C * stage.rank + weight_rows), None
     if weight_rows == 0:
         determined = np.tile(stage.determined(rng), C)
     elif C * stage.reduced <= limit:
-        form, columns = _second_stage(layer, stage.null_space(), output, rng)
+        N = stage.null_space()
+        form, columns = _second_stage(layer, N, output, rng)
         low = high = C * stage.rank + form.rank
         values = form.null(residues((form.columns - form.rank, PROBES), rng)).reshape(stage.reduced, C * PROBES)
-        x = multiply(stage.null_space()[:, columns], values).reshape(S.position_count, C, PROBES)
+        x = multiply(N[:, columns], values).reshape(S.position_count, C, PROBES)
         determined = ~x.any(axis=2).T.ravel()
     return GenericRank(
         kinds=kinds,
@@ -228,11 +228,26 @@ class _FirstStage:
     pixels: int
 
     @staticmethod
-    def of(A: sp.csr_array | None, pixels: int) -> _FirstStage:
-        if A is None:
-            return _FirstStage((), pixels)
-        parts = [(part.columns, echelon(A[part.rows][:, part.columns])) for part in components(A) if len(part.rows)]
-        return _FirstStage(tuple(parts), pixels)
+    def of(S: Incidence, k: FloatArray, usable: BoolArray) -> _FirstStage:
+        """Eliminate the rows (f, tap) that are usable at output gradients k, shape `(filters, outputs)`."""
+        shape = (S.tap_count, S.position_count)
+        parts = []
+        for taps, pixels in components(sp.csr_array((np.ones(len(S)), (S.tap, S.position)), shape=shape)):
+            if len(taps) == 0:
+                continue  # a pixel that meets no tap
+            form = Echelon(len(pixels))
+            mine = np.isin(S.tap, taps)
+            tap, pixel = np.searchsorted(taps, S.tap[mine]), np.searchsorted(pixels, S.position[mine])
+            together = max(1, BLOCK // len(taps))
+            for first in range(0, len(k), together):
+                if form.rank == form.columns:
+                    break
+                filters = slice(first, first + together)
+                rows = np.zeros((len(k[filters]), len(taps), len(pixels)))
+                rows[:, tap, pixel] = k[filters][:, S.output[mine]]
+                form.absorb(rows[usable[filters][:, taps]])
+            parts.append((pixels, form))
+        return _FirstStage(tuple(parts), S.position_count)
 
     @property
     def rank(self) -> int:
@@ -299,20 +314,11 @@ def _reduced_rows(S: Incidence, W: FloatArray, N: FloatArray, output: BoolArray)
             yield rows.transpose(0, 2, 1).reshape(len(filters), -1)
 
 
-def _random_block(layer: PlacedLayer, support: BoolArray, rng: np.random.Generator) -> sp.csr_array:
-    """Return `A(k)` for one channel of a group at random k, zero outside its support."""
-    A = gradient_block(layer)
-    k = (residues(support.shape, rng) * support).ravel()
-    A = sp.csr_array((k[A.data - 1], A.indices, A.indptr), shape=A.shape)
-    A.eliminate_zeros()
-    return A
-
-
 def _usable_rows(S: Incidence, known: BoolArray) -> BoolArray:
     """Return which gradient rows (f, tap) have all their k known."""
     meets = sp.csr_array((np.ones(len(S)), (S.tap, S.output)), shape=(S.tap_count, S.output_count))
     missing = (~known).astype(float) @ meets.T
-    return np.asarray(missing == 0).ravel()
+    return np.asarray(missing == 0)
 
 
 def _longest_axis_first(shape: tuple[int, ...]) -> IntArray:
