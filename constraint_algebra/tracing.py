@@ -24,34 +24,20 @@ from torch import fx, nn  # isort: skip
 from torch.nn import functional  # isort: skip
 from torch.nn.utils import parametrize  # isort: skip
 
-# One row an activation: what builds the layer, and PyTorch's names and defaults of the arguments that matter. The same
-# names are attributes of the module and parameters of the function.
-_ACTIVATIONS: dict[str, tuple[Callable[..., Layer], dict[str, float]]] = {
-    "identity": (kinds.Identity, {}),
-    "relu": (kinds.ReLU, {}),
-    "leaky_relu": (lambda a: kinds.LeakyReLU(a) if a else kinds.ReLU(), {"negative_slope": 0.01}),
-    "sigmoid": (kinds.Sigmoid, {}),
-    "tanh": (kinds.Tanh, {}),
-    "elu": (kinds.ELU, {"alpha": 1.0}),
-    "selu": (kinds.SELU, {}),
-    "softplus": (kinds.Softplus, {"beta": 1.0, "threshold": 20.0}),
-    "softsign": (kinds.Softsign, {}),
-    "relu6": (kinds.ReLU6, {}),
-    "hardtanh": (kinds.Hardtanh, {"min_val": -1.0, "max_val": 1.0}),
-}
-# ReLU6 comes before Hardtanh, of which it is a subclass.
-_ACTIVATION_MODULES: dict[type[nn.Module], str] = {
-    nn.Identity: "identity",
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.Sigmoid: "sigmoid",
-    nn.Tanh: "tanh",
-    nn.ELU: "elu",
-    nn.SELU: "selu",
-    nn.Softplus: "softplus",
-    nn.Softsign: "softsign",
-    nn.ReLU6: "relu6",
-    nn.Hardtanh: "hardtanh",
+# One row an activation: the module, what builds the layer, and PyTorch's names and defaults of the arguments that matter.
+# The same names are attributes of the module and parameters of the function. ReLU6 is a subclass of Hardtanh.
+_ACTIVATIONS: dict[str, tuple[type[nn.Module], Callable[..., Layer], dict[str, float]]] = {
+    "identity": (nn.Identity, kinds.Identity, {}),
+    "relu": (nn.ReLU, kinds.ReLU, {}),
+    "leaky_relu": (nn.LeakyReLU, lambda a: kinds.LeakyReLU(a) if a else kinds.ReLU(), {"negative_slope": 0.01}),
+    "sigmoid": (nn.Sigmoid, kinds.Sigmoid, {}),
+    "tanh": (nn.Tanh, kinds.Tanh, {}),
+    "elu": (nn.ELU, kinds.ELU, {"alpha": 1.0}),
+    "selu": (nn.SELU, kinds.SELU, {}),
+    "softplus": (nn.Softplus, kinds.Softplus, {"beta": 1.0, "threshold": 20.0}),
+    "softsign": (nn.Softsign, kinds.Softsign, {}),
+    "relu6": (nn.ReLU6, kinds.ReLU6, {}),
+    "hardtanh": (nn.Hardtanh, kinds.Hardtanh, {"min_val": -1.0, "max_val": 1.0}),
 }
 _CONVS: dict[type[nn.Module], type[kinds.Conv]] = {
     nn.Conv1d: kinds.Conv1d,
@@ -206,15 +192,15 @@ class _Chain:
             self._problem("output", "the zero padding before it reaches no convolution", "remove the padding")
 
     def _follow(self, node: fx.Node, last: fx.Node | None, sources: list[fx.Node]) -> None:
-        name = str(node.target) if node.op == "call_module" else node.name
+        name = _label(node)
         if last is not None and sources == [last]:
             self.before[node] = last
             self._attempt(node, name, self._module if node.op == "call_module" else self._function)
             return
         if node.op == "call_module":
             self._used |= {id(p) for p in self._root.get_submodule(name).parameters()}
-        came = " and ".join(source.name for source in sources) or "no layer"
-        chain = last.name if last else "an input"
+        came = " and ".join(map(_label, sources)) or "no layer"
+        chain = _label(last) if last else "an input"
         advice = "remove branches, residual connections and unused results"
         self._problem(name, f"it takes its input from {came}, where a plain chain has {chain}", advice)
 
@@ -257,9 +243,8 @@ class _Chain:
                 return _convolution(module, conv)
         if isinstance(module, nn.Linear):
             return kinds.Linear(module.out_features, bias=module.bias is not None)
-        for activation, key in _ACTIVATION_MODULES.items():
+        for activation, build, arguments in _ACTIVATIONS.values():
             if isinstance(module, activation):
-                build, arguments = _ACTIVATIONS[key]
                 return build(*(getattr(module, name) for name in arguments))
         if isinstance(module, _DROPOUTS):
             return _dropout(module.p, module.training)
@@ -274,7 +259,7 @@ class _Chain:
         key = name.removesuffix("_") if name not in _ACTIVATIONS else name
         parameters = any(n.op == "get_attr" for n in node.all_input_nodes)
         if key in _ACTIVATIONS and not parameters:
-            build, defaults = _ACTIVATIONS[key]
+            _, build, defaults = _ACTIVATIONS[key]
             given = dict(zip(defaults, node.args[1:], strict=False)) | node.kwargs
             return build(*(given.get(argument, default) for argument, default in defaults.items()))
         if key in _DROPOUT_NAMES:
@@ -346,6 +331,11 @@ def _unsupported(name: str, what: str) -> _Unsupported:
     )
 
 
+def _label(node: fx.Node) -> str:
+    """Return the path of a module, and the name of any other node."""
+    return str(node.target) if node.op == "call_module" else node.name
+
+
 def _function_name(node: fx.Node) -> str:
     """Return the name of a PyTorch function or tensor method; that of a foreign function bears its module."""
     if node.op == "call_method":
@@ -370,16 +360,17 @@ def _propagate(root: nn.Module, graph: fx.Graph, shape: Shape) -> dict[fx.Node, 
     `ShapeError` names the layer at which the input shape does not fit.
     """
     shapes: dict[fx.Node, Shape] = {}
+    problem: list[str] = []  # the interpreter adds its own remarks to an exception that passes through it
 
     class Interpreter(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             try:
                 value = super().run_node(n)
             except Exception as error:
-                name = n.target if n.op == "call_module" else n.name
-                raise ShapeError(
-                    f"layer {str(name)!r} does not take what an input of shape {shape} becomes there: {error}"
-                ) from None
+                problem.append(
+                    f"layer {_label(n)!r} does not take what an input of shape {shape} becomes there: {error}"
+                )
+                raise
             if isinstance(value, torch.Tensor):
                 shapes[n] = tuple(value.shape)
             return value
@@ -388,7 +379,10 @@ def _propagate(root: nn.Module, graph: fx.Graph, shape: Shape) -> dict[fx.Node, 
     zeros = torch.zeros((1, *shape), dtype=example.dtype, device=example.device)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch remarks on padding="same" with an even kernel
-        Interpreter(fx.GraphModule(root, graph), garbage_collect_values=True).run(zeros)
+        try:
+            Interpreter(fx.GraphModule(root, graph), garbage_collect_values=True).run(zeros)
+        except Exception as error:
+            raise ShapeError(*problem[:1]) from error
     return shapes
 
 
