@@ -24,8 +24,8 @@ from torch import fx, nn  # isort: skip
 from torch.nn import functional  # isort: skip
 from torch.nn.utils import parametrize  # isort: skip
 
-# One row an activation: the module, what builds the layer, and PyTorch's names and defaults of the arguments that matter.
-# The same names are attributes of the module and parameters of the function. ReLU6 is a subclass of Hardtanh.
+# One row an activation: the module, what builds the layer, and PyTorch's names and defaults of the arguments that
+# matter, which are attributes of the module and parameters of the function. ReLU6 is a subclass of Hardtanh.
 _ACTIVATIONS: dict[str, tuple[type[nn.Module], Callable[..., Layer], dict[str, float]]] = {
     "identity": (nn.Identity, kinds.Identity, {}),
     "relu": (nn.ReLU, kinds.ReLU, {}),
@@ -129,7 +129,10 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 -- PyTorch's signature
         if isinstance(m, PadFirst | torch.jit.ScriptModule):
             return True
-        return type(m).forward.__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+        if isinstance(m, nn.Sequential) or "forward" in vars(m):
+            return False
+        passes = (type(m).forward, getattr(type(m), "_conv_forward", type(m).forward))
+        return all(forward.__module__.startswith("torch.nn") for forward in passes)
 
 
 class _Chain:

@@ -47,6 +47,22 @@ def unused(a: nn.Module) -> nn.Module:
 
 
 two_convs = {"a": nn.Conv2d(3, 3, 1), "b": nn.Conv2d(3, 3, 1)}
+
+
+def patched() -> nn.Module:
+    model = nn.Sequential(conv())
+    plain = model[0].forward
+    model[0].forward = lambda x: plain(x) * 2
+    return model
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that keeps the forward pass of its class and changes what that calls."""
+
+    def _conv_forward(self, input, weight, bias):  # noqa: A002 -- PyTorch's signature
+        return super()._conv_forward(input, weight - weight.mean(), bias)
+
+
 # (model, path of the problem, words of its reason, words of its advice); every input is 3×6×6
 UNSUPPORTED = {
     "residual": (Forward(lambda m, x: m.a(x) + x, a=conv()), "add", "a and x", "residual"),
@@ -121,6 +137,13 @@ UNSUPPORTED = {
     ),
     "arithmetic": (Forward(lambda m, x: m.a(x) * 2, a=conv()), "mul", "mul", "convolutions"),
     "a foreign function": (Forward(lambda m, x: relu(m.a(x)), a=conv()), "relu", "relu", "convolutions"),
+    "a patched forward pass": (nn.Sequential(conv(), patched()), "mul", "mul", "convolutions"),
+    "a convolution of its own kind": (
+        nn.Sequential(Standardised(3, 2, 3)),
+        "conv2d",
+        "without the module",
+        "nn.Linear",
+    ),
     "transpose": (Forward(lambda m, x: m.a(x).permute(0, 2, 3, 1), a=conv()), "permute", "permute", "convolutions"),
     "joining some axes": (nn.Sequential(conv(), nn.Flatten(2)), "1", "to (1, 4, 16)", "joining all"),
     "joining the batch axis": (Forward(lambda m, x: m.a(x).view(-1), a=conv()), "view", "to (64,)", "joining all"),
