@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from constraint_algebra.errors import (
 )
 from constraint_algebra.layers import Shape
 from constraint_algebra.network import Network, bind, shape_text
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Arrays = dict[str, NDArray[Any]]
 FORMAT = "constraint-algebra capture 1"
@@ -131,13 +128,13 @@ class Built(NamedTuple):
     """A model that a recipe made.
 
     Attributes:
-        model: the model in its dtype.
+        model: the `nn.Module` in its dtype.
         input_shape: its input shape, `None` where nobody said.
         loss: the loss it is meant for, `None` where nobody said.
         about: the recipe as text.
     """
 
-    model: nn.Module
+    model: Any
     input_shape: Shape | None
     loss: str | None
     about: dict[str, str]

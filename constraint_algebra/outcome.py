@@ -18,8 +18,8 @@ from constraint_algebra.capture import Capture
 from constraint_algebra.errors import OutputExistsError
 from constraint_algebra.reconstruction import Reconstruction
 
-# result.json is written last: where it stands, the others are complete.
-FILES = ("reconstruction.png", "comparison.png", "reconstruction.npz", "result.json")
+# result.json is written last and removed first: where it stands, the others are complete.
+FILES = ("result.json", "reconstruction.npz", "reconstruction.png", "comparison.png")
 PACKAGES = ("numpy", "scipy", "torch")
 
 
@@ -70,7 +70,7 @@ def write(out: Path, capture: Capture, result: Reconstruction, values: Mapping[s
     pictures get neither. `reconstruction.npz` holds the arrays `input`, `determined` and `error_bar`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for name in FILES[::-1]:
+    for name in FILES:
         (out / name).unlink(missing_ok=True)
     if plotting.is_picture(result.input.shape):
         from PIL import Image
