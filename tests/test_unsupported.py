@@ -141,8 +141,8 @@ UNSUPPORTED = {
     "a convolution of its own kind": (
         nn.Sequential(Standardised(3, 2, 3)),
         "conv2d",
-        "without the module",
-        "nn.Linear",
+        "plain chain",
+        "branches",
     ),
     "transpose": (Forward(lambda m, x: m.a(x).permute(0, 2, 3, 1), a=conv()), "permute", "permute", "convolutions"),
     "joining some axes": (nn.Sequential(conv(), nn.Flatten(2)), "1", "to (1, 4, 16)", "joining all"),
