@@ -135,12 +135,13 @@ class TwoStage:
             self.stacked.factor_open()
         self.verdict = self._verdict(seed)
 
-    def solve(self, weight_gradient: FloatArray, output: FloatArray) -> FloatArray:
+    def solve(self, weight_gradient: FloatArray, output: FloatArray, rtol: float = 1e-16) -> FloatArray:
         """Return the least-squares input, `(*input_shape, n)`, for n right-hand sides.
 
         Args:
             weight_gradient: right-hand sides of the gradient equations, `(*weight_shape, n)`.
             output: right-hand sides of the weight equations, `(*output_shape, n)`; ignored where no weight row counts.
+            rtol: accuracy at which to stop; noise needs no more than a few digits.
         """
         alphas = self._project(weight_gradient)
         betas = self._whiten_output[..., None] * np.where(self.equations.weight_rows[..., None], output, 0.0)
@@ -151,7 +152,7 @@ class TwoStage:
             return x
         # Without open directions the start is exact up to noise, and a few steps weigh it against the weight equations.
         steps = ITERATIONS if self.open and self._reduced is None else POLISH
-        return conjugate_gradients(self.stacked, self.stacked.join(alphas, betas), x, steps)
+        return conjugate_gradients(self.stacked, self.stacked.join(alphas, betas), x, steps, rtol)
 
     def residual(self, x: FloatArray) -> float:
         """Return the largest residual at x relative to the largest right-hand side, over both kinds of equations."""
@@ -236,7 +237,7 @@ class TwoStage:
         if self.equations.weight_row_count:
             probes = np.random.default_rng(seed).standard_normal((*layer.input_shape, PROBES))
             start = np.zeros_like(probes)
-            back = conjugate_gradients(self.stacked, self.stacked.forward(probes), start, ITERATIONS)
+            back = conjugate_gradients(self.stacked, self.stacked.forward(probes), start, ITERATIONS, 1e-11)
             shares = np.abs(probes - back).max(axis=-1)
             if (shares < self.tolerance).all():
                 return self._judge(shares, layer.unknowns)

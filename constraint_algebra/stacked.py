@@ -49,6 +49,11 @@ class StackedEquations:
         return np.zeros((*self._grouped, n))
 
     @property
+    def patience(self) -> int:
+        """Steps without progress after which rounding, not the iteration, sets the error."""
+        return 30 if self._factor is None else 4
+
+    @property
     def _grouped(self) -> tuple[int, int, int]:
         G = self.layer.groups
         return G, self.layer.channels // G, int(np.prod(self.layer.positions, dtype=int))
@@ -144,7 +149,7 @@ class StackedEquations:
 
 
 def conjugate_gradients(
-    equations: StackedEquations, rhs: FloatArray, start: FloatArray, iterations: int, rtol: float = 1e-15
+    equations: StackedEquations, rhs: FloatArray, start: FloatArray, iterations: int, rtol: float
 ) -> FloatArray:
     """Minimise the sum of squares of `equations.forward(x) - rhs` for every column of `rhs` at once.
 
@@ -156,7 +161,7 @@ def conjugate_gradients(
         rhs: right-hand sides `(rows, n)`.
         start: first guess `(*input_shape, n)`.
         iterations: most steps.
-        rtol: relative size of the gradient at which a column is done.
+        rtol: relative size of the gradient, in the norm of the preconditioner, at which a column is done.
 
     Returns:
         The solutions, `(*input_shape, n)`.
@@ -171,7 +176,7 @@ def conjugate_gradients(
     best = gamma.copy()
     patience = np.zeros(len(gamma), dtype=int)
     for _ in range(iterations):
-        going = (gamma > rtol**2 * reference) & (patience < 30)
+        going = (gamma > rtol**2 * reference) & (patience < equations.patience)
         if not going.any():
             break
         q = equations.forward(p)
