@@ -1,6 +1,6 @@
 """The networks of the literature, by name, as shapes.
 
-All figures of the rows are those of the cited papers' own code; parameter counts are pinned by tests.
+Shapes are those of the cited papers' own code, and an entry's note says where not; tests pin the parameter counts.
 
 >>> names()
 ('cnn6', 'cnn6-classes', 'cnn6-d', 'cnn6-o', 'fcn3', 'lenet', 'lenet-4relu', 'lenet-all-relu', 'lenet-dlg', 'lenet-o',
