@@ -142,7 +142,10 @@ def _softplus(beta: float, threshold: float) -> Formulas:
 
     return Formulas(
         value=lambda z: np.where(beta * z > threshold, z, np.logaddexp(0, beta * z) / beta),
-        inverse=lambda y: np.where(beta * y > threshold, y, _finite(inverse, y)),
+        # σ jumps down to z at the threshold, so that outputs up to the height of the jump have two pre-images.
+        inverse=lambda y: np.where(
+            beta * y > np.logaddexp(0, threshold), y, np.where(beta * y > threshold, np.nan, _finite(inverse, y))
+        ),
         derivative=lambda y: np.where(beta * y > threshold, 1.0, np.clip(-np.expm1(-beta * y), 0, None)),
         slope=lambda y: np.where(beta * y > threshold, 0.0, beta * np.exp(-beta * y)),
     )

@@ -195,40 +195,26 @@ class _Recursion:
         return y, k
 
     def _result(
-        self,
-        x: Estimate,
-        solutions: list[LayerSolution],
-        start: PlacedLayer,
-        output_gradient: FloatArray,
-        loss: str | None,
+        self, x: Estimate, solutions: list[LayerSolution], start: PlacedLayer, k: FloatArray, loss: str | None
     ) -> Reconstruction:
         last = self.network.layers[-1]
-        k_last = output_gradient if start is last else None
-        if k_last is None and last.is_bilinear and last.bias_name is not None:
-            k_last = self.gradients[last.bias_name]
-        label = None if k_last is None else head.label_of(k_last, loss)
+        if last.is_bilinear and last.bias_name is not None and last.output_shape == (last.filters,):
+            start, k = last, self.gradients[last.bias_name]
         return Reconstruction(
             input=x.value,
             determined=x.known,
             error_bar=np.where(x.known, x.deviation, np.inf),
             status=Status.DETERMINED,
             layers=tuple(reversed(solutions)),
-            label=label,
-            discrepancy=self._discrepancy(x, start, output_gradient, label, loss),
+            label=head.label_of(k, loss) if start is last else None,
+            discrepancy=self._discrepancy(x, start, k) if x.known.any() else {},
             precision=self.rounding.epsilon,
         ).judged()
 
-    def _discrepancy(
-        self, x: Estimate, start: PlacedLayer, output_gradient: FloatArray, label: int | None, loss: str | None
-    ) -> dict[str, float]:
+    def _discrepancy(self, x: Estimate, start: PlacedLayer, k: FloatArray) -> dict[str, float]:
         """Return the largest difference between gradients recomputed from x and those given, relative to the latter."""
-        if not x.known.any():
-            return {}
         values = self.network.forward(self.parameters, x.value)
-        last, k = start.index, output_gradient
-        if label is not None and loss is not None:
-            last, k = len(self.network) - 1, head.gradient_of_loss(values[-1], label, loss)
-        again = self.network.backward(self.parameters, values, k, last)
+        again = self.network.backward(self.parameters, values, k, start.index)
         differences = {name: np.abs(again[name] - self.gradients[name]).max() for name in again}
         return {name: float(d / (np.abs(self.gradients[name]).max() or 1.0)) for name, d in differences.items()}
 

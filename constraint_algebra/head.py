@@ -185,12 +185,5 @@ def label_of(output_gradient: FloatArray, loss: str | None) -> int | None:
     return None
 
 
-def gradient_of_loss(logits: FloatArray, label: int, loss: str) -> FloatArray:
-    """Return k = dL/dz of the last layer for a label, to recompute the gradients."""
-    if loss == "logistic":
-        return np.asarray(np.exp(-np.logaddexp(0, -logits)) - label)
-    return np.asarray(softmax(logits) - (np.arange(len(logits)) == label))
-
-
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
     return float(brentq(function, low, high, xtol=1e-15, rtol=8.9e-16, maxiter=500))

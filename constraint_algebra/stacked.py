@@ -136,9 +136,9 @@ class StackedEquations:
     def largest_gain(self, of: Callable[[FloatArray], FloatArray], steps: int = 12) -> float:
         """Return the largest eigenvalue of a symmetric operator on inputs, by power iteration from a fixed start."""
         x = np.random.default_rng(0).standard_normal((*self.layer.input_shape, 1))
-        size = 1.0
+        size = float(np.linalg.norm(x))
         for _ in range(steps):
-            x = of(x / np.linalg.norm(x))
+            x = of(x / (size or 1.0))
             size = float(np.linalg.norm(x))
         return size
 
