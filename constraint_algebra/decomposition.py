@@ -59,6 +59,9 @@ class DulmageMendelsohn:
         lines.append(f"{'unmatched':<18}{self.unmatched[0]:>10}{self.unmatched[1]:>10}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        return f"<pre>{self!r}</pre>"
+
 
 def dulmage_mendelsohn(matrix: Matrix) -> DulmageMendelsohn:
     """Return the decomposition of a `LinearSystem` or of a sparse matrix.

@@ -94,7 +94,8 @@ class GenericRank:
         reduced: unknowns that the gradient equations leave for the second stage.
         low, high: bounds of the rank, equal unless `reduced` exceeds the limit of the elimination.
         determined: which input values the equations determine, in the input's shape; `None` where undecided.
-        error: upper bound of the probability that the rank given is too small.
+        error: upper bound of the probability that the rank given is too small; that the verdict on any one unknown is
+            wrong is at most about twice as likely.
     """
 
     kinds: tuple[str, ...]
@@ -118,6 +119,16 @@ class GenericRank:
         """What counting rows says: the smaller of rows and unknowns."""
         return min(self.weight_rows + self.gradient_rows, self.unknowns)
 
+    def __repr__(self) -> str:
+        """Return one line: rank, rows, determined unknowns, probability of an error."""
+        rank = self.low if self.rank is not None else f"between {self.low} and {self.high}"
+        known = "undecided" if self.determined is None else int(self.determined.sum())
+        kinds, rows = " and ".join(self.kinds), self.weight_rows + self.gradient_rows
+        return (
+            f"<generic rank {rank} of {kinds} equations: {rows} rows, {self.unknowns} unknowns, "
+            f"{known} determined, error probability at most {self.error:.1e}>"
+        )
+
 
 def generic_rank(
     layer: PlacedLayer,
@@ -125,7 +136,7 @@ def generic_rank(
     kinds: Collection[str] = KINDS,
     active: ArrayLike | None = None,
     knowledge: Knowledge | None = None,
-    limit: int = 9000,
+    limit: int = 6000,
     seed: int = 0,
 ) -> GenericRank:
     """Return the generic rank of a layer's equations and the unknowns that they determine.
@@ -135,7 +146,8 @@ def generic_rank(
         kinds: "weight", "gradient" or both.
         active: mask in the output shape, the outputs that a ReLU lets pass; by default all.
         knowledge: what is known at the outputs; on top of `active`.
-        limit: the most unknowns per group that the second stage eliminates; above it only bounds are given.
+        limit: the most unknowns per group that the second stage eliminates, about 15 s and 300 MB if they are so many;
+            above it only bounds are given.
         seed: of the random residues.
 
     Raises:
@@ -143,9 +155,8 @@ def generic_rank(
 
     >>> from constraint_algebra.layers import Conv2d
     >>> layer = Conv2d(2, 3).place((1, 8, 8))
-    >>> found = generic_rank(layer, kinds=["weight"])
-    >>> found.weight_rows, found.unknowns, found.rank, int(found.determined.sum())
-    (72, 64, 56, 0)
+    >>> generic_rank(layer, kinds=["weight"])
+    <generic rank 56 of weight equations: 72 rows, 64 unknowns, 0 determined, error probability at most 7.6e-06>
     """
     if not kinds or not set(kinds) <= set(KINDS):
         raise ShapeError(f'kinds must be "weight", "gradient" or both, got {tuple(kinds)}')
@@ -196,27 +207,28 @@ def _group_rank(
     usable = _usable_rows(S, gradient) if "gradient" in kinds else np.zeros((F, S.tap_count), dtype=bool)
     stage = _FirstStage.of(S, residues(output.shape, rng) * support, usable)
     weight_rows = int(output.sum()) if "weight" in kinds else 0
-    low, high, determined = C * stage.rank, min(C * (stage.rank + stage.reduced), C * stage.rank + weight_rows), None
+    gradient_rank, unknowns, gradient_rows = C * stage.rank, C * S.position_count, C * int(usable.sum())
+    low, high, determined = gradient_rank, min(unknowns, gradient_rank + weight_rows), None
     if weight_rows == 0:
         determined = np.tile(stage.determined(rng), C)
     elif C * stage.reduced <= limit:
         N = stage.null_space()
         form, columns = _second_stage(layer, N, output, rng)
-        low = high = C * stage.rank + form.rank
+        low = high = gradient_rank + form.rank
         values = form.null(residues((form.columns - form.rank, PROBES), rng)).reshape(stage.reduced, C * PROBES)
         x = multiply(N[:, columns], values).reshape(S.position_count, C, PROBES)
         determined = ~x.any(axis=2).T.ravel()
     return GenericRank(
         kinds=kinds,
         weight_rows=weight_rows,
-        gradient_rows=C * int(usable.sum()),
-        unknowns=C * S.position_count,
-        gradient_rank=C * stage.rank,
+        gradient_rows=gradient_rows,
+        unknowns=unknowns,
+        gradient_rank=gradient_rank,
         reduced=C * stage.reduced,
         low=low,
         high=high,
         determined=determined,
-        error=high / (PRIME - 1),
+        error=min(weight_rows + gradient_rows, unknowns) / (PRIME - 1),
     )
 
 
@@ -307,7 +319,8 @@ def _reduced_rows(S: Incidence, W: FloatArray, N: FloatArray, output: BoolArray)
     ends = np.searchsorted(S.output[order], np.arange(S.output_count + 1))
     for o in _longest_axis_first(S.outputs):
         run = order[ends[o] : ends[o + 1]]
-        filters = np.flatnonzero(output[:, o])
+        # Filters over a window of C * len(run) values: any more rows than that depend on the first, if W is generic.
+        filters = np.flatnonzero(output[:, o])[: W.shape[1] * len(run)]
         if len(run) and len(filters):
             window = W[filters][:, :, S.tap[run]].reshape(-1, len(run))  # (filter, channel) × tap
             rows = multiply(window, N[S.position[run]]).reshape(len(filters), W.shape[1], -1)

@@ -2,7 +2,8 @@
 
 A matrix whose entries are independent indeterminates has, for almost all values, the rank that it has at one random
 point modulo a prime p: a minor of size r that is not the zero polynomial vanishes at a random point with probability at
-most r / (p - 1) (Schwartz 1980, Zippel 1979), and then only the rank found is too small, never too large.
+most r / (p - 1) (Schwartz 1980, Zippel 1979), and then the rank found is too small, never too large. (That p divides
+every coefficient of every largest minor is possible in principle; they are small integers.)
 
 Residues are held in float64. A product of blocks with at most 128 inner terms, each below p < 2^23, stays below 2^53
 and is exact, so that the work is that of the BLAS; the remainder is taken once per block.

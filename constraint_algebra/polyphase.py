@@ -155,6 +155,9 @@ class PolyphaseLaw:
             ))  # fmt: skip
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        return f"<pre>{self!r}</pre>"
+
 
 def polyphase_law(layer: PlacedLayer, *, limit: int = 4096, seed: int = 0) -> PolyphaseLaw:
     """Return the generic rank of the gradient equations of one channel, class by class.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
+from constraint_algebra.contractions import input_gradient
 from tests.rank_oracles import exact_rank, exactly_determined, looped_rows, random_layers, random_rows, svd_rank
 
 SMALL = {1: 9, 2: 4, 3: 3}
@@ -184,3 +185,49 @@ def test_wrong_arguments_are_refused(wrong, message):
 def test_a_layer_without_equations_is_refused():
     with pytest.raises(ca.ShapeError, match="no weight"):
         ca.generic_rank(ca.ReLU().place((1, 3, 3)))
+
+
+@pytest.mark.parametrize("active", [None, [True, False, True, False, False]], ids=["all active", "two active"])
+def test_a_linear_layer_needs_one_active_output(active):
+    layer = ca.Linear(5).place((7,))
+    found = ca.generic_rank(layer, active=active)
+    assert (found.weight_rows, found.gradient_rows) == (5 if active is None else 2, 35)
+    assert (found.rank, found.gradient_rank) == (7, 7)
+    assert found.determined.all()
+    assert ca.generic_rank(layer, active=np.zeros(5, dtype=bool)).rank == 0
+    assert ca.generic_rank(layer, kinds=["weight"]).rank == 5
+
+
+def test_masks_give_the_numerical_rank_of_gradients_through_relus():
+    """The output gradients and weights of a network are no random numbers, and yet as good as generic."""
+    conv = ca.Conv2d(4, 3, padding=1)
+    layers = [ca.Conv2d(6, 5, stride=2, padding=2), ca.ReLU(), ca.Conv2d(5, 3, stride=2, padding=1), ca.ReLU()]
+    net = ca.Network((3, 16, 16), [*layers, conv, ca.ReLU(), ca.Flatten(), ca.Linear(10)])
+    deficient = usual = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        parameters = {name: rng.uniform(-0.5, 0.5, size=shape) for name, shape in net.parameter_shapes.items()}
+        values = net.forward(parameters, rng.normal(size=net.input_shape))
+        k = rng.normal(size=10)
+        for layer in reversed(net.layers):
+            if layer.is_bilinear and layer.taps:
+                active = values[layer.index + 2] > 0
+                usual += 0.3 < active.mean() < 0.7
+                W = parameters[layer.weight_name]
+                weight = ca.weight_equations(layer, W).select(active.ravel())
+                system = ca.stack(weight, ca.gradient_equations(layer, k))
+                rank, gap = svd_rank(system.matrix.toarray())
+                assert gap > 1e3
+                assert ca.generic_rank(layer, active=active).rank == rank
+                deficient += rank < min(system.shape)
+            k = _input_gradient(layer, parameters, values, k)
+    assert usual > 12
+    assert deficient > 4
+
+
+def _input_gradient(layer, parameters, values, k):
+    if layer.is_bilinear:
+        return input_gradient(layer, parameters[layer.weight_name], k)
+    if layer.kind == "ReLU":
+        return k * (values[layer.index + 1] > 0)
+    return k.reshape(layer.input_shape)
