@@ -67,7 +67,8 @@ def write(out: Path, capture: Capture, result: Reconstruction, values: Mapping[s
     """Write the files of a result and return their paths; those of an earlier result are replaced or removed.
 
     `reconstruction.png` has the exact size of the image; `comparison.png` needs the true image; samples that are no
-    pictures get neither. `reconstruction.npz` holds the arrays `input`, `determined` and `error_bar`.
+    pictures get neither. `reconstruction.npz` holds the arrays `input`, `determined` and `error_bar`, and further inputs
+    with the same gradient as `alternatives/0` and so on.
     """
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -79,6 +80,7 @@ def write(out: Path, capture: Capture, result: Reconstruction, values: Mapping[s
         if capture.truth is not None:
             _save_comparison(out / "comparison.png", capture.truth, result)
     arrays = {"input": result.input, "determined": result.determined, "error_bar": result.error_bar}
+    arrays |= {f"alternatives/{i}": other.input for i, other in enumerate(result.alternatives)}
     storage.save(out / "reconstruction.npz", arrays)
     (out / "result.json").write_text(json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
     return [out / name for name in FILES if (out / name).exists()]

@@ -34,7 +34,20 @@ def test_a_picture_hatches_what_is_not_determined() -> None:
     plotting.picture(np.zeros((3, 4, 5)), determined=determined, title="A", ax=hatched)
     assert plain.get_title() == "A"
     assert "not determined" in hatched.get_title()
-    assert (len(plain.collections), len(hatched.collections)) == (0, 1)
+    assert (len(plain.images), len(hatched.images)) == (1, 2)
+    assert hatched.images[1].get_extent() == hatched.images[0].get_extent()
+
+
+def test_the_hatching_covers_exactly_the_pixels_of_the_mask_and_shows_on_black_and_white() -> None:
+    mask = np.array([[True, False, False], [False, False, True]])
+    veil = plotting.hatching(mask)
+    side = veil.shape[0] // 2
+    tiles = veil.reshape(2, side, 3, side, 4).swapaxes(1, 2)
+    assert np.array_equal((tiles[..., 3] > 0).all(axis=(2, 3)), mask)
+    assert np.array_equal((tiles[..., 3] > 0).any(axis=(2, 3)), mask)
+    for ground in (0.0, 1.0):
+        shown = ground * (1 - tiles[mask][..., 3]) + tiles[mask][..., 0] * tiles[mask][..., 3]
+        assert np.ptp(shown) >= 0.4
 
 
 def test_the_error_is_the_largest_over_the_channels_on_a_scale_of_whole_decades() -> None:
