@@ -41,7 +41,7 @@ class Formulas(NamedTuple):
     Attributes:
         value: σ(z).
         inverse: z from y, NaN where y does not determine it.
-        derivative: σ′(z) from y, the function d.
+        derivative: σ′(z) from y, the function d; NaN where y does not determine it.
         slope: d′(y), which carries an error of y into an error of the derivative.
         plateaus: the outputs that whole intervals of z share, where σ is cut off.
     """
@@ -140,14 +140,16 @@ def _softplus(beta: float, threshold: float) -> Formulas:
     def inverse(y: FloatArray) -> FloatArray:
         return y + np.log(-np.expm1(-beta * y)) / beta
 
+    def pieces(y: FloatArray, curved: FloatArray | float, straight: FloatArray | float) -> FloatArray:
+        """One formula up to the threshold, one beyond; NaN where σ jumps down to z and an output has two pre-images."""
+        jump = np.logaddexp(0, threshold)
+        return np.where(beta * y > jump, straight, np.where(beta * y > threshold, np.nan, curved))
+
     return Formulas(
         value=lambda z: np.where(beta * z > threshold, z, np.logaddexp(0, beta * z) / beta),
-        # σ jumps down to z at the threshold, so that outputs up to the height of the jump have two pre-images.
-        inverse=lambda y: np.where(
-            beta * y > np.logaddexp(0, threshold), y, np.where(beta * y > threshold, np.nan, _finite(inverse, y))
-        ),
-        derivative=lambda y: np.where(beta * y > threshold, 1.0, np.clip(-np.expm1(-beta * y), 0, None)),
-        slope=lambda y: np.where(beta * y > threshold, 0.0, beta * np.exp(-beta * y)),
+        inverse=lambda y: pieces(y, _finite(inverse, y), y),
+        derivative=lambda y: pieces(y, np.clip(-np.expm1(-beta * y), 0, None), 1.0),
+        slope=lambda y: pieces(y, beta * np.exp(-beta * y), 0.0),
     )
 
 

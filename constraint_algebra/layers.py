@@ -257,13 +257,8 @@ class Softplus(Activation):
     threshold: float = 20.0
 
     def __post_init__(self) -> None:
-        """Refuse values of beta that are not positive, and a threshold so low that σ is visibly not one-to-one."""
+        """Refuse values of beta that are not positive."""
         _positive("Softplus", "beta", self.beta, "write the layer with a positive beta")
-        if not self.threshold >= 10:
-            raise ShapeError(
-                f"Softplus: threshold must be at least 10, got {self.threshold}; where σ jumps to z, an output just"
-                " above the threshold has two pre-images, and below 10 they are far apart"
-            )
 
 
 @dataclass(frozen=True)
