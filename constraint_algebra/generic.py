@@ -171,7 +171,7 @@ def generic_rank(
         groups = [one] * layer.groups
     else:
         groups = [_group_rank(layer, ordered, known, g, limit, rng) for g in range(layer.groups)]
-    return _joined(layer, groups)
+    return joined(layer, groups)
 
 
 def _too_large(layer: PlacedLayer, kinds: tuple[str, ...], limit: int) -> GenericRank | None:
@@ -187,7 +187,7 @@ def _too_large(layer: PlacedLayer, kinds: tuple[str, ...], limit: int) -> Generi
     return GenericRank(kinds, *rows, unknowns, known, reduced, known, high, None, 0.0)
 
 
-def _joined(layer: PlacedLayer, groups: list[GenericRank]) -> GenericRank:
+def joined(layer: PlacedLayer, groups: list[GenericRank]) -> GenericRank:
     """Return the groups, which share neither equations nor unknowns, as one."""
     masks = [g.determined for g in groups if g.determined is not None]
     whole = np.concatenate(masks).reshape(layer.input_shape) if len(masks) == len(groups) else None
@@ -205,7 +205,7 @@ def _group_rank(
         mask[mine].reshape(F, S.output_count) for mask in (known.output, known.gradient, known.support)
     )
     usable = _usable_rows(S, gradient) if "gradient" in kinds else np.zeros((F, S.tap_count), dtype=bool)
-    stage = _FirstStage.of(S, residues(output.shape, rng) * support, usable)
+    stage = FirstStage.of(S, residues(output.shape, rng) * support, usable)
     weight_rows = int(output.sum()) if "weight" in kinds else 0
     gradient_rank, unknowns, gradient_rows = C * stage.rank, C * S.position_count, C * int(usable.sum())
     low, high, determined = gradient_rank, min(unknowns, gradient_rank + weight_rows), None
@@ -213,7 +213,7 @@ def _group_rank(
         determined = np.tile(stage.determined(rng), C)
     elif C * stage.reduced <= limit:
         N = stage.null_space()
-        form, columns = _second_stage(layer, N, output, rng)
+        form, columns = second_stage(layer, N, output, rng)
         low = high = gradient_rank + form.rank
         values = form.null(residues((form.columns - form.rank, PROBES), rng)).reshape(stage.reduced, C * PROBES)
         x = multiply(N[:, columns], values).reshape(S.position_count, C, PROBES)
@@ -233,14 +233,14 @@ def _group_rank(
 
 
 @dataclass(frozen=True)
-class _FirstStage:
+class FirstStage:
     """The gradient equations of one channel, eliminated: for each component its pixels and its echelon form."""
 
     parts: tuple[tuple[IntArray, Echelon], ...]
     pixels: int
 
     @staticmethod
-    def of(S: Incidence, k: FloatArray, usable: BoolArray) -> _FirstStage:
+    def of(S: Incidence, k: FloatArray, usable: BoolArray) -> FirstStage:
         """Eliminate the rows (f, tap) that are usable at output gradients k, shape `(filters, outputs)`."""
         shape = (S.tap_count, S.position_count)
         parts = []
@@ -259,14 +259,16 @@ class _FirstStage:
                 rows[:, tap, pixel] = k[filters][:, S.output[mine]]
                 form.absorb(rows[usable[filters][:, taps]])
             parts.append((pixels, form))
-        return _FirstStage(tuple(parts), S.position_count)
+        return FirstStage(tuple(parts), S.position_count)
 
     @property
     def rank(self) -> int:
+        """Rank of the equations."""
         return sum(form.rank for _, form in self.parts)
 
     @property
     def reduced(self) -> int:
+        """Number of pixels that stay free."""
         return self.pixels - self.rank
 
     def null_space(self) -> FloatArray:
@@ -286,7 +288,7 @@ class _FirstStage:
         return mask
 
 
-def _second_stage(
+def second_stage(
     layer: PlacedLayer, N: FloatArray, output: BoolArray, rng: np.random.Generator
 ) -> tuple[Echelon, IntArray]:
     """Return the echelon form of the weight equations in the unknowns y, and the order of the free pixels in it.
