@@ -67,7 +67,7 @@ def write(out: Path, capture: Capture, result: Reconstruction, values: Mapping[s
     """Write the files of a result and return their paths; those of an earlier result are replaced or removed.
 
     `reconstruction.png` has the exact size of the image; `comparison.png` needs the true image; samples that are no
-    pictures get neither. `reconstruction.npz` holds the arrays `input`, `determined` and `error_bar`, and further inputs
+    pictures get neither. `reconstruction.npz` holds the arrays `input`, `determined` and `error_bar`, and other inputs
     with the same gradient as `alternatives/0` and so on.
     """
     out.mkdir(parents=True, exist_ok=True)

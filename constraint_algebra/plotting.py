@@ -53,7 +53,7 @@ def picture(image: FloatArray, *, determined: BoolArray | None = None, title: st
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     ax.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
     if determined is not None and not determined.all():
-        ax.imshow(hatching((~determined).any(axis=0)), interpolation="nearest", extent=extent)
+        ax.imshow(hatching(np.logical_not(determined.all(axis=0))), interpolation="nearest", extent=extent)
         title = f"{title}\n(hatched: not determined)"
     return _titled(ax, title)
 
