@@ -32,7 +32,7 @@ from constraint_algebra.stacked import StackedEquations, conjugate_gradients
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-DENSE_LIMIT = 3500  # reduced unknowns up to which dense factorisations are affordable
+DENSE_LIMIT = 4096  # unknowns up to which dense factorisations are affordable
 POLISH = 12
 PROBES = 3  # random vectors that ask which unknowns are determined
 ITERATIONS = 2000
@@ -131,8 +131,8 @@ class TwoStage:
         channels = layer.channels // layer.groups
         self.open = channels * sum(block.weak_count(self.strong) for block in self.blocks)
         self._reduced: Reduced | None = None
-        if 0 < self.open <= DENSE_LIMIT and equations.weight_row_count:
-            self.stacked.factor_open()
+        if self.open and equations.weight_row_count and layer.unknowns <= DENSE_LIMIT:
+            self.stacked.factor()
         self.verdict = self._verdict(seed)
 
     def solve(self, weight_gradient: FloatArray, output: FloatArray, rtol: float = 1e-16) -> FloatArray:

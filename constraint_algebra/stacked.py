@@ -3,9 +3,9 @@
 Nothing is stacked in memory. The gradient equations act through the singular value decompositions of their blocks,
 the weight equations through a matrix-free convolution. The coordinates of stage one make a good preconditioner: along a
 direction that the gradient equations fix with singular value σ the gain is 1 / (σ² + β²), elsewhere 1 / β², where β is
-the size of a column of the weight equations. `factor_open` replaces the latter by a Cholesky factor of the normal
-equations in those directions. It squares their condition number, which costs steps, not accuracy: the iteration itself
-works with the equations as they are.
+the size of a column of the weight equations. Where that is not enough, `factor` takes a Cholesky factor of the normal
+equations instead. It squares their condition number, which costs steps, not accuracy: the iteration itself works with
+the equations as they are.
 """
 
 from __future__ import annotations
@@ -83,57 +83,31 @@ class StackedEquations:
 
     def precondition(self, x: FloatArray) -> FloatArray:
         """Return approximately (A^T A + B^T B)^-1 x, by a symmetric positive definite operator."""
-        x4 = x.reshape(*self._grouped, -1)
-        out = np.zeros_like(x4) if self._factor is not None else x4 / self.beta**2
-        rest = []
-        for b in self.blocks:
-            part = x4[b.group][:, b.columns]
-            if self._factor is None:
-                gain = 1 / (b.singular**2 + self.beta**2) - 1 / self.beta**2
-                out[b.group][:, b.columns] += b.right @ (gain[:, None] * (b.right.T @ part))
-            else:
-                strong = b.singular > self.beta
-                V = b.right[:, strong]
-                gain = 1 / (b.singular[strong] ** 2 + self.beta**2)
-                out[b.group][:, b.columns] = V @ (gain[:, None] * (V.T @ part))
-                rest.append((b.weak_basis(self.beta).T @ part).reshape(-1, x4.shape[-1]))
         if self._factor is not None:
-            y = cho_solve((self._factor, True), np.concatenate(rest), check_finite=False)
-            self._add_open(out, y)
+            flat = x.reshape(self.layer.unknowns, -1)
+            return np.asarray(cho_solve((self._factor, True), flat, check_finite=False)).reshape(x.shape)
+        x4 = x.reshape(*self._grouped, -1)
+        out = x4 / self.beta**2
+        for b in self.blocks:
+            gain = 1 / (b.singular**2 + self.beta**2) - 1 / self.beta**2
+            out[b.group][:, b.columns] += b.right @ (gain[:, None] * (b.right.T @ x4[b.group][:, b.columns]))
         return out.reshape(x.shape)
 
-    def factor_open(self) -> None:
-        """Factor the normal equations along the directions that the gradient equations fix worse than β, or not."""
+    def factor(self) -> None:
+        """Factor the normal equations, and precondition with them from now on."""
         B = weight_equations(self.layer, self.weight).matrix * self.whiten.reshape(-1, 1)
         H = (B.T @ B).toarray()
         _, C, Q = self._grouped
-        bases, places, diagonal = [], [], []
         for block in self.blocks:
-            N = block.weak_basis(self.beta)
-            weak = np.zeros(N.shape[1])
-            weak[: np.count_nonzero(block.singular <= self.beta)] = block.singular[block.singular <= self.beta]
+            gram = (block.right * block.singular**2) @ block.right.T
             for c in range(block.group * C, (block.group + 1) * C):
-                bases.append(N)
-                places.append(c * Q + block.columns)
-                diagonal.append(weak**2)
-        ends = np.cumsum([0, *(N.shape[1] for N in bases)])
-        G = np.diag(np.concatenate(diagonal))
-        for a, (N, rows) in enumerate(zip(bases, places, strict=True)):
-            for b, (M, columns) in enumerate(zip(bases[: a + 1], places[: a + 1], strict=True)):
-                G[ends[a] : ends[a + 1], ends[b] : ends[b + 1]] += N.T @ H[np.ix_(rows, columns)] @ M
+                places = c * Q + block.columns
+                H[np.ix_(places, places)] += gram
         # Keeps the factorisation alive on null directions; the iteration corrects what it distorts.
-        G[np.diag_indices_from(G)] += 1e-13 * G.diagonal().max()
-        self._factor = cholesky(G, lower=True, overwrite_a=True, check_finite=False)
+        H[np.diag_indices_from(H)] += 1e-13 * H.diagonal().max()
+        self._factor = cholesky(H.T, lower=True, overwrite_a=True, check_finite=False)  # H.T: already in Fortran order
 
-    def _add_open(self, out: FloatArray, y: FloatArray) -> None:
-        start = 0
-        for b in self.blocks:
-            N = b.weak_basis(self.beta)
-            stop = start + out.shape[1] * N.shape[1]
-            out[b.group][:, b.columns] += N @ y[start:stop].reshape(out.shape[1], N.shape[1], y.shape[-1])
-            start = stop
-
-    def largest_gain(self, of: Callable[[FloatArray], FloatArray], steps: int = 12) -> float:
+    def largest_gain(self, of: Callable[[FloatArray], FloatArray], steps: int = 6) -> float:
         """Return the largest eigenvalue of a symmetric operator on inputs, by power iteration from a fixed start."""
         x = np.random.default_rng(0).standard_normal((*self.layer.input_shape, 1))
         size = float(np.linalg.norm(x))
