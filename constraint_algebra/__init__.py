@@ -66,7 +66,7 @@ _PUBLIC = {
     "reconstruction": ("LayerSolution", "Reconstruction", "Status"),
     "backsubstitution": ("reconstruct",),
 }
-_SUBMODULES = ("samples", "zoo")
+_SUBMODULES = ("samples", "symbolic", "zoo")
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __version__ = "0.1.0"
