@@ -18,14 +18,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from constraint_algebra import contractions, head
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.estimates import Estimate, through_activation
 from constraint_algebra.layers import Activation, PlacedLayer, Shape
 from constraint_algebra.network import Network, Parameters, bind
-from constraint_algebra.noise import Precision, precision
+from constraint_algebra.noise import Precision, deviations_of, precision
 from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
 from constraint_algebra.solve import LayerEquations, TwoStage
 
@@ -41,6 +41,7 @@ def reconstruct(
     gradients: Mapping[str, Any],
     *,
     loss: str | None = "cross_entropy",
+    noise: float | Mapping[str, ArrayLike] = 0.0,
     valid_range: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
     progress: Progress | None = None,
@@ -53,6 +54,8 @@ def reconstruct(
         gradients: the gradient of the loss with respect to each of them; their type's precision sets the noise floor.
         loss: "cross_entropy", "logistic" (one output, binary cross-entropy with logits), or `None` for any other, for
             which some layer from the first linear one on needs a bias.
+        noise: standard deviation of noise added to the gradients, such as that of differential privacy, beyond their
+            rounding: one number, or one or an array for each parameter by name.
         valid_range: range of valid input values, used only to choose between several inputs with the same gradient.
         seed: seed of the noise ensemble.
         progress: called with (layers done, layers in all, name) after each layer.
@@ -73,8 +76,11 @@ def reconstruct(
     bound = bind(network, parameters, "parameters")
     given = bind(network, gradients, "gradients")
     rounding = precision(gradients)
-    start, candidates = head.output_gradients(network, bound, given, loss, rounding.epsilon)
-    results = [_Recursion(network, bound, given, rounding, seed).run(start, k, loss, progress) for k in candidates]
+    deviations = deviations_of(given, rounding, noise)
+    start, candidates = head.output_gradients(network, bound, given, loss, deviations)
+    results = [
+        _Recursion(network, bound, given, deviations, rounding, seed).run(start, k, loss, progress) for k in candidates
+    ]
     return _choose(results, valid_range)
 
 
@@ -82,10 +88,16 @@ class _Recursion:
     """One pass from the head to the input; its fields are what every step needs."""
 
     def __init__(
-        self, network: Network, parameters: Parameters, gradients: Parameters, rounding: Precision, seed: int
+        self,
+        network: Network,
+        parameters: Parameters,
+        gradients: Parameters,
+        deviations: Parameters,
+        rounding: Precision,
+        seed: int,
     ) -> None:
         self.network, self.parameters, self.gradients = network, parameters, gradients
-        self.rounding = rounding
+        self.deviations, self.rounding = deviations, rounding
         self.random = np.random.default_rng(seed)
 
     def run(
@@ -94,7 +106,7 @@ class _Recursion:
         """Solve layer after layer, from `start` to the first."""
         todo = [layer for layer in reversed(self.network.bilinear) if layer.index <= start.index]
         solutions: list[LayerSolution] = []
-        k = self._given(output_gradient.reshape(start.output_shape))
+        k = self._start(start, output_gradient)
         z = Estimate.unknown(start.output_shape, MEMBERS)
         for number, layer in enumerate(todo):
             x, solution = self._solve(layer, k, z)
@@ -108,14 +120,23 @@ class _Recursion:
                 break
         return self._result(z, solutions, start, output_gradient, loss)
 
-    def _given(self, values: FloatArray) -> Estimate:
-        """Return given numbers, rounded as their type rounds."""
-        noise = self.rounding.deviation(values)[..., None] * self.random.standard_normal((*values.shape, MEMBERS))
-        return Estimate(values, np.ones(values.shape, dtype=bool), noise)
+    def _given(self, name: str) -> Estimate:
+        """Return a given gradient with its noise."""
+        values = self.gradients[name]
+        return Estimate(values, np.ones(values.shape, dtype=bool), self._draw(self.deviations[name], values.shape))
+
+    def _start(self, layer: PlacedLayer, k: FloatArray) -> Estimate:
+        """Return the output gradient of the head: its bias gradient, or what its weight gradient and the loss imply."""
+        if layer.bias_name is not None:
+            return self._given(layer.bias_name).reshape(layer.output_shape)
+        dW, name = self.gradients[layer.weight_name], layer.weight_name
+        share = np.linalg.norm(self.deviations[name]) / np.linalg.norm(dW)
+        noise = self._draw(share * np.abs(k), k.shape)
+        return Estimate(k, np.ones(k.shape, dtype=bool), noise).reshape(layer.output_shape)
 
     def _solve(self, layer: PlacedLayer, k: Estimate, z: Estimate) -> tuple[Estimate, LayerSolution]:
         """Return the layer's input from its gradient and weight equations."""
-        W, dW = self.parameters[layer.weight_name], self._given(self.gradients[layer.weight_name])
+        W, dW = self.parameters[layer.weight_name], self._given(layer.weight_name)
         equations, row_rounding, output_rounding = self._equations(layer, W, dW, k, z)
         stages = TwoStage(equations)
         x = stages.solve(dW.value[..., None], equations.output[..., None])[..., 0]
@@ -179,18 +200,20 @@ class _Recursion:
     def _arriving(self, layer: PlacedLayer, k: Estimate) -> Estimate:
         """Return the gradient with respect to the layer's input, `B^T k`, where all k that it needs are known."""
         W = self.parameters[layer.weight_name]
+        moved = contractions.input_gradient(layer, W, np.where(k.known[..., None], k.perturbations, 0.0))
+        rounding = self.rounding.arithmetic * np.sqrt(contractions.input_gradient(layer, W**2, k.filled() ** 2))
         return Estimate(
             contractions.input_gradient(layer, W, k.filled()),
             ~contractions.touched(layer, ~k.known),
-            contractions.input_gradient(layer, W, np.where(k.known[..., None], k.perturbations, 0.0)),
+            moved + self._draw(rounding, layer.input_shape),
         )
 
-    @staticmethod
-    def _through(layers: tuple[PlacedLayer, ...], y: Estimate, k: Estimate) -> tuple[Estimate, Estimate]:
+    def _through(self, layers: tuple[PlacedLayer, ...], y: Estimate, k: Estimate) -> tuple[Estimate, Estimate]:
         """Return a value and the gradient that arrives at it, carried back through activations and reshapes."""
         for layer in reversed(layers):
             if isinstance(layer.layer, Activation):
-                y, k = through_activation(layer.layer, y, k)
+                stored = self._draw(self.rounding.deviation(np.where(y.known, y.value, 0.0)), y.value.shape)
+                y, k = through_activation(layer.layer, y, k, stored)
             y, k = y.reshape(layer.input_shape), k.reshape(layer.input_shape)
         return y, k
 
@@ -208,8 +231,15 @@ class _Recursion:
             layers=tuple(reversed(solutions)),
             label=head.label_of(k, loss) if start is last else None,
             discrepancy=self._discrepancy(x, start, k) if x.known.any() else {},
-            precision=self.rounding.epsilon,
-        ).judged()
+        ).judged(self._allowed())
+
+    def _allowed(self) -> dict[str, float]:
+        """Return the discrepancy that noise explains, generously, for each parameter."""
+        explained: dict[str, float] = {}
+        for name, values in self.gradients.items():
+            noise = np.abs(self.deviations[name]).max() / (np.abs(values).max() or 1.0)
+            explained[name] = float(min(1e5 * self.rounding.epsilon + 100 * noise, 0.5))
+        return explained
 
     def _discrepancy(self, x: Estimate, start: PlacedLayer, k: FloatArray) -> dict[str, float]:
         """Return the largest difference between gradients recomputed from x and those given, relative to the latter."""

@@ -49,10 +49,19 @@ class Estimate:
         return Estimate(np.full(shape, np.nan), np.zeros(shape, dtype=bool), np.zeros((*shape, members)))
 
 
-def through_activation(activation: Activation, y: Estimate, dy: Estimate) -> tuple[Estimate, Estimate]:
+def through_activation(
+    activation: Activation, y: Estimate, dy: Estimate, stored: FloatArray | float = 0.0
+) -> tuple[Estimate, Estimate]:
     """Return z and dL/dz from the output y = σ(z) of an activation and dL/dy.
 
     dL/dz is known where both are, and also where dL/dy is zero, whatever y may be.
+
+    Args:
+        activation: σ.
+        y: its output.
+        dy: the gradient that arrives there.
+        stored: perturbations `(*shape, members)` of σ(z) when the client stored it as y. The layers above have seen the
+            stored value, so that only z is off: by much where σ is flat.
     """
     f = formulas(activation)
     value = y.value
@@ -71,7 +80,7 @@ def through_activation(activation: Activation, y: Estimate, dy: Estimate) -> tup
     z = f.inverse(value)
     known = y.known & np.isfinite(z)
     steepness = np.where(known & (d > 0), d, 1.0)
-    return Estimate(np.where(known, z, np.nan), known, y.perturbations / steepness[..., None]), dz
+    return Estimate(np.where(known, z, np.nan), known, (y.perturbations + stored) / steepness[..., None]), dz
 
 
 def noise_edge(distances: FloatArray) -> float:

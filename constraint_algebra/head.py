@@ -28,7 +28,7 @@ _PEAK = float(1 + lambertw(np.exp(-1)).real)
 
 
 def output_gradients(
-    network: Network, parameters: Parameters, gradients: Parameters, loss: str | None, epsilon: float
+    network: Network, parameters: Parameters, gradients: Parameters, loss: str | None, deviations: Parameters
 ) -> tuple[PlacedLayer, list[FloatArray]]:
     """Return the lowest layer whose output gradient is at hand, and what it may be.
 
@@ -41,7 +41,7 @@ def output_gradients(
     for layer in single:
         if layer.bias_name is not None:
             k = gradients[layer.bias_name]
-            _check_one_sample(layer, k, gradients, epsilon)
+            _check_one_sample(layer, k, gradients, deviations)
             return layer, [k]
     if not single or single[-1] is not network.layers[-1] or loss is None:
         last = network.bilinear[-1]
@@ -54,7 +54,7 @@ def output_gradients(
         )
     layer = single[-1]
     W, dW = (values[layer.weight_name].reshape(layer.filters, -1) for values in (parameters, gradients))
-    _check_one_sample(layer, dW, gradients, epsilon)
+    _check_one_sample(layer, dW, gradients, deviations)
     candidates = logistic(W, dW) if loss == "logistic" else cross_entropy(W, dW)
     if loss == "logistic" and layer.filters != 1:
         raise MissingBiasError(
@@ -69,7 +69,7 @@ def output_gradients(
     return layer, candidates
 
 
-def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, epsilon: float) -> None:
+def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, deviations: Parameters) -> None:
     """Refuse a gradient of zeros and one of several samples: that of one sample is k x^T, of rank one."""
     if not k.any():
         raise ZeroGradientError(
@@ -81,13 +81,15 @@ def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, 
     if min(dW.shape) < 2 or not dW.any():
         return
     s = np.linalg.svd(dW, compute_uv=False)
-    limit = 10 * epsilon * np.sqrt(max(dW.shape))
-    if s[1] > limit * s[0]:
-        rank = int(np.count_nonzero(s > limit * s[0]))
+    # A noise matrix of deviation δ has singular values up to δ (sqrt(m) + sqrt(n)).
+    deviation = float(np.sqrt((deviations[layer.weight_name] ** 2).mean()))
+    limit = 4 * (deviation + 1e-15 * np.abs(dW).max()) * sum(np.sqrt(dW.shape))
+    if s[1] > limit:
+        rank = int(np.count_nonzero(s > limit))
         raise BatchError(
             layer.weight_name,
-            f"gradients: {layer.weight_name!r} has rank {rank} (singular values {s[0]:.3g}, {s[1]:.3g}, …; rounding"
-            f" alone would leave {limit * s[0]:.1g}); one sample gives rank 1, so this gradient belongs to at least"
+            f"gradients: {layer.weight_name!r} has rank {rank} (singular values {s[0]:.3g}, {s[1]:.3g}, …; noise"
+            f" alone would leave {limit:.1g}); one sample gives rank 1, so this gradient belongs to at least"
             f" {rank} samples: only the gradient of a single sample can be reconstructed",
         )
 
@@ -109,7 +111,7 @@ def logistic(weight: FloatArray, weight_gradient: FloatArray) -> list[FloatArray
     >>> w, x = np.array([[1.0, -2.0]]), np.array([0.5, 0.1])        # μ = 0.3, y = 1
     >>> k = -1 / (1 + np.exp(0.3))
     >>> sorted(round(float(c[0] / k), 6) for c in logistic(w, k * x[None]))
-    [-1.0, -0.191711, 0.191711, 1.0]
+    [-1.0, -0.094595, 0.094595, 1.0]
     """
     target = -float(np.sum(weight * weight_gradient))
 

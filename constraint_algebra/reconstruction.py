@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -68,7 +69,6 @@ class Reconstruction:
         label: the label that the head's gradient betrays, `None` where it does not.
         discrepancy: for each parameter the largest difference between the gradient recomputed from `input` and the one
             given, relative to the largest entry of the latter.
-        precision: spacing next to 1 of the numbers that came in.
         alternatives: other inputs with the same gradients, where a head without bias leaves several.
     """
 
@@ -79,17 +79,15 @@ class Reconstruction:
     layers: tuple[LayerSolution, ...]
     label: int | None
     discrepancy: dict[str, float]
-    precision: float
     alternatives: tuple[Reconstruction, ...] = ()
 
-    def judged(self) -> Reconstruction:
-        """Return the same result with the status that its own evidence supports."""
+    def judged(self, allowed: Mapping[str, float]) -> Reconstruction:
+        """Return the same result with the status that its own evidence supports, given the discrepancies of noise."""
         if not self.determined.any():
             return replace(self, status=Status.UNDETERMINED)
         if not self.determined.all():
             return replace(self, status=Status.PARTIAL)
-        allowed = min(1e5 * self.precision, 0.2)
-        wrong = max(self.discrepancy.values(), default=0.0) > allowed
+        wrong = any(found > allowed[name] for name, found in self.discrepancy.items())
         return replace(self, status=Status.INCONSISTENT if wrong else Status.DETERMINED)
 
     def to_frame(self) -> pd.DataFrame:
