@@ -22,7 +22,7 @@ from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.graph import structural_rank
 
 LARGEST_EXPANSION = 200_000  # terms held at a time while a determinant is expanded
-LARGEST_ELIMINATION = 8  # columns or rows, whichever are fewer, that are eliminated symbolically
+LARGEST_ELIMINATION = 12  # columns or rows, whichever are fewer, that are eliminated symbolically
 
 Factors = tuple[tuple[sympy.Expr, int], ...]
 
@@ -112,13 +112,13 @@ def rank(matrix: sympy.ImmutableMatrix) -> int:
     high = structural_rank(Polynomials(rest).pattern)
     if low == high:
         return low
-    if min(matrix.shape) > LARGEST_ELIMINATION:
+    if min(rest.shape) > LARGEST_ELIMINATION:
         raise ShapeError(
             f"the rank of a block of {matrix.rows} rows and {matrix.cols} unknowns lies between {low} and {high}, and "
             f"only blocks with at most {LARGEST_ELIMINATION} of either are eliminated symbolically; take a smaller "
             "layer, or generic_rank, which states an error probability"
         )
-    return len(DomainMatrix.from_Matrix(matrix).rref_den()[2])
+    return len(DomainMatrix.from_Matrix(rest).rref_den()[2])
 
 
 def determinant(matrix: sympy.ImmutableMatrix) -> tuple[sympy.Rational, Factors]:

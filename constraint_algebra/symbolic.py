@@ -271,7 +271,7 @@ class SymbolicSystem:
         \end{aligned}
         """
         if matrix:
-            return f"{sympy.latex(self.matrix)} {sympy.latex(self.unknowns)} = {_column_latex(self.rhs)}"
+            return f"{sympy.latex(self.matrix)} {sympy.latex(self.unknowns)} = {sympy.latex(self.rhs)}"
         terms = [[] for _ in self.rows]  # type: list[list[sympy.Expr]]
         for (i, j), entry in sorted(self.matrix.todok().items()):
             terms[i].append(entry * self.unknowns[j])
@@ -399,8 +399,3 @@ def _sum_latex(terms: Sequence[sympy.Expr]) -> str:
 def _expression_latex(expression: sympy.Expr) -> str:
     """Return a right-hand side with z before b."""
     return _sum_latex(sorted(expression.as_ordered_terms(), key=lambda term: str(term).startswith("-")))
-
-
-def _column_latex(column: sympy.ImmutableMatrix) -> str:
-    lines = " \\\\ ".join(_expression_latex(entry) for entry in column)
-    return rf"\left[\begin{{matrix}}{lines}\end{{matrix}}\right]"
