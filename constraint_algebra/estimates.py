@@ -66,7 +66,7 @@ def through_activation(
     f = formulas(activation)
     value = y.value
     for plateau in f.plateaus:  # rounding must not lift a value off the plateau
-        distance = np.abs(value - plateau) / np.maximum(y.deviation, np.finfo(float).tiny)
+        distance = np.abs(value - plateau) / np.maximum(y.deviation, 1e-150)  # a quotient by less would overflow
         value = np.where(distance <= noise_edge(distance[y.known]), plateau, value)
     d, slope = f.derivative(value), f.slope(value)
     steep = y.known & np.isfinite(d)
