@@ -6,7 +6,6 @@ coefficients. Nothing here is probabilistic: random values only ever prove that 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,7 +20,7 @@ from constraint_algebra.decomposition import dulmage_mendelsohn
 from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.graph import structural_rank
 
-LARGEST_EXPANSION = 200_000  # terms held at a time while a determinant is expanded
+LARGEST_EXPANSION = 30_000  # terms held at a time while a determinant is expanded
 LARGEST_ELIMINATION = 12  # columns or rows, whichever are fewer, that are eliminated symbolically
 
 Factors = tuple[tuple[sympy.Expr, int], ...]
@@ -237,16 +236,8 @@ def _block_determinant(block: sympy.ImmutableMatrix) -> tuple[sympy.Rational, Fa
     (value,) = minors.values()
     if not value:
         return sympy.Integer(0), ()
-    number, found = value.factor()
-    number, factors = _rational(number), []
-    for factor, power in found:
-        # FLINT leaves a factor with any content and sign; here it has whole coprime coefficients, the first positive.
-        coefficients = [flint.fmpq(c) for c in factor.to_dict().values()]
-        scale = flint.fmpq(math.gcd(*(int(c.p) for c in coefficients)), math.lcm(*(int(c.q) for c in coefficients)))
-        scale = -scale if factor.leading_coefficient() < 0 else scale
-        factors.append((polynomials.to_sympy(factor / scale), int(power)))
-        number *= _rational(scale) ** int(power)
-    return number, tuple(factors)
+    number, found = value.factor()  # FLINT's factors have whole coprime coefficients, the first of them positive
+    return _rational(number), tuple((polynomials.to_sympy(factor), int(power)) for factor, power in found)
 
 
 def _rank_at_a_point(polynomials: Polynomials) -> int:

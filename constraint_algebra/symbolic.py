@@ -253,10 +253,7 @@ class SymbolicSystem:
         """
         given: dict[sympy.Symbol, sympy.Expr] = {}
         for key, value in values.items():
-            if isinstance(key, sympy.Symbol):
-                given[key] = _exact(str(key), (), value)
-            else:
-                given |= self._array(key, value)
+            given |= {key: _exact(str(key), (), value)} if isinstance(key, sympy.Symbol) else self._array(key, value)
         given = {symbol: value for symbol, value in given.items() if value is not sympy.nan}
         matrix, unknowns, rhs = (m.xreplace(given) for m in (self.matrix, self.unknowns, self.rhs))
         return replace(self, matrix=matrix, unknowns=unknowns, rhs=rhs)

@@ -168,6 +168,23 @@ def test_where_one_factor_is_zero_the_rank_drops_and_the_factors_are_irreducible
     assert tried > 20
 
 
+def test_determinant_of_fractions_keeps_its_number_and_whole_factors():
+    rng = np.random.default_rng(9)
+    a, b = sympy.symbols("a b")
+    for _ in range(40):
+        n, q = int(rng.integers(1, 5)), rng.integers(-4, 5, (4, 4, 3)).tolist()
+        rows = [[u * a / 6 + v * b / 4 + w for u, v, w in row[:n]] for row in q[:n]]
+        matrix = sympy.ImmutableMatrix(rows)
+        number, factors = polynomials.determinant(matrix)
+        product = sympy.expand(number * sympy.prod(factor**power for factor, power in factors))
+        assert product == sympy.expand(matrix.det(method="berkowitz"))
+        for factor, _ in factors:
+            coefficients = sympy.Poly(factor, a, b).coeffs()
+            assert all(c.is_Integer for c in coefficients)
+            assert sympy.igcd(*coefficients, 0) == 1
+            assert coefficients[0] > 0
+
+
 @pytest.mark.parametrize("taps", [2, 3, 4])
 def test_two_filters_on_a_line_have_the_resultant_for_determinant(taps):
     system = ca.symbolic.equations(ca.Conv1d(2, taps).place((1, 2 * (taps - 1))), "weight")
