@@ -65,6 +65,9 @@ _PUBLIC = {
     "metrics": ("mse", "psnr", "ssim"),
     "reconstruction": ("LayerSolution", "Reconstruction", "Status"),
     "backsubstitution": ("reconstruct",),
+    "activity": ("activity_of",),
+    "bounds": ("BoundedRank", "bounded_rank"),
+    "feasibility_report": ("FeasibilityReport", "LayerFeasibility", "feasibility"),
 }
 _SUBMODULES = ("samples", "symbolic", "zoo")
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

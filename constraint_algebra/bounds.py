@@ -37,6 +37,20 @@ LIMIT = 3600  # reduced unknowns that are eliminated where the bounds do not mee
 EFFORT = 1e11  # operations to spend on random blocks of one size
 
 
+@dataclass(frozen=True)
+class BoundedRank(GenericRank):
+    """The generic rank of a layer's equations, as `GenericRank`, with what the gradient equations alone reach.
+
+    Attributes:
+        gradient_high: upper bound of their rank; `gradient_rank` is the lower one.
+        short: how many independent equations they lack in each residue class, over all channels; classes in the order
+            of the polyphase law.
+    """
+
+    gradient_high: int = 0
+    short: tuple[int, ...] = ()
+
+
 def bounded_rank(
     layer: PlacedLayer,
     *,
@@ -44,7 +58,7 @@ def bounded_rank(
     kinds: Collection[str] = KINDS,
     limit: int = LIMIT,
     seed: int = 0,
-) -> GenericRank:
+) -> BoundedRank:
     """Return the generic rank of a layer's equations, or bounds of it, and the unknowns that they determine.
 
     As `generic_rank`, and as exact where `low == high`; but faster, and with bounds that usually meet for large layers.
@@ -63,14 +77,17 @@ def bounded_rank(
     (802816, 802816, True)
     """
     known = knowledge or Knowledge.of(layer)
-    groups: list[GenericRank] = []
-    seen: dict[bytes, GenericRank] = {}
+    groups: list[BoundedRank] = []
+    seen: dict[bytes, BoundedRank] = {}
     for one, masks in split_groups(layer, known):
         key = b"".join(np.packbits(mask).tobytes() for mask in (masks.output, masks.gradient, masks.support))
         if key not in seen:
             seen[key] = _Group(one, masks, tuple(kind for kind in KINDS if kind in kinds), limit, seed).bounded()
         groups.append(seen[key])
-    return joined(layer, groups)
+    whole = joined(layer, list(groups))
+    assert isinstance(whole, BoundedRank)
+    short = tuple(int(sum(values)) for values in zip(*(g.short for g in groups), strict=True))
+    return replace(whole, gradient_high=sum(g.gradient_high for g in groups), short=short)
 
 
 def split_groups(layer: PlacedLayer, known: Knowledge) -> Iterator[tuple[PlacedLayer, Knowledge]]:
@@ -94,7 +111,7 @@ class _Group:
     limit: int
     seed: int
 
-    def bounded(self) -> GenericRank:
+    def bounded(self) -> BoundedRank:
         layer, C, Q = self.layer, self.layer.channels, math.prod(self.layer.positions)
         rows = gradient_rows(layer, self.known)
         if "gradient" not in self.kinds:
@@ -103,7 +120,7 @@ class _Group:
         alone = point.gradient_ranks
         weight_rows = int(point.output.sum()) if "weight" in self.kinds else 0
         low, high = C * sum(r.low for r in alone), C * sum(r.high for r in alone)
-        result = GenericRank(
+        result = BoundedRank(
             kinds=self.kinds,
             weight_rows=weight_rows,
             gradient_rows=C * int(rows.sum()),
@@ -114,6 +131,8 @@ class _Group:
             high=high,
             determined=None,
             error=0.0,
+            gradient_high=high,
+            short=tuple(C * (len(p.pixels) - r.low) for p, r in zip(point.classes, alone, strict=True)),
         )
         open_pixels = np.ones(Q, dtype=bool)
         for part, rank in zip(point.classes, alone, strict=True):
@@ -128,7 +147,7 @@ class _Group:
                 low, open_pixels = self._raised_by_blocks(point, low, high, open_pixels)
         return self._judged(replace(result, low=low, high=high), point, open_pixels)
 
-    def _judged(self, result: GenericRank, point: Specialisation, open_pixels: BoolArray) -> GenericRank:
+    def _judged(self, result: BoundedRank, point: Specialisation, open_pixels: BoolArray) -> BoundedRank:
         """Add which unknowns are determined, or eliminate the layer where that or the rank is not settled yet."""
         C = self.layer.channels
         result = replace(result, error=min(1.0, result.unknowns / (PRIME - 1)))

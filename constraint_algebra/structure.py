@@ -1,8 +1,9 @@
 """The structural rank of a layer with partial knowledge: the size of a largest matching of its constraint graph.
 
-It lies between the generic rank and the count of rows that meet an unknown, at most as many in a residue class as it
-has pixels, and is known without a graph where these agree. Else a maximum flow finds it, where the graph is small enough. Else matchings inside single channels, in which
-each gradient row keeps only some of its edges, bound it from below; where they reach the count it is known as well.
+It lies between the generic rank and a count: the rows that meet an unknown, in a residue class at most as many as it
+has pixels. Where these agree no graph is needed. Else a maximum flow finds it, where the graph is small enough. Else
+matchings inside single channels, in which each gradient row keeps only some of its edges, bound it from below; where
+they reach the count it is known as well.
 """
 
 from __future__ import annotations
