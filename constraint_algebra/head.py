@@ -142,8 +142,9 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
     Returns:
         Arrays of shape `(classes,)`, best first.
     """
-    u, s, vt = np.linalg.svd(weight_gradient, full_matrices=False)
-    left, size, logits = u[:, 0], s[0], weight @ vt[0]
+    _, s, vt = np.linalg.svd(weight_gradient, full_matrices=False)
+    # Row by row, so that tiny entries of k are as accurate as large ones; those of the singular vector are not.
+    left, size, logits = weight_gradient @ vt[0] / s[0], s[0], weight @ vt[0]
     found: list[tuple[float, FloatArray]] = []
     for sign in (1.0, -1.0):
         direction, slope = sign * left, sign * logits
