@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from constraint_algebra.incidence import axis_triples
 from constraint_algebra.layers import Conv, PlacedLayer
-from constraint_algebra.modular import Echelon, residues
+from constraint_algebra.modular import BLOCK, Echelon, residues
 
 IntArray = NDArray[np.intp]
 
@@ -198,9 +198,9 @@ def fewest_filters(layer: PlacedLayer, *, limit: int = 4096, seed: int = 0) -> t
         if met < pixels:
             return None
         least, most = -(-pixels // taps), math.prod(len(a.gains) for a in axes)  # counting, and a cover by windows
-        undecided = False
+        counted, undecided = least, False
         while least < most and not undecided:
-            middle = least if least < low else (least + most) // 2
+            middle = least if least == counted or least < low else (least + most) // 2  # counting is seldom wrong here
             rank_low, rank_high, _ = _rank(axes, middle, limit, seed)
             if rank_low == pixels:
                 most = middle
@@ -264,7 +264,7 @@ def _rank(axes: tuple[AxisClass, ...], filters: int, limit: int, seed: int) -> t
 
 
 def _eliminated(axes: tuple[AxisClass, ...], filters: int, met: int, rng: np.random.Generator) -> int:
-    """Return the rank of a class at a random output gradient modulo a prime, filter by filter."""
+    """Return the rank of a class at a random output gradient modulo a prime."""
     tap, output, position = (np.zeros(1, dtype=np.intp) for _ in range(3))
     outputs = 1
     for a in axes:
@@ -273,11 +273,12 @@ def _eliminated(axes: tuple[AxisClass, ...], filters: int, met: int, rng: np.ran
         position = np.add.outer(position * a.met, a.position).ravel()
         output = np.add.outer(output * wide, a.output).ravel()
         outputs *= wide
-    form = Echelon(met)
-    for _ in range(filters):
+    form, taps = Echelon(met), int(tap.max()) + 1
+    together = max(1, BLOCK // taps)
+    for first in range(0, filters, together):
         if form.rank == met:
             break
-        rows = np.zeros((int(tap.max()) + 1, met))
-        rows[tap, position] = residues(outputs, rng)[output]
-        form.absorb(rows)
+        rows = np.zeros((min(together, filters - first), taps, met))
+        rows[:, tap, position] = residues((len(rows), outputs), rng)[:, output]
+        form.absorb(rows.reshape(-1, met))
     return form.rank
