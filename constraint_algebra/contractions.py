@@ -2,21 +2,19 @@
 
     T(k, W, x) = sum over f, c and (tap, output, position) in S of  k[f, output] * W[f, c, tap] * x[c, position]
 
-Leaving out one of the three factors gives the forward pass, the weight gradient and the input gradient. Each is a loop
-over the taps with one matrix product inside, for any number of axes and groups. `equations` holds the same algebra as
-explicit matrices; the two agree to rounding, and tests hold both against automatic differentiation.
+Leaving out one of the three factors gives the forward pass, the weight gradient and the input gradient. Each gathers
+what meets through every tap and is then one matrix product, for any number of axes and groups. `equations` holds the
+same algebra as explicit matrices; the two agree to rounding, and tests hold both against automatic differentiation.
 
 `forward` and `input_gradient` also take several inputs at once, along a last axis: `(*shape, n)` for `shape`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from constraint_algebra.incidence import Incidence, incidence
+from constraint_algebra.incidence import IntArray, incidence
 from constraint_algebra.layers import PlacedLayer, Shape
 
 FloatArray = NDArray[np.float64]
@@ -24,32 +22,25 @@ FloatArray = NDArray[np.float64]
 
 def forward(layer: PlacedLayer, weight: FloatArray, x: FloatArray) -> FloatArray:
     """Return `B(W) x`, the layer's output without its bias, in the layer's output shape."""
-    S = incidence(layer)
-    W, x4 = _by_group(layer, weight, S.tap_count), _by_position(layer.groups, x, S.position_count)
-    z = np.zeros((layer.groups, W.shape[1], S.output_count, x4.shape[-1]))
-    for tap, run in _runs(S):
-        z[:, :, S.output[run]] += _product(W[..., tap], x4[:, :, S.position[run]])
-    return z.reshape(layer.output_shape + _several(x, layer.input_shape))
+    W = _grouped_weight(layer, weight).transpose(0, 3, 2, 1)  # group, tap, channel, filter
+    seen = _gather(x, layer.groups, layer.input_shape, incidence(layer).positions_seen)
+    return _product(seen, W, layer.output_shape, x.shape[len(layer.input_shape) :])
 
 
 def input_gradient(layer: PlacedLayer, weight: FloatArray, k: FloatArray) -> FloatArray:
     """Return `B(W)^T k`, the gradient with respect to the layer's input, in the layer's input shape."""
-    S = incidence(layer)
-    W, k4 = _by_group(layer, weight, S.tap_count), _by_position(layer.groups, k, S.output_count)
-    x = np.zeros((layer.groups, W.shape[2], S.position_count, k4.shape[-1]))
-    for tap, run in _runs(S):
-        x[:, :, S.position[run]] += _product(W[..., tap].transpose(0, 2, 1), k4[:, :, S.output[run]])
-    return x.reshape(layer.input_shape + _several(k, layer.output_shape))
+    W = _grouped_weight(layer, weight).transpose(0, 3, 1, 2)  # group, tap, filter, channel
+    reached = _gather(k, layer.groups, layer.output_shape, incidence(layer).outputs_reached)
+    return _product(reached, W, layer.input_shape, k.shape[len(layer.output_shape) :])
 
 
 def weight_gradient(layer: PlacedLayer, k: FloatArray, x: FloatArray) -> FloatArray:
     """Return `A(k) x[c]` for all channels, the gradient with respect to the weight, in the weight's shape."""
     S = incidence(layer)
-    k3, x3 = k.reshape(layer.groups, -1, S.output_count), x.reshape(layer.groups, -1, S.position_count)
-    gradient = np.zeros((layer.groups, k3.shape[1], x3.shape[1], S.tap_count))
-    for tap, run in _runs(S):
-        gradient[..., tap] = k3[:, :, S.output[run]] @ x3[:, :, S.position[run]].transpose(0, 2, 1)
-    return gradient.reshape(layer.weight_shape)
+    seen = _gather(x, layer.groups, layer.input_shape, S.positions_seen)  # group, 1 * output, tap * channel
+    gradient = k.reshape(layer.groups, -1, S.output_count) @ seen
+    taps_last = gradient.reshape(layer.groups, layer.filters // layer.groups, S.tap_count, -1).swapaxes(2, 3)
+    return taps_last.reshape(layer.weight_shape)
 
 
 def bias_gradient(layer: PlacedLayer, k: FloatArray) -> FloatArray:
@@ -60,8 +51,7 @@ def bias_gradient(layer: PlacedLayer, k: FloatArray) -> FloatArray:
 def row_sums(layer: PlacedLayer, k: FloatArray) -> FloatArray:
     """Return `A(k) 1`, the sum of each gradient row (f, tap) over the positions, shape `(filters, taps)`."""
     S = incidence(layer)
-    k2 = k.reshape(layer.filters, S.output_count)
-    return np.stack([k2[:, S.output[run]].sum(axis=1) for _, run in _runs(S)], axis=1)
+    return k.reshape(layer.filters, S.output_count) @ (S.positions_seen < S.position_count)
 
 
 def touched(layer: PlacedLayer, outputs: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -70,27 +60,26 @@ def touched(layer: PlacedLayer, outputs: NDArray[np.bool_]) -> NDArray[np.bool_]
     return np.asarray(counts > 0)
 
 
-def _runs(S: Incidence) -> Iterator[tuple[int, slice]]:
-    return ((tap, S.of_tap(tap)) for tap in range(S.tap_count))
-
-
-def _by_group(layer: PlacedLayer, weight: FloatArray, taps: int) -> FloatArray:
+def _grouped_weight(layer: PlacedLayer, weight: FloatArray) -> FloatArray:
     """Return the weight with axes (group, filter, channel, tap)."""
-    return weight.reshape(layer.groups, layer.filters // layer.groups, layer.channels // layer.groups, taps)
+    return weight.reshape(layer.groups, layer.filters // layer.groups, layer.channels // layer.groups, -1)
 
 
-def _by_position(groups: int, values: FloatArray, positions: int) -> FloatArray:
-    """Return values with axes (group, channel or filter, position, which of several)."""
-    channels = values.shape[0] // groups
-    return values.reshape(groups, channels, positions, -1)
+def _gather(values: FloatArray, groups: int, shape: Shape, table: IntArray) -> FloatArray:
+    """Return for each group the values at the places of `table`, as `(group, n * places, taps * channels)`.
+
+    Channels go last, so that each place is one run of memory; a row of zeros stands for places outside.
+    """
+    channels = shape[0] // groups
+    by_place = values.reshape(groups, channels, -1, *(values.shape[len(shape) :] or (1,))).transpose(0, 3, 2, 1)
+    padded = np.concatenate([by_place, np.zeros((groups, by_place.shape[1], 1, channels))], axis=2)
+    gathered = np.take(padded, table, axis=2)  # group, n, place, tap, channel
+    return gathered.reshape(groups, -1, table.shape[1] * channels)
 
 
-def _product(matrix: FloatArray, values: FloatArray) -> FloatArray:
-    """Return the product over channels for all positions and all inputs at once: one large matrix product a group."""
-    groups, channels, *rest = values.shape
-    return (matrix @ values.reshape(groups, channels, -1)).reshape(groups, matrix.shape[1], *rest)
-
-
-def _several(values: FloatArray, shape: Shape) -> Shape:
-    """Return `(n,)` where `values` holds n arrays of `shape`, `()` where it is one such array."""
-    return values.shape[len(shape) :]
+def _product(gathered: FloatArray, weight: FloatArray, shape: Shape, several: Shape) -> FloatArray:
+    """Return the product over taps and channels, with channels first and the several inputs last again."""
+    groups, taps, channels, filters = weight.shape
+    product = gathered @ weight.reshape(groups, taps * channels, filters)
+    by_place = product.reshape(groups, *(several or (1,)), -1, filters)
+    return np.ascontiguousarray(by_place.transpose(0, 3, 2, 1)).reshape(shape + several)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,20 @@ class Incidence:
     def position_count(self) -> int:
         """Number of input positions."""
         return math.prod(self.positions)
+
+    @cached_property
+    def positions_seen(self) -> IntArray:
+        """Input position that each output sees through each tap, `(outputs, taps)`; one past the last for none."""
+        table = np.full((self.output_count, self.tap_count), self.position_count)
+        table[self.output, self.tap] = self.position
+        return table
+
+    @cached_property
+    def outputs_reached(self) -> IntArray:
+        """Output that each input position reaches through each tap, `(positions, taps)`; one past the last for none."""
+        table = np.full((self.position_count, self.tap_count), self.output_count)
+        table[self.position, self.tap] = self.output
+        return table
 
     def of_tap(self, tap: int) -> slice:
         """Return the run of triples that belong to one tap."""

@@ -27,7 +27,7 @@ from constraint_algebra import contractions
 from constraint_algebra.blocks import gradient_blocks
 from constraint_algebra.equations import weight_equations
 from constraint_algebra.layers import PlacedLayer
-from constraint_algebra.stacked import StackedEquations, conjugate_gradients
+from constraint_algebra.stacked import StackedEquations, conjugate_gradients, scatter
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -181,15 +181,15 @@ class TwoStage:
         F, C = layer.filters // layer.groups, layer.channels // layer.groups
         rhs = weight_gradient.reshape(layer.groups, F, C, -1, weight_gradient.shape[-1])
         rhs = rhs * self._whiten_gradient.reshape(layer.groups, F, 1, -1, 1)
-        by_row = rhs.transpose(0, 2, 1, 3, 4).reshape(layer.groups, C, -1, rhs.shape[-1])
-        return [block.left.T @ by_row[block.group][:, block.rows] for block in self.blocks]
+        by_row = rhs.transpose(0, 1, 3, 2, 4).reshape(layer.groups, -1, C * rhs.shape[-1])
+        return [block.left.T @ by_row[block.group][block.rows] for block in self.blocks]
 
     def _strong_part(self, alphas: list[FloatArray]) -> FloatArray:
-        x = self.stacked.zeros(alphas[0].shape[-1] if alphas else 1)
+        layer = self.equations.layer
+        x = self.stacked.zeros(alphas[0].shape[-1] // (layer.channels // layer.groups))
         for block, alpha in zip(self.blocks, alphas, strict=True):
             strong = block.singular > self.strong
-            part = block.right[:, strong] @ (alpha[:, strong] / block.singular[strong][:, None])
-            x[block.group][:, block.columns] = part
+            scatter(x, block, block.right[:, strong] @ (alpha[strong] / block.singular[strong][:, None]))
         return x.reshape(*self.equations.layer.input_shape, -1)
 
     def _open_part(self, alphas: list[FloatArray], betas: FloatArray, x: FloatArray) -> FloatArray:
@@ -198,8 +198,9 @@ class TwoStage:
         layer, n = self.equations.layer, x.shape[-1]
         known = self.equations.weight_rows
         fitted = contractions.forward(layer, self.equations.weight, x) * self._whiten_output[..., None]
+        channels = layer.channels // layer.groups
         weak = [
-            alpha[:, block.singular <= self.strong].reshape(-1, n)
+            alpha[block.singular <= self.strong].reshape(-1, channels, n).transpose(1, 0, 2).reshape(-1, n)
             for block, alpha in zip(self.blocks, alphas, strict=True)
         ]
         y = self._reduced.solve(np.concatenate([*weak, (betas - fitted)[known]]))

@@ -51,7 +51,7 @@ class StackedEquations:
     @property
     def patience(self) -> int:
         """Steps without progress after which rounding, not the iteration, sets the error."""
-        return 30 if self._factor is None else 4
+        return 50 if self._factor is None else 4
 
     @property
     def _grouped(self) -> tuple[int, int, int]:
@@ -66,7 +66,7 @@ class StackedEquations:
     def forward(self, x: FloatArray) -> FloatArray:
         """Return all equations applied to x `(*input_shape, n)`."""
         x4 = x.reshape(*self._grouped, -1)
-        alphas = [b.singular[:, None] * (b.right.T @ x4[b.group][:, b.columns]) for b in self.blocks]
+        alphas = [b.singular[:, None] * (b.right.T @ gather(x4, b)) for b in self.blocks]
         return self.join(alphas, self.whiten[..., None] * contractions.forward(self.layer, self.weight, x))
 
     def adjoint(self, r: FloatArray) -> FloatArray:
@@ -75,8 +75,8 @@ class StackedEquations:
         x4 = self.zeros(n)
         for b in self.blocks:
             stop = start + x4.shape[1] * len(b.singular)
-            alpha = r[start:stop].reshape(x4.shape[1], -1, n)
-            x4[b.group][:, b.columns] = b.right @ (b.singular[:, None] * alpha)
+            alpha = r[start:stop].reshape(len(b.singular), x4.shape[1] * n)
+            scatter(x4, b, b.right @ (b.singular[:, None] * alpha))
             start = stop
         weights = r[start:].reshape(*self.layer.output_shape, n) * self.whiten[..., None]
         return x4.reshape(*self.layer.input_shape, n) + contractions.input_gradient(self.layer, self.weight, weights)
@@ -87,10 +87,11 @@ class StackedEquations:
             flat = x.reshape(self.layer.unknowns, -1)
             return np.asarray(cho_solve((self._factor, True), flat, check_finite=False)).reshape(x.shape)
         x4 = x.reshape(*self._grouped, -1)
-        out = x4 / self.beta**2
+        out = np.empty_like(x4)
         for b in self.blocks:
             gain = 1 / (b.singular**2 + self.beta**2) - 1 / self.beta**2
-            out[b.group][:, b.columns] += b.right @ (gain[:, None] * (b.right.T @ x4[b.group][:, b.columns]))
+            part = gather(x4, b)
+            scatter(out, b, part / self.beta**2 + b.right @ (gain[:, None] * (b.right.T @ part)))
         return out.reshape(x.shape)
 
     def factor(self) -> None:
@@ -120,6 +121,18 @@ class StackedEquations:
         """Return the condition number of all equations, as far as the preconditioner inverts them: an estimate."""
         largest = self.largest_gain(lambda x: self.adjoint(self.forward(x)))
         return float(np.sqrt(largest * self.largest_gain(self.precondition)))
+
+
+def gather(x4: FloatArray, block: Block) -> FloatArray:
+    """Return a block's values of x `(group, channel, position, n)` as `(columns, channels * n)`: one matrix product."""
+    part = x4[block.group][:, block.columns].transpose(1, 0, 2)
+    return np.asarray(part.reshape(len(block.columns), x4.shape[1] * x4.shape[3]))
+
+
+def scatter(x4: FloatArray, block: Block, part: FloatArray) -> None:
+    """Set a block's values of x from an array shaped as `gather` returns it."""
+    values = part.reshape(len(block.columns), x4.shape[1], x4.shape[3])
+    x4[block.group][:, block.columns] = values.transpose(1, 0, 2)
 
 
 def conjugate_gradients(
@@ -163,8 +176,9 @@ def conjugate_gradients(
         ratio = np.where(going, new / np.where(gamma > 0, gamma, 1.0), 0.0)
         p = z + ratio * p
         gamma = new
-        patience = np.where(gamma < 0.9 * best, 0, patience + 1)
-        best = np.minimum(best, gamma)
+        better = gamma < 0.9 * best
+        patience = np.where(better, 0, patience + 1)
+        best = np.where(better, gamma, best)
     return x
 
 
