@@ -67,6 +67,7 @@ _PUBLIC = {
     "backsubstitution": ("reconstruct",),
     "activity": ("activity_of",),
     "bounds": ("BoundedRank", "bounded_rank"),
+    "filter_counts": ("FilterCount", "MinimumFilters", "minimum_filters"),
     "feasibility_report": ("FeasibilityReport", "LayerFeasibility", "feasibility"),
 }
 _SUBMODULES = ("samples", "symbolic", "zoo")
