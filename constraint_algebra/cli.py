@@ -6,8 +6,6 @@ Exit codes: 0 done, 1 the gradient does not determine everything, 2 bad input.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from constraint_algebra import __version__
-from constraint_algebra.errors import ConstraintAlgebraError, ShapeError
+from constraint_algebra import __version__, cli_feasibility
+from constraint_algebra.errors import ShapeError
+from constraint_algebra.terminal import refusals, say
 
 if TYPE_CHECKING:
     from constraint_algebra.capture import Capture, Recipe
@@ -34,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(cli_feasibility.app)
 
 
 class Dtype(StrEnum):
@@ -135,7 +135,7 @@ def reconstruct(
 
     Exit code 0: the input is determined. 1: not, or not all of it. 2: bad input.
     """
-    with _refusals():
+    with refusals():
         from constraint_algebra import outcome
 
         if gradients is None and (model is None or image is None):
@@ -170,7 +170,7 @@ def capture(
     The file holds the arrays parameters/NAME and gradients/NAME, and neither image nor label: what an observer of the
     step sees. Give it to reconstruct --gradients.
     """
-    with _refusals():
+    with refusals():
         from constraint_algebra.capture import from_image
         from constraint_algebra.errors import OutputExistsError
 
@@ -183,13 +183,13 @@ def capture(
         out.parent.mkdir(parents=True, exist_ok=True)
         captured.save(out, overwrite=force)
         count = sum(a.size for a in captured.gradients.values())
-        _say(f"{count:,} gradient values in {dtype.value} and as many parameters in {out}")
+        say(f"{count:,} gradient values in {dtype.value} and as many parameters in {out}")
 
 
 @app.command()
 def zoo() -> None:
     """List the networks that come with the library."""
-    with _refusals():
+    with refusals():
         from constraint_algebra import zoo as networks
         from constraint_algebra.network import shape_text
 
@@ -205,21 +205,11 @@ def zoo() -> None:
 @app.command()
 def samples() -> None:
     """List the images that come with the library."""
-    with _refusals():
+    with refusals():
         from constraint_algebra import samples as pictures
 
         for name in pictures.names():
-            _say(name)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn bad input into one message on stderr and exit code 2; anything else is a bug and keeps its traceback."""
-    try:
-        yield
-    except (ConstraintAlgebraError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
-        raise typer.Exit(2) from None
+            say(name)
 
 
 def _recipe(model: str, seed: int, init: Init | None, dtype: Dtype, input_shape: str | None) -> Recipe:
@@ -290,17 +280,13 @@ def _report(result: Reconstruction, values: dict[str, Any], paths: list[Path]) -
         tail = (f"{layer.determined:,}", f"{layer.condition:.1e}", f"{layer.residual:.1e}")
         table.add_row(layer.name, layer.kind, *counts, rank, *tail)
     Console().print(table)
-    _say(f"{result.status.value} ({int(result.determined.sum()):,} of {result.determined.size:,} values)")
+    say(f"{result.status.value} ({int(result.determined.sum()):,} of {result.determined.size:,} values)")
     if values["mse"] is not None:
         decibels = "exact" if values["psnr"] is None else f"{values['psnr']:.1f} dB"
         similarity = "" if values["ssim"] is None else f", SSIM {values['ssim']:.4f}"
-        _say(f"MSE {values['mse']:.3g}, PSNR {decibels}{similarity}")
+        say(f"MSE {values['mse']:.3g}, PSNR {decibels}{similarity}")
     if values["label"] is not None:
-        _say(f"label {values['label']}")
-    _say(f"{values['cpu_seconds']:.2f} s of CPU time")
+        say(f"label {values['label']}")
+    say(f"{values['cpu_seconds']:.2f} s of CPU time")
     for path in paths:
-        _say(str(path))
-
-
-def _say(line: str) -> None:
-    Console(soft_wrap=True, highlight=False).print(line, markup=False)
+        say(str(path))
