@@ -1,0 +1,1 @@
+"""Measurements, run on purpose: `python -m paper_repro.benchmarks.speed` and `... .accuracy`."""

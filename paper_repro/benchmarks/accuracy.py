@@ -1,0 +1,244 @@
+"""How well the library reconstructs: networks × images × seeds × precisions, one CSV row a run, one table row a net.
+
+    python -m paper_repro.benchmarks.accuracy --quick
+    python -m paper_repro.benchmarks.accuracy --dtype float32 --dtype float64 --processes 2
+
+Interrupted, it goes on where it stopped. The threat model is that of the library: one step's gradient, architecture
+and weights are known.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import typer
+from numpy.typing import NDArray
+
+from paper_repro.benchmarks import measure, verdicts
+
+FloatArray = NDArray[np.float64]
+Row = dict[str, object]
+
+NETWORKS = (
+    "rconv-relu",
+    "rconv-leakyrelu",
+    "rconv-sigmoid",
+    "rconv-tanh",
+    "lenet",
+    "lenet-o",
+    "cnn6-o",
+    "lenet-4relu",
+    "lenet-all-relu",
+)
+IMAGES = tuple(range(20))
+SEEDS = tuple(range(5))
+RECONSTRUCTED = 80.0  # decibels
+CALIBRATED = 0.9  # share of errors within four bars below which a single run is reported
+CLAIM = 100.0  # error bars beyond which a value that was called determined is wrong
+FILE = measure.RESULTS / "accuracy.csv"
+
+
+class Run(NamedTuple):
+    """One reconstruction to do: which network, weights, image and precision."""
+
+    network: str
+    dtype: str
+    seed: int
+    image: int
+
+    def __str__(self) -> str:
+        """Return the run in words."""
+        return f"{self.network}, {self.dtype}, seed {self.seed}, cifar10:{self.image}"
+
+
+def judge(run: Run) -> Row:
+    """Return the row of one run; an exception becomes a row as well.
+
+    The columns:
+
+    - status: that of the result, or EXCEPTION, with its text in `error`.
+    - exact: number of values that the gradient determines by the exact answer, -1 where it is unknown.
+    - determined: number of values that the result calls determined.
+    - overclaimed, missed: number of values that only the result, or only the exact answer, calls determined.
+    - wrong: number of values called determined whose error exceeds 100 error bars and 1e-4.
+    - mse, psnr, worst: over the values that both call determined; worst is the largest error.
+    - promised: the PSNR that the error bars lead one to expect there.
+    - within1, within4: share of errors there within one and four error bars.
+    - cpu, wall: seconds.
+    """
+    import constraint_algebra as ca
+    from constraint_algebra.capture import Recipe, from_image
+
+    row: Row = dict(run._asdict())
+    step = from_image(Recipe(run.network, run.seed, dtype=run.dtype), f"cifar10:{run.image}")
+    assert step.truth is not None
+    truth = step.truth.astype(run.dtype).astype(float)  # what the client's model was given
+    exact = verdicts.determined(step.network, {n: a.astype(float) for n, a in step.parameters.items()}, truth)
+    row["exact"] = -1 if exact is None else int(exact.sum())
+    cpu, wall = time.process_time(), time.perf_counter()
+    try:
+        result = ca.reconstruct(step.network, step.parameters, step.gradients, loss=step.loss)
+    except Exception as error:  # the point of the benchmark is to find these
+        return row | {"status": "EXCEPTION", "error": f"{type(error).__name__}: {error}"}
+    row |= {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "status": result.status.name}
+    return row | compared(result.input, result.determined, result.error_bar, truth, exact)
+
+
+def compared(
+    x: FloatArray, determined: NDArray[np.bool_], bar: FloatArray, truth: FloatArray, exact: NDArray[np.bool_] | None
+) -> Row:
+    """Return the columns of `judge` that follow from a result and the truth, all in the input shape."""
+    exact_mask = determined if exact is None else exact
+    common = determined & exact_mask
+    row: Row = {
+        "determined": int(determined.sum()),
+        "overclaimed": int((determined & ~exact_mask).sum()),
+        "missed": int((exact_mask & ~determined).sum()),
+    }
+    error = np.abs(np.where(determined, x - truth, 0.0))
+    row["wrong"] = int((determined & ~(error <= np.maximum(CLAIM * bar, 1e-4))).sum())
+    if not common.any():
+        return row
+    e, b = error[common], bar[common]
+    mse = float(np.mean(e**2))
+    return row | {
+        "mse": mse,
+        "psnr": _psnr(mse),
+        "worst": float(e.max()),
+        "within1": float(np.mean(e <= b)),
+        "within4": float(np.mean(e <= 4 * b)),
+        "promised": _psnr(float(np.mean(b**2))),
+    }
+
+
+def _psnr(mse: float) -> float:
+    return float(-10 * np.log10(max(mse, np.finfo(float).tiny)))
+
+
+def failures(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for every run that is not as it should be."""
+    for row in rows.to_dict("records"):
+        r: dict[str, Any] = {str(name): value for name, value in row.items()}
+        name = str(Run(*(r[field] for field in Run._fields)))
+        if r["status"] == "EXCEPTION":
+            yield f"{name}: {r['error']}"
+            continue
+        reasons = [
+            (r["status"] == "INCONSISTENT", "INCONSISTENT"),
+            (r["wrong"] > 0, f"{r['wrong']:.0f} values claimed determined are wrong"),
+            (r["overclaimed"] > 0, f"{r['overclaimed']:.0f} values claimed determined are not"),
+            (r["missed"] > 0, f"{r['missed']:.0f} determined values missed"),
+            (r["psnr"] < RECONSTRUCTED, f"PSNR {r['psnr']:.1f}, and the error bars promise {r['promised']:.1f}"),
+            (r["within4"] < CALIBRATED, f"{r['within4']:.1%} of errors within 4 bars"),
+        ]
+        found = [words for bad, words in reasons if bad]
+        if found:
+            yield f"{name}: {'; '.join(found)}"
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line for each network and precision.
+
+    - determined: runs whose exact answer is that every value is determined.
+    - reconstructed: those of them that came back with status DETERMINED and at least 80 dB.
+    - false claims: runs that call a value determined that is not, or is wrong, and whose status does not warn.
+    - PSNR: of the determined runs.
+    - within 1 and 4 bars: share of all errors.
+    - CPU s: median.
+    """
+    lines = []
+    for (network, dtype), group in rows.groupby(["network", "dtype"], sort=False):
+        size = group["exact"].max()
+        full = group[group["exact"] == size] if size > 0 else group[group["status"] == "DETERMINED"]
+        back = full[(full["status"] == "DETERMINED") & (full["psnr"] >= RECONSTRUCTED)]
+        false = group[(group["status"] != "INCONSISTENT") & ((group["wrong"] > 0) | (group["overclaimed"] > 0))]
+        weights = group["determined"].fillna(0)
+        lines.append(
+            {
+                "network": network,
+                "dtype": dtype,
+                "runs": len(group),
+                "exceptions": int((group["status"] == "EXCEPTION").sum()),
+                "determined": len(full),
+                "reconstructed": len(back),
+                "false claims": len(false),
+                "median PSNR": full["psnr"].median(),
+                "worst PSNR": full["psnr"].min(),
+                "within 1 bar": _mean(group["within1"], weights),
+                "within 4 bars": _mean(group["within4"], weights),
+                "CPU s": group["cpu"].median(),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def _mean(values: pd.Series, weights: pd.Series) -> float:
+    known = values.notna()
+    return float(np.average(values[known], weights=weights[known])) if weights[known].sum() else np.nan
+
+
+def run(runs: Iterable[Run], path: Path, processes: int = 1) -> pd.DataFrame:
+    """Do the runs that the file does not hold yet, each appended as it ends; return all that were asked for."""
+    wanted = list(runs)
+    done = {Run(*key) for key in measure.read(path, COLUMNS)[list(Run._fields)].itertuples(index=False)}
+    todo = [one for one in wanted if one not in done]
+    with measure.progress(len(todo), "runs") as advance:
+        for row in _rows(todo, processes):
+            measure.append(path, {name: row.get(name) for name in COLUMNS} | measure.provenance())
+            advance(str(row["network"]))
+    rows = measure.read(path, COLUMNS)
+    keys = pd.MultiIndex.from_frame(rows[list(Run._fields)])
+    return rows[keys.isin(wanted)].reset_index(drop=True)
+
+
+COLUMNS = (
+    *Run._fields,
+    *("status", "exact", "determined", "overclaimed", "missed", "wrong", "mse", "psnr", "worst", "within1", "within4"),
+    *("promised", "cpu", "wall", "error"),
+)
+
+
+def _rows(todo: list[Run], processes: int) -> Iterator[Row]:
+    if processes == 1:
+        with measure.one_thread():
+            yield from map(judge, todo)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=measure.keep_one_thread) as pool:
+        for future in as_completed([pool.submit(judge, one) for one in todo]):
+            yield future.result()
+
+
+def main(
+    dtype: Annotated[list[str], typer.Option(help="Precisions; may be given several times.")] = ["float32", "float64"],  # noqa: B006 -- Typer copies it
+    network: Annotated[list[str], typer.Option(help="Networks; may be given several times.")] = list(NETWORKS),  # noqa: B006
+    images: Annotated[int, typer.Option(min=1, max=20, help="CIFAR-10 samples, from 0 on.")] = len(IMAGES),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the weights, from 0 on.")] = len(SEEDS),
+    quick: Annotated[bool, typer.Option("--quick", help="2 images and 2 seeds.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = os.cpu_count() or 1,
+    out: Annotated[Path, typer.Option(help="CSV file; runs that it holds are not repeated.")] = FILE,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew: remove the file first.")] = False,
+) -> None:
+    """Reconstruct from real gradients, and judge each result against the exact answer and the true image."""
+    if quick:
+        images, seeds = min(images, 2), min(seeds, 2)
+    if restart:
+        out.unlink(missing_ok=True)
+    order = itertools.product(network, dtype, range(seeds), range(images))
+    rows = run([Run(*key) for key in order], out, processes)
+    measure.show(summary(rows), "Reconstruction of CIFAR-10 samples")
+    for sentence in failures(rows):
+        measure.say(f"  {sentence}")
+    measure.say(f"{len(rows)} runs in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
