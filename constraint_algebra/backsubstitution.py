@@ -24,6 +24,7 @@ from constraint_algebra import contractions, head
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.estimates import Estimate, through_activation
 from constraint_algebra.layers import Activation, PlacedLayer, Shape
+from constraint_algebra.masks import BiasCheck
 from constraint_algebra.network import Network, Parameters, bind
 from constraint_algebra.noise import Precision, deviations_of, precision
 from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
@@ -111,8 +112,8 @@ class _Recursion:
         for number, layer in enumerate(todo):
             x, solution = self._solve(layer, k, z)
             solutions.append(solution)
-            below = todo[number + 1].index + 1 if layer is not todo[-1] else 0
-            z, k = self._through(self.network.layers[below : layer.index], x, self._arriving(layer, k))
+            below = todo[number + 1] if layer is not todo[-1] else None
+            z, k = self._through(below, layer, x, self._arriving(layer, k))
             if progress is not None:
                 progress(number + 1, len(todo), layer.name)
             if not (z.known.any() or k.value[k.known].any()):
@@ -208,14 +209,26 @@ class _Recursion:
             moved + self._draw(rounding, layer.input_shape),
         )
 
-    def _through(self, layers: tuple[PlacedLayer, ...], y: Estimate, k: Estimate) -> tuple[Estimate, Estimate]:
-        """Return a value and the gradient that arrives at it, carried back through activations and reshapes."""
-        for layer in reversed(layers):
+    def _through(
+        self, below: PlacedLayer | None, above: PlacedLayer, y: Estimate, k: Estimate
+    ) -> tuple[Estimate, Estimate]:
+        """Return the output of the layer below and the gradient there, from the input of the layer above."""
+        first = 0 if below is None else below.index + 1
+        for layer in reversed(self.network.layers[first : above.index]):
             if isinstance(layer.layer, Activation):
                 stored = self._draw(self.rounding.deviation(np.where(y.known, y.value, 0.0)), y.value.shape)
-                y, k = through_activation(layer.layer, y, k, stored)
+                y, k = through_activation(
+                    layer.layer, y, k, stored, self._bias_check(below) if layer.index == first else None
+                )
             y, k = y.reshape(layer.input_shape), k.reshape(layer.input_shape)
         return y, k
+
+    def _bias_check(self, layer: PlacedLayer | None) -> BiasCheck | None:
+        """Return the bias equations of a layer, `None` where it has no bias."""
+        if layer is None or layer.bias_name is None:
+            return None
+        name = layer.bias_name
+        return BiasCheck(self.gradients[name], self.deviations[name], self.rounding.arithmetic)
 
     def _result(
         self, x: Estimate, solutions: list[LayerSolution], start: PlacedLayer, k: FloatArray, loss: str | None

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from constraint_algebra.activations import formulas
 from constraint_algebra.layers import Activation, Shape
+from constraint_algebra.masks import BiasCheck, noise_edge, settle
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-
-NOISE_TAIL = (4.0, 200.0)  # standard deviations that noise reaches in any case, and never
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,11 @@ class Estimate:
 
 
 def through_activation(
-    activation: Activation, y: Estimate, dy: Estimate, stored: FloatArray | float = 0.0
+    activation: Activation,
+    y: Estimate,
+    dy: Estimate,
+    stored: FloatArray | float = 0.0,
+    check: BiasCheck | None = None,
 ) -> tuple[Estimate, Estimate]:
     """Return z and dL/dz from the output y = σ(z) of an activation and dL/dy.
 
@@ -62,14 +65,12 @@ def through_activation(
         dy: the gradient that arrives there.
         stored: perturbations `(*shape, members)` of σ(z) when the client stored it as y. The layers above have seen the
             stored value, so that only z is off: by much where σ is flat.
+        check: the bias equations of the layer below, whose outputs are the z.
     """
     f = formulas(activation)
-    value = y.value
-    for plateau in f.plateaus:  # rounding must not lift a value off the plateau
-        distance = np.abs(value - plateau) / np.maximum(y.deviation, 1e-150)  # a quotient by less would overflow
-        value = np.where(distance <= noise_edge(distance[y.known]), plateau, value)
+    value, decided = _on_plateaus(f.plateaus, y, dy, check)
     d, slope = f.derivative(value), f.slope(value)
-    steep = y.known & np.isfinite(d)
+    steep = y.known & decided & np.isfinite(d)
     d, slope = np.where(steep, d, 0.0), np.where(steep, slope, 0.0)
     moved = np.where(y.known[..., None], y.perturbations, 0.0)
     dz = Estimate(
@@ -78,20 +79,31 @@ def through_activation(
         perturbations=d[..., None] * dy.perturbations + (slope * dy.value)[..., None] * moved,
     )
     z = f.inverse(value)
-    known = y.known & np.isfinite(z)
+    known = y.known & decided & np.isfinite(z)
     steepness = np.where(known & (d > 0), d, 1.0)
     return Estimate(np.where(known, z, np.nan), known, (y.perturbations + stored) / steepness[..., None]), dz
 
 
-def noise_edge(distances: FloatArray) -> float:
-    """Return where noise ends and signal begins among distances in standard deviations: amid their widest gap.
-
-    >>> noise_edge(np.array([0.1, 2.0, 9.0, 4e6, 5e7])), (9.0 * 4e6) ** 0.5
-    (6000.0, 6000.0)
-    """
-    surely, never = NOISE_TAIL
-    low = np.concatenate([[surely], np.sort(distances[(distances > surely) & (distances <= never)])])
-    beyond = distances[distances > never].min(initial=1e9)
-    high = np.append(low[1:], beyond)
-    widest = int(np.argmax(high / low))
-    return float(np.sqrt(low[widest] * high[widest]))
+def _on_plateaus(
+    plateaus: tuple[float, ...], y: Estimate, dy: Estimate, check: BiasCheck | None
+) -> tuple[FloatArray, BoolArray]:
+    """Return the outputs with those that noise lifted off a plateau put back on it, and where that is decided."""
+    if not plateaus:
+        return y.value, np.ones(y.value.shape, dtype=bool)
+    levels = np.array(plateaus)
+    away = np.abs(y.value[..., None] - levels)
+    nearest = levels[away.argmin(axis=-1)]
+    beyond = (y.value < levels[0]) | ((len(levels) > 1) & (y.value > levels[-1]))
+    distances = away.min(axis=-1) / np.maximum(y.deviation, np.finfo(float).tiny)
+    passes = (distances > noise_edge(distances[y.known])) & ~beyond
+    decided = np.ones(passes.shape, dtype=bool)
+    if check is not None:
+        by_filter = (len(check.gradient), -1)
+        known = (dy.known & y.known) | (dy.known & (dy.value == 0))
+        arriving = np.where(known, dy.value, np.nan).reshape(by_filter)
+        moved = dy.perturbations.reshape(*by_filter, dy.perturbations.shape[-1])
+        settled, undecided = settle(passes.reshape(by_filter), distances.reshape(by_filter), arriving, moved, check)
+        passes, decided = settled.reshape(passes.shape), ~undecided.reshape(passes.shape)
+    # A value that passes lies off the plateau, if only by rounding: on it, the formulas would cut it off.
+    inside = np.where(nearest == levels[0], np.nextafter(nearest, np.inf), np.nextafter(nearest, -np.inf))
+    return np.where(passes, np.where(beyond | (y.value == nearest), inside, y.value), nearest), decided

@@ -33,7 +33,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 DENSE_LIMIT = 4096  # unknowns up to which dense factorisations are affordable
-POLISH = 12
+POLISH = 60  # most steps to weigh the equations against each other, from a start that is right up to noise
 PROBES = 3  # random vectors that ask which unknowns are determined
 ITERATIONS = 2000
 
@@ -127,7 +127,7 @@ class TwoStage:
         self._whiten_gradient = np.where(equations.gradient_rows, 1 / equations.gradient_noise, 0.0)
         self.stacked = StackedEquations(layer, equations.weight, self.blocks, self._whiten_output)
         # Strong enough to be solved for before the weight equations are looked at.
-        self.strong = 1e4 * self.cut / equations.scale
+        self.strong = 30 * self.cut / equations.scale
         channels = layer.channels // layer.groups
         self.open = channels * sum(block.weak_count(self.strong) for block in self.blocks)
         self._reduced: Reduced | None = None
@@ -150,9 +150,12 @@ class TwoStage:
             x = x + self._open_part(alphas, betas, x)
         if not self.equations.weight_row_count:
             return x
-        # Without open directions the start is exact up to noise, and a few steps weigh it against the weight equations.
-        steps = ITERATIONS if self.open and self._reduced is None else POLISH
-        return conjugate_gradients(self.stacked, self.stacked.join(alphas, betas), x, steps, rtol)
+        rhs = self.stacked.join(alphas, betas)
+        if self.open and self._reduced is None:
+            return conjugate_gradients(self.stacked, rhs, x, ITERATIONS, rtol)
+        # The gradient equations came first, at the price of the weight equations: a few steps give both their weight.
+        rest = rhs - self.stacked.forward(x)
+        return x + conjugate_gradients(self.stacked, rest, np.zeros_like(x), POLISH, 1e-3)
 
     def residual(self, x: FloatArray) -> float:
         """Return the largest residual at x relative to the largest right-hand side, over both kinds of equations."""
