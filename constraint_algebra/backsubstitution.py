@@ -34,6 +34,7 @@ FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 
 MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20 %
+MISFIT = 0.2  # residual, relative to the right-hand sides, that rules a candidate out
 
 
 def reconstruct(
@@ -79,10 +80,16 @@ def reconstruct(
     rounding = precision(gradients)
     deviations = deviations_of(given, rounding, noise)
     start, candidates = head.output_gradients(network, bound, given, loss, deviations)
-    results = [
-        _Recursion(network, bound, given, deviations, rounding, seed).run(start, k, loss, progress) for k in candidates
-    ]
-    return _choose(results, valid_range)
+
+    def run(k: FloatArray, misfit: float) -> Reconstruction | None:
+        recursion = _Recursion(network, bound, given, deviations, rounding, seed)
+        return recursion.run(start, k, loss, progress, misfit)
+
+    # Of several candidates the wrong ones show in the first layers; where noise hides that, all are carried through.
+    results = [run(k, MISFIT) for k in candidates] if len(candidates) > 1 else []
+    fitting = [result for result in results if result is not None]
+    fitting = fitting or [result for k in candidates if (result := run(k, np.inf)) is not None]
+    return _choose(fitting, valid_range)
 
 
 class _Recursion:
@@ -102,15 +109,22 @@ class _Recursion:
         self.random = np.random.default_rng(seed)
 
     def run(
-        self, start: PlacedLayer, output_gradient: FloatArray, loss: str | None, progress: Progress | None
-    ) -> Reconstruction:
-        """Solve layer after layer, from `start` to the first."""
+        self,
+        start: PlacedLayer,
+        output_gradient: FloatArray,
+        loss: str | None,
+        progress: Progress | None,
+        misfit: float,
+    ) -> Reconstruction | None:
+        """Solve layer after layer, from `start` to the first; `None` at a residual above `misfit`."""
         todo = [layer for layer in reversed(self.network.bilinear) if layer.index <= start.index]
         solutions: list[LayerSolution] = []
         k = self._start(start, output_gradient)
         z = Estimate.unknown(start.output_shape, MEMBERS)
         for number, layer in enumerate(todo):
             x, solution = self._solve(layer, k, z)
+            if solution.residual > misfit:
+                return None
             solutions.append(solution)
             below = todo[number + 1] if layer is not todo[-1] else None
             z, k = self._through(below, layer, x, self._arriving(layer, k))
