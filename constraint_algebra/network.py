@@ -195,7 +195,7 @@ def bind(network: Network, arrays: Mapping[str, Any], what: str) -> Parameters:
         what: "parameters" or "gradients", for the messages.
 
     Raises:
-        ParameterError: a name is missing or unknown, or a shape differs.
+        ParameterError: a name is missing or unknown, a shape differs, or values are no real numbers.
         NonFiniteError: a value is NaN or infinite.
     """
     shapes = network.parameter_shapes
@@ -208,7 +208,12 @@ def bind(network: Network, arrays: Mapping[str, Any], what: str) -> Parameters:
     for name, shape in shapes.items():
         if name not in arrays:
             raise ParameterError(name, f"{what}: {name!r} of shape {shape} is missing; {list(arrays)} came")
-        values = np.asarray(arrays[name]).astype(float)
+        came = np.asarray(arrays[name])
+        if came.dtype.kind in "cOSUmM":  # ml_dtypes' own kinds are none of these
+            raise ParameterError(
+                name, f"{what}: {name!r} has type {came.dtype}, expected real numbers; convert it first"
+            )
+        values = came.astype(float)
         if values.shape != shape:
             raise ParameterError(name, f"{what}: {name!r} has shape {values.shape}, the network needs {shape}")
         wrong = np.argwhere(~np.isfinite(values))
