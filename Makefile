@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ demo: $(VENV)/stamp  ## reconstruct a photograph through LeNet-O from its gradie
 
 test: $(VENV)/stamp  ## run all tests and doctests
 	$(BIN)/python -m pytest -n 2
+
+bench: $(VENV)/stamp  ## measure speed beside the published algorithm, and accuracy, in minutes
+	$(BIN)/python -m paper_repro.benchmarks.speed --quick
+	$(BIN)/python -m paper_repro.benchmarks.accuracy --quick
 
 lint: $(VENV)/stamp  ## check format, style, types and the order of imports
 	$(BIN)/ruff format --check .
@@ -36,5 +40,5 @@ $(VENV)/stamp: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[torch,images]' --group test --group lint
+	$(BIN)/python -m pip install --quiet --editable '.[torch,images]' --group test --group lint --group benchmarks
 	touch $@

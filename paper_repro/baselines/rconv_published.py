@@ -39,10 +39,11 @@ METHOD = "rconv2024"
 DIGITS = 7  # of the rounding that decides whether a ReLU was active
 
 
-class _RunEnds(Exception):  # noqa: N818 -- it says how a run ends, and never leaves this module
+class RunEnds(Exception):  # noqa: N818 -- it says how a run ends; `rconv_published` lets none out
     """The run ends here; the message says why."""
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
+        """Remember how the run ends."""
         super().__init__(reason)
         self.outcome = outcome
 
@@ -58,7 +59,7 @@ class Watch:
     def check(self, where: str) -> None:
         """End the run if its time is over."""
         if self.limit is not None and time.perf_counter() - self.wall > self.limit:
-            raise _RunEnds(Outcome.OUT_OF_TIME, f"time limit of {self.limit:g} s reached in {where}")
+            raise RunEnds(Outcome.OUT_OF_TIME, f"time limit of {self.limit:g} s reached in {where}")
 
 
 def rconv_published(
@@ -96,7 +97,7 @@ def rconv_published(
                 steps.append(f"{name}: {what}")
                 if progress is not None:
                     progress(done, len(convolutions) + 1, name)
-    except _RunEnds as stop:
+    except RunEnds as stop:
         x, outcome, reason = None, stop.outcome, str(stop)
     except np.linalg.LinAlgError as error:
         x, outcome, reason = None, Outcome.FAILED, f"a square solve failed ({error}) after {len(steps)} layers"
@@ -145,7 +146,7 @@ def _layers(
 
 def _finite(x: FloatArray, name: str) -> FloatArray:
     if not np.isfinite(x).all():
-        raise _RunEnds(Outcome.FAILED, f"the input found for layer {name!r} holds values that are not finite")
+        raise RunEnds(Outcome.FAILED, f"the input found for layer {name!r} holds values that are not finite")
     return x
 
 
@@ -153,7 +154,7 @@ def head_input(dW: FloatArray, db: FloatArray, seed: int) -> tuple[FloatArray, i
     """Return x from `dW[row] = db[row] x`, and the row."""
     rows = np.flatnonzero(db)
     if not len(rows):
-        raise _RunEnds(Outcome.FAILED, "the head's bias gradient is zero")
+        raise RunEnds(Outcome.FAILED, "the head's bias gradient is zero")
     row = int(np.random.default_rng(seed).choice(rows))
     return dW[row] / db[row], row
 
@@ -187,7 +188,7 @@ def layer_input(
     if len(A) == pixels:
         return _square(A, b).T.reshape(layer.input_shape), f"{pixels} gradient rows per channel"
     if not invertible:
-        raise _RunEnds(
+        raise RunEnds(
             Outcome.FAILED,
             f"gradient rows of layer {layer.name!r} have rank {len(A)} for {pixels} unknowns per channel, and its"
             " activation is not invertible",
@@ -196,7 +197,7 @@ def layer_input(
     start: tuple[FloatArray, FloatArray] = np.kron(np.eye(channels, dtype=float), A).astype(float), b.T.reshape(-1, 1)
     A, b = independent_rows(*start, weights, watch, f"layer {layer.name!r}")
     if len(A) < layer.unknowns:
-        raise _RunEnds(
+        raise RunEnds(
             Outcome.FAILED, f"all rows of layer {layer.name!r} have rank {len(A)} for {layer.unknowns} unknowns"
         )
     used = len(start[0]), len(A) - len(start[0])
@@ -206,7 +207,7 @@ def layer_input(
 def _from_weights(layer: PlacedLayer, W: FloatArray, output: FloatArray, watch: Watch) -> tuple[FloatArray, str]:
     n = layer.unknowns
     if output.size < n:
-        raise _RunEnds(Outcome.FAILED, f"layer {layer.name!r} has {output.size} weight rows for {n} unknowns")
+        raise RunEnds(Outcome.FAILED, f"layer {layer.name!r} has {output.size} weight rows for {n} unknowns")
     watch.check(f"layer {layer.name!r}")
     rows = (row for row, _ in zip(weight_rows(layer, W), range(n), strict=False))
     A = np.fromiter(rows, dtype=(float, n), count=n)

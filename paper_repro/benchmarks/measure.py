@@ -26,7 +26,11 @@ RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
 class Timing(NamedTuple):
-    """CPU seconds of several repetitions, and what the last one returned."""
+    """CPU seconds of several repetitions, and what the last one returned.
+
+    >>> Timing((3.0, 1.0, 9.0), "done").median
+    3.0
+    """
 
     seconds: tuple[float, ...]
     value: Any
@@ -77,13 +81,14 @@ def keep_one_thread() -> None:
 
 @cache
 def provenance() -> dict[str, str]:
-    """Return where a row was measured: commit, versions, processor type."""
+    """Return when and where a row was measured: date, commit, versions, processor type."""
     import numpy as np
     import scipy
 
     describe = ["git", "describe", "--always", "--dirty"]
     found = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
     return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": found.stdout.strip() or "unknown",
         "numpy": np.__version__,
         "scipy": scipy.__version__,
@@ -93,13 +98,25 @@ def provenance() -> dict[str, str]:
 
 
 def append(path: Path, row: Mapping[str, object]) -> None:
-    """Append one row to a CSV file, which gets a header if it is new."""
+    """Append one row to a CSV file, which gets a header if it is new.
+
+    Raises:
+        StorageError: the file has other columns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with path.open("a+", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(row))
         if new:
             writer.writeheader()
+        else:
+            file.seek(0)
+            header = next(csv.reader(file), [])
+            if header != list(row):
+                raise StorageError(
+                    f"{path} has the columns {', '.join(header)}, and the row to append {', '.join(row)}: it comes from"
+                    " another version of the benchmark; move it away"
+                )
         writer.writerow(row)
 
 
