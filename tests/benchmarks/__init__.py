@@ -1,0 +1,1 @@
+"""Benchmarks: run by name, not with the tests."""

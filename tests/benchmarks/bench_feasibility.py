@@ -1,0 +1,45 @@
+"""How long theory takes, one core: python -m pytest tests/benchmarks/bench_feasibility.py (needs pytest-benchmark).
+
+Goals: each network of the literature under 3 s, the convolutions of ResNet-18 under 20 s, those of VGG-16 at 224×224
+under 60 s.
+"""
+
+import pytest
+
+import constraint_algebra as ca
+from constraint_algebra import feasibility_report, zoo
+from tests.benchmarks import networks
+
+LARGE = {
+    "resnet18": (networks.resnet18, 20),
+    "vgg16": (networks.vgg16, 60),
+    "vgg16-merged": (networks.vgg16_merged, 60),
+}
+
+
+def timed(benchmark, function):
+    """Run once, from an empty cache."""
+    return benchmark.pedantic(function, setup=feasibility_report._fewest.cache_clear, rounds=1)
+
+
+@pytest.mark.parametrize("activity", [1.0, 0.5])
+@pytest.mark.parametrize("name", zoo.names())
+def test_networks_of_the_literature(benchmark, name, activity) -> None:
+    network = zoo.network(name)
+    timed(benchmark, lambda: ca.feasibility(network, activity=activity))
+    if activity == 1.0:
+        assert benchmark.stats.stats.max < 3
+
+
+@pytest.mark.parametrize(("build", "limit"), LARGE.values(), ids=LARGE)
+def test_large_chains(benchmark, build, limit) -> None:
+    report = timed(benchmark, lambda: ca.feasibility(build()))
+    assert all(row.verdict != "undecided" for row in report.layers)
+    assert benchmark.stats.stats.max < limit
+
+
+@pytest.mark.parametrize(("build", "limit"), LARGE.values(), ids=LARGE)
+def test_every_layer_of_large_chains_by_itself(benchmark, build, limit) -> None:
+    index = timed(benchmark, lambda: ca.feasibility(build()).security_index)
+    assert index is not None
+    assert benchmark.stats.stats.max < limit
