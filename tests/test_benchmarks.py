@@ -24,7 +24,7 @@ TINY = zoo.ZooEntry(
     classes=10,
     input_shape=(3, 12, 12),
 )
-POOR = zoo.ZooEntry("rconv2024", ((8, "3/2/1", zoo.RELU), (6, "5/1/2", zoo.RELU)), classes=10, input_shape=(3, 12, 12))
+POOR = zoo.ZooEntry("rconv2024", ((12, "3/2/1", zoo.RELU), (6, "5/1/2", zoo.RELU)), classes=10, input_shape=(3, 12, 12))
 EXAMPLE = {"network": "tiny", "dtype": "float32", "seed": 0, "status": "DETERMINED", "values": 4, "determined": 4}
 
 
@@ -124,18 +124,20 @@ def test_summary_counts_runs() -> None:
     assert line["within 1 bar"] == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize("network", ["tiny", "poor"])
-@pytest.mark.parametrize("seed", range(3))
-def test_the_exact_answer_is_that_of_least_squares_in_float64(network, seed) -> None:
+# With the poor one everything, nothing and a part.
+@pytest.mark.parametrize(
+    ("network", "seed", "count"), [("tiny", 0, 432), ("poor", 0, 432), ("poor", 1, 0), ("poor", 2, 24)]
+)
+def test_the_exact_answer_is_that_of_least_squares_in_float64(network, seed, count) -> None:
     step = from_image(Recipe(network, seed, dtype="float64"), "cifar10:3")
     exact = verdicts.determined(step.network, step.parameters, step.truth)
     found = ca.reconstruct(step.network, step.parameters, step.gradients)
-    assert exact.all() == (network == "tiny")
+    assert exact.sum() == count
     np.testing.assert_array_equal(exact, found.determined)
 
 
 def test_the_exact_answer_is_none_beyond_the_limit() -> None:
-    step = from_image(Recipe("poor", dtype="float64"), "cifar10:3")
+    step = from_image(Recipe("poor", 1, dtype="float64"), "cifar10:3")
     assert verdicts.determined(step.network, step.parameters, step.truth, limit=1) is None
 
 
