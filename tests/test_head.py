@@ -1,0 +1,126 @@
+"""The head: every k that explains a gradient, found by brute force and held against PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import constraint_algebra as ca
+from constraint_algebra import head
+
+
+def softmax_gradient(W, x, label):
+    """The output gradient k and dL/dW of a softmax head without bias, from automatic differentiation."""
+    weight = torch.tensor(W, requires_grad=True)
+    z = weight @ torch.tensor(x)
+    z.retain_grad()
+    torch.nn.functional.cross_entropy(z[None], torch.tensor([label])).backward()
+    return z.grad.numpy(), weight.grad.numpy()
+
+
+def logistic_gradient(w, x, label):
+    weight = torch.tensor(w, requires_grad=True)
+    z = weight @ torch.tensor(x)
+    z.retain_grad()
+    torch.nn.functional.binary_cross_entropy_with_logits(z, torch.tensor([float(label)], dtype=z.dtype)).backward()
+    return z.grad.numpy(), weight.grad.numpy()
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_softmax_finds_the_true_output_gradient(classes, scale) -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        W, x = scale * rng.standard_normal((classes, 20)), rng.random(20)
+        k, dW = softmax_gradient(W, x, label=seed % classes)
+        found = head.cross_entropy(W, dW)
+        # Each entry to relative accuracy: rows of tiny k count as much as the others. PyTorch's own k is off by 1e-16.
+        errors = [np.abs(c - k).max(where=np.abs(k) > 1e-8, initial=0.0) for c in found]
+        assert min(errors) < 1e-9 * np.abs(k).max()
+        for candidate in found:
+            again = softmax_gradient(W, candidate @ dW / (candidate @ candidate), int(np.argmin(candidate)))[1]
+            np.testing.assert_allclose(again, dW, rtol=0, atol=1e-4 * np.abs(dW).max())
+
+
+def test_tiny_entries_of_a_saturated_softmax_are_accurate() -> None:
+    rng = np.random.default_rng(1)
+    W, x = rng.standard_normal((6, 30)), rng.random(30)
+    W[:, 0] += np.array([0, 10, -10, -25, -15, 5]) / x[0]
+    k, dW = softmax_gradient(W, x, label=0)
+    assert 0 < np.abs(k).min() < 1e-13
+    (found,) = head.cross_entropy(W, dW)
+    np.testing.assert_allclose(found, k, rtol=1e-9)
+
+
+def test_softmax_roots_of_two_classes_by_a_fine_grid() -> None:
+    # With two classes the scale t solves s |u_y| = t (1 - p_y(t)): count the sign changes on a fine grid.
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        W, x = 2 * rng.standard_normal((2, 8)), rng.random(8)
+        k, dW = softmax_gradient(W, x, label=seed % 2)
+        direction = dW[0] / np.linalg.norm(dW[0])
+        roots = []
+        for sign in (1.0, -1.0):
+            v = sign * direction
+            margin, size = (W[0] - W[1]) @ v, dW[0] @ v  # k0 t = size, k0 = p0 - [y = 0]
+            t = np.exp(np.linspace(-12, 12, 1_000_001))
+            for y in (0, 1):
+                p0 = 1 / (1 + np.exp(np.clip(-t * margin, -700, 700)))
+                f = t * (p0 - (y == 0)) - size
+                roots += [size / t[i] for i in np.flatnonzero(f[:-1] * f[1:] < 0)]
+        found = sorted(float(c[0]) for c in head.cross_entropy(W, dW))
+        np.testing.assert_allclose(found, sorted(roots), rtol=1e-4)
+        assert min(abs(c - k[0]) for c in found) < 1e-10
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("size", [0.01, 0.5, 2.0, 6.0, -0.3, -3.0])
+def test_logistic_finds_every_output_gradient(size, label) -> None:
+    rng = np.random.default_rng(3)
+    w, x = rng.standard_normal((1, 9)), rng.standard_normal(9)
+    x *= size / float((w @ x)[0])  # the logit is `size`
+    k, dw = logistic_gradient(w, x, label)
+    found = head.logistic(w, dw)
+    margin = size if label else -size
+    assert len(found) == (4 if margin > 0 else 2)
+    assert min(abs(c[0] - k[0]) for c in found) < 1e-10 * abs(k[0])
+    for candidate in found:
+        explanation = dw[0] / candidate[0]
+        again = logistic_gradient(w, explanation, head.label_of(candidate, "logistic"))
+        np.testing.assert_allclose(again[0], candidate, rtol=1e-9)
+        np.testing.assert_allclose(again[1], dw, rtol=1e-9)
+
+
+def test_a_gradient_that_no_margin_explains() -> None:
+    # m / (1 + exp(m)) never exceeds 0.2785.
+    assert head.logistic(np.array([[1.0]]), np.array([[-0.28]])) == []
+    assert len(head.logistic(np.array([[1.0]]), np.array([[-0.278]]))) == 4
+
+
+@pytest.mark.parametrize("label", range(5))
+def test_the_label_of_a_softmax(label) -> None:
+    rng = np.random.default_rng(label)
+    k, _ = softmax_gradient(rng.standard_normal((5, 4)), rng.random(4), label)
+    assert head.label_of(k, "cross_entropy") == label
+    assert head.label_of(k, None) is None
+
+
+def test_no_label_where_the_output_gradient_is_not_that_of_the_loss() -> None:
+    assert head.label_of(np.array([0.5, -0.2, -0.3]), "cross_entropy") is None
+    assert head.label_of(np.array([0.5, -0.2, 0.3]), "cross_entropy") is None  # does not sum to zero
+
+
+def test_the_recursion_starts_at_the_lowest_layer_with_one_position_and_a_bias() -> None:
+    network = ca.Network(
+        (1, 5, 5),
+        [ca.Conv2d(3, 3), ca.Conv2d(4, 3), ca.Flatten(), ca.Linear(6, bias=False), ca.Linear(5), ca.Linear(3)],
+    )
+    model = ca.to_torch(network)
+    gradients = ca.torch_gradients(model, np.random.default_rng(0).random((1, 5, 5)), 1)
+    parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    deviations = {name: np.full(g.shape, 1e-17) for name, g in gradients.items()}
+    start, (k,) = head.output_gradients(network, parameters, gradients, "cross_entropy", deviations)
+    # The second convolution has one output position: its bias gradient is its k.
+    assert start.name == "1"
+    np.testing.assert_array_equal(k, gradients["1.bias"])
