@@ -250,13 +250,16 @@ class _Recursion:
         last = self.network.layers[-1]
         if last.is_bilinear and last.bias_name is not None and last.output_shape == (last.filters,):
             start, k = last, self.gradients[last.bias_name]
+        betrayed: FloatArray | None = k if start is last else None
+        if start is not last and last.is_bilinear and not last.outputs:  # k times the sum of the layer's input
+            betrayed = self.gradients[last.weight_name].sum(axis=1)
         return Reconstruction(
             input=x.value,
             determined=x.known,
             error_bar=np.where(x.known, x.deviation, np.inf),
             status=Status.DETERMINED,
             layers=tuple(reversed(solutions)),
-            label=head.label_of(k, loss) if start is last else None,
+            label=None if betrayed is None else head.label_of(betrayed, loss),
             discrepancy=self._discrepancy(x, start, k) if x.known.any() else {},
         ).judged(self._allowed())
 

@@ -173,7 +173,8 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
 def label_of(output_gradient: FloatArray, loss: str | None) -> int | None:
     """Return the label that the output gradient betrays, `None` where it does not fit the loss.
 
-    Cross-entropy: k = softmax - e_y is negative at the label alone (Zhao et al. 2020, arXiv 2001.02610). Logistic:
+    Cross-entropy: k = softmax - e_y is negative at the label alone (Zhao et al. 2020, arXiv 2001.02610). Where only a
+    multiple of k is at hand, its sign unknown, the label is the entry whose sign no other shares. Logistic:
     k = sigmoid(μ) - y is negative exactly for y = 1.
 
     >>> label_of(np.array([0.2, -0.7, 0.5]), "cross_entropy")
@@ -181,10 +182,11 @@ def label_of(output_gradient: FloatArray, loss: str | None) -> int | None:
     """
     if loss == "logistic":
         return int(output_gradient[0] < 0)
-    negative = np.flatnonzero(output_gradient < 0)
     sums_to_zero = abs(output_gradient.sum()) <= 0.05 * np.abs(output_gradient).sum()
-    if loss == "cross_entropy" and len(negative) == 1 and sums_to_zero:
-        return int(negative[0])
+    if loss == "cross_entropy" and sums_to_zero:
+        for alone in (np.flatnonzero(output_gradient < 0), np.flatnonzero(output_gradient > 0)):
+            if len(alone) == 1:
+                return int(alone[0])
     return None
 
 
