@@ -259,7 +259,7 @@ class _Recursion:
             error_bar=np.where(x.known, x.deviation, np.inf),
             status=Status.DETERMINED,
             layers=tuple(reversed(solutions)),
-            label=None if betrayed is None else head.label_of(betrayed, loss),
+            label=None if betrayed is None else head.label_of(betrayed, loss, signed=start is last),
             discrepancy=self._discrepancy(x, start, k) if x.known.any() else {},
         ).judged(self._allowed())
 

@@ -170,24 +170,28 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
     return [k for _, k in sorted(found, key=lambda pair: pair[0])]
 
 
-def label_of(output_gradient: FloatArray, loss: str | None) -> int | None:
+def label_of(k: FloatArray, loss: str | None, *, signed: bool = True) -> int | None:
     """Return the label that the output gradient betrays, `None` where it does not fit the loss.
 
     Cross-entropy: k = softmax - e_y is negative at the label alone (Zhao et al. 2020, arXiv 2001.02610). Where only a
-    multiple of k is at hand, its sign unknown, the label is the entry whose sign no other shares. Logistic:
-    k = sigmoid(μ) - y is negative exactly for y = 1.
+    multiple of k is at hand, the label is the entry whose sign no other shares. Logistic: k = sigmoid(μ) - y is
+    negative exactly for y = 1.
+
+    Args:
+        k: the output gradient, or a multiple of it.
+        loss: "cross_entropy", "logistic" or `None`.
+        signed: whether the sign of k is right.
 
     >>> label_of(np.array([0.2, -0.7, 0.5]), "cross_entropy")
     1
     """
     if loss == "logistic":
-        return int(output_gradient[0] < 0)
-    sums_to_zero = abs(output_gradient.sum()) <= 0.05 * np.abs(output_gradient).sum()
-    if loss == "cross_entropy" and sums_to_zero:
-        for alone in (np.flatnonzero(output_gradient < 0), np.flatnonzero(output_gradient > 0)):
-            if len(alone) == 1:
-                return int(alone[0])
-    return None
+        return int(k[0] < 0) if signed else None
+    if loss != "cross_entropy" or abs(k.sum()) > 0.05 * np.abs(k).sum():
+        return None
+    negative, positive = np.flatnonzero(k < 0), np.flatnonzero(k > 0)
+    alone = [side for side in ((negative,) if signed else (negative, positive)) if len(side) == 1]
+    return int(alone[0][0]) if len(alone) == 1 else None
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
