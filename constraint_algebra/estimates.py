@@ -94,7 +94,8 @@ def _on_plateaus(
     away = np.abs(y.value[..., None] - levels)
     nearest = levels[away.argmin(axis=-1)]
     beyond = (y.value < levels[0]) | ((len(levels) > 1) & (y.value > levels[-1]))
-    distances = away.min(axis=-1) / np.maximum(y.deviation, np.finfo(float).tiny)
+    with np.errstate(over="ignore"):  # no noise, or next to none: infinitely far
+        distances = away.min(axis=-1) / np.maximum(y.deviation, np.finfo(float).tiny)
     passes = (distances > noise_edge(distances[y.known])) & ~beyond
     decided = np.ones(passes.shape, dtype=bool)
     if check is not None:
