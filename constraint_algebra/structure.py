@@ -83,7 +83,7 @@ def _of_group(layer: PlacedLayer, known: Knowledge, count: int, edges: int, seed
         return structural_rank(sp.vstack([_weight_pattern(layer, output), sp.block_diag([A] * C)], format="csr"))
     parts = shares(layer.filters, C)
     distinct = {output[part].tobytes() if part else b"": part for part in parts}
-    if len(distinct) * (len(rows) * S.tap_count * KEPT + len(S) * max(map(len, parts))) > edges:
+    if len(distinct) * (int((rows * np.minimum(per_tap, KEPT)).sum()) + len(S) * max(map(len, parts))) > edges:
         return None
     A = _gradient_pattern(layer, rows, support, KEPT, seed)
     one = {}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import constraint_algebra as ca
 from constraint_algebra.structure import layer_structural_rank
@@ -111,18 +112,17 @@ def test_groups_alike_are_solved_once_and_the_others_by_themselves() -> None:
 
 
 def test_structural_rank_is_that_of_the_explicit_system() -> None:
-    settled = 0
+    settled = unsettled = 0
     for layer, known, (weight, gradient) in cases(150, seed=13):
         A = np.concatenate([weight, gradient])
-        import scipy.sparse as sp
-
         explicit = ca.structural_rank(sp.csr_array(A != 0))
         assert layer_structural_rank(layer, known) == explicit, layer
-        thinned = layer_structural_rank(layer, known, edges=0 if layer.unknowns % 2 else 200)
+        assert layer_structural_rank(layer, known, generic_low=exact_rank(A), edges=0) in {None, explicit}
+        thinned = layer_structural_rank(layer, known, edges=np.count_nonzero(A) - 1)  # one too few for the graph
         assert thinned in {None, explicit}
         settled += thinned is not None
-        assert layer_structural_rank(layer, known, generic_low=exact_rank(A), edges=0) in {None, explicit}
-    assert settled > 30
+        unsettled += thinned is None
+    assert min(settled, unsettled) > 20
 
 
 def test_structural_rank_of_a_layer_too_large_for_its_graph() -> None:
