@@ -25,7 +25,15 @@ TINY = zoo.ZooEntry(
     input_shape=(3, 12, 12),
 )
 POOR = zoo.ZooEntry("rconv2024", ((12, "3/2/1", zoo.RELU), (6, "5/1/2", zoo.RELU)), classes=10, input_shape=(3, 12, 12))
-EXAMPLE = {"network": "tiny", "dtype": "float32", "seed": 0, "status": "DETERMINED", "values": 4, "determined": 4}
+EXAMPLE = {
+    "network": "tiny",
+    "dtype": "float32",
+    "noise": 0.0,
+    "seed": 0,
+    "status": "DETERMINED",
+    "values": 4,
+    "determined": 4,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +70,7 @@ def test_accuracy_writes_a_row_a_run_and_resumes(tmp_path) -> None:
 
 
 def test_processes_give_what_one_process_gives(tmp_path) -> None:
-    wanted = [Run("rconv-relu", "float32", 1, image) for image in range(2)]
+    wanted = [Run("rconv-relu", "float32", 0.0, 1, image) for image in range(2)]
     rows = accuracy.run(wanted, tmp_path / "accuracy.csv", processes=2)
     alone = pd.DataFrame([accuracy.judge(wanted[0])])
     both = rows[rows["image"] == 0].iloc[0]
@@ -90,6 +98,7 @@ def test_nothing_determined_has_no_quality() -> None:
 
 FAILURES = [
     ({}, None),
+    ({"psnr": 50.0, "noise": 1e-3}, None),
     ({"psnr": 50.0}, "PSNR 50.0, and the error bars promise 110.0"),
     ({"wrong": 2}, "2 values claimed determined are wrong"),
     ({"overclaimed": 1}, "1 values claimed determined are not"),
@@ -134,6 +143,20 @@ def test_the_exact_answer_is_that_of_least_squares_in_float64(network, seed, cou
     found = ca.reconstruct(step.network, step.parameters, step.gradients)
     assert exact.sum() == count
     np.testing.assert_array_equal(exact, found.determined)
+
+
+def test_noise_has_the_size_that_was_asked_for_and_is_told_to_the_solver() -> None:
+    run = Run("tiny", "float32", 1e-4, 0, 3)
+    gradients = {"a": np.linspace(-3, 3, 40_000, dtype=np.float32), "b": np.full(3, 2.0, dtype=np.float32)}
+    noisy, deviations = accuracy.noisy(gradients, run)
+    assert noisy["a"].dtype == np.float32
+    assert deviations["b"] == pytest.approx(2e-4)
+    assert np.std(noisy["a"] - gradients["a"]) == pytest.approx(deviations["a"], rel=0.05)
+    assert accuracy.noisy(gradients, run._replace(noise=0.0))[0] is gradients
+    row = accuracy.judge(run)
+    assert row["status"] == "DETERMINED"
+    assert 20 < row["psnr"] < 90
+    assert abs(row["psnr"] - row["promised"]) < 10
 
 
 def test_the_exact_answer_is_none_beyond_the_limit() -> None:
