@@ -11,8 +11,8 @@ Written from the paper's equations, plainly, and on purpose with the numerical c
 4. The first convolution, if its activation is invertible, is solved from its first weight equations alone, as many as
    there are unknowns.
 
-Rows kept for their rank can be nearly dependent, and one wrong ReLU spoils all below: hence the failures (in float32
-every time) that least squares over all equations does not have. Nothing here uses the library's own equations.
+Rows kept for their rank can be nearly dependent, and one wrong ReLU spoils all below: hence the failures, above all
+in float32, that least squares over all equations does not have. Nothing here uses the library's own equations.
 """
 
 from __future__ import annotations
