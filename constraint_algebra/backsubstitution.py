@@ -189,9 +189,11 @@ class _Recursion:
         bias = self.parameters[layer.bias_name] if layer.bias_name is not None else np.zeros(layer.filters)
         output = np.where(z.known, z.value - bias.reshape(per_filter), np.nan)
         filter_size = np.sqrt((W.reshape(layer.filters, -1) ** 2).sum(axis=1)).reshape(per_filter)
-        scale = _scale(layer, size * rows, dW.value, np.broadcast_to(filter_size, output.shape), output)
+        shifted = z.deviation + self.rounding.arithmetic * np.abs(bias).reshape(per_filter)  # noise of z - b
+        scale = _scale(layer, size * rows, dW.value, np.broadcast_to(filter_size, output.shape), output, shifted)
         row_rounding = self.rounding.arithmetic * scale * size
-        output_rounding = np.maximum(self.rounding.arithmetic * scale * filter_size, np.finfo(float).tiny)
+        output_rounding = self.rounding.arithmetic * (scale * filter_size + np.abs(bias).reshape(per_filter))
+        output_rounding = np.maximum(output_rounding, np.finfo(float).tiny)
         from_k = scale * np.sqrt(contractions.row_sums(layer, np.where(k.known, k.deviation, 0.0) ** 2))
         from_dW = dW.deviation.reshape(layer.filters, -1, size.shape[1]).mean(axis=1)
         noise = row_rounding + from_k + from_dW
@@ -280,11 +282,16 @@ class _Recursion:
 
 
 def _scale(
-    layer: PlacedLayer, row_sizes: FloatArray, dW: FloatArray, filter_sizes: FloatArray, output: FloatArray
+    layer: PlacedLayer,
+    row_sizes: FloatArray,
+    dW: FloatArray,
+    filter_sizes: FloatArray,
+    output: FloatArray,
+    output_noise: FloatArray,
 ) -> float:
-    """Return the size of a typical input value, from the size of both right-hand sides and of their rows."""
+    """Return the size of a typical input value, from both right-hand sides and the size of their rows; 1 for zeros."""
     used = dW.reshape(layer.filters, -1, row_sizes.shape[1]) * (row_sizes > 0)[:, None, :]
-    known = np.isfinite(output)
+    known = np.isfinite(output) & bool(np.nansum(output**2) > 100 * np.sum(output_noise[np.isfinite(output)] ** 2))
     guesses = (
         np.linalg.norm(used) / (np.linalg.norm(row_sizes) * np.sqrt(used.shape[1]) or 1.0),
         np.linalg.norm(output[known]) / (np.linalg.norm(filter_sizes[known]) or 1.0),

@@ -280,7 +280,7 @@ def _report(result: Reconstruction, values: dict[str, Any], paths: list[Path]) -
         tail = (f"{layer.determined:,}", f"{layer.condition:.1e}", f"{layer.residual:.1e}")
         table.add_row(layer.name, layer.kind, *counts, rank, *tail)
     Console().print(table)
-    say(f"{result.status.value} ({int(result.determined.sum()):,} of {result.determined.size:,} values)")
+    say(result.conclusion)
     if values["mse"] is not None:
         decibels = "exact" if values["psnr"] is None else f"{values['psnr']:.1f} dB"
         similarity = "" if values["ssim"] is None else f", SSIM {values['ssim']:.4f}"

@@ -57,7 +57,8 @@ def through_activation(
 ) -> tuple[Estimate, Estimate]:
     """Return z and dL/dz from the output y = σ(z) of an activation and dL/dy.
 
-    dL/dz is known where both are, and also where dL/dy is zero, whatever y may be.
+    dL/dz is known where both are, and also where one of them makes it zero: dL/dy whatever y may be, or a y that was
+    cut off whatever arrives.
 
     Args:
         activation: σ.
@@ -75,8 +76,8 @@ def through_activation(
     moved = np.where(y.known[..., None], y.perturbations, 0.0)
     dz = Estimate(
         value=np.where(dy.known, dy.value * d, 0.0),
-        known=dy.known & (steep | (dy.value == 0)),
-        perturbations=d[..., None] * dy.perturbations + (slope * dy.value)[..., None] * moved,
+        known=(dy.known & (steep | (dy.value == 0))) | (steep & (d == 0)),
+        perturbations=d[..., None] * dy.perturbations + (slope * np.where(dy.known, dy.value, 0.0))[..., None] * moved,
     )
     z = f.inverse(value)
     known = y.known & decided & np.isfinite(z)

@@ -44,7 +44,7 @@ def figures(capture: Capture, result: Reconstruction, *, cpu_seconds: float) -> 
     values: dict[str, Any] = _plain(
         {
             "status": result.status.name.lower(),
-            "message": result.status.value,
+            "message": result.conclusion,
             **_closeness(capture.truth, result.input, result.determined),
             "determined": float(result.determined.mean()),
             "label": result.label,

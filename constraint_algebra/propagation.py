@@ -1,9 +1,10 @@
 """What is known at the outputs of a layer, and what follows for the layer below once its input is known in part.
 
 The twin, from shapes alone, of what `backsubstitution` does with numbers: it starts at the same layer and applies the
-same rules, one mask for each. k[j] is known where the gradient that arrives at j is known and so is x[j], or where it
-is zero, whatever x[j] is: where no output that j meets has a k other than zero. A gradient row counts where all its k
-are known and one of them is not zero, a weight row where its z is known.
+same rules, one mask for each. k[j] is known where the gradient that arrives at j is known and so is x[j]; where that
+gradient is zero, whatever x[j] is: where no output that j meets has a k other than zero; and where x[j] is known to be
+cut off, whatever arrives. A gradient row counts where all its k are known and one of them is not zero, a weight row
+where its z is known.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def below(
         if isinstance(step.layer, Activation):
             gradient = np.logical_and(gradient, output | ~support)
             if formulas(step.layer).plateaus:
+                gradient = gradient | (output & ~active[step.name])
                 support, output = support & active[step.name], output & active[step.name]
         gradient, support, output = (m.reshape(step.input_shape) for m in (gradient, support, output))
     return Knowledge(output=output, gradient=gradient, support=support)

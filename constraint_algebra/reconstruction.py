@@ -96,13 +96,21 @@ class Reconstruction:
 
         return pd.DataFrame([vars(layer) for layer in self.layers])
 
+    @property
+    def conclusion(self) -> str:
+        """The outcome in one sentence, with the determined share, and where the recursion stopped if it did."""
+        share = f"{int(self.determined.sum()):,} of {self.determined.size:,} values"
+        stop = ""
+        if self.status is Status.UNDETERMINED and self.layers:
+            stop = f"; nothing follows from layer {self.layers[0].name!r} on"
+        return f"{self.status.value} ({share}){stop}"
+
     def __repr__(self) -> str:
-        """Return status and table."""
-        share = f"{int(self.determined.sum())} of {self.determined.size} values determined"
-        return f"Reconstruction: {self.status.value} ({share})\n{self._table().to_string(index=False)}"
+        """Return conclusion and table."""
+        return f"Reconstruction: {self.conclusion}\n{self._table().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.status.value}</p>{self._table().to_html(index=False)}"
+        return f"<p>{self.conclusion}</p>{self._table().to_html(index=False)}"
 
     def _table(self) -> pd.DataFrame:
         frame = self.to_frame()

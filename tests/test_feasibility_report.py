@@ -91,8 +91,6 @@ def compare(net, seed, image_seed=0):
     net, parameters = ca.from_torch(model, net.input_shape)
     image = np.random.default_rng(image_seed).random(net.input_shape)
     active = ca.activity_of(net, parameters, image)
-    if not all(mask.any() for mask in active.values()):  # an input of zeros throughout has no scale in numbers
-        return [], []
     try:
         found = ca.reconstruct(net, parameters, torch_gradients(model, image, 0))
     except ca.ZeroGradientError:  # the network is saturated

@@ -236,7 +236,7 @@ def test_the_table_has_a_row_for_each_layer() -> None:
     assert frame["name"].tolist() == ["0", "2", "4", "6", "9"]
     assert frame["unknowns"].tolist() == [3072, 3072, 1024, 192, 192]
     assert frame["determined"].tolist() == frame["unknowns"].tolist()
-    assert repr(result).startswith(f"Reconstruction: {ca.Status.DETERMINED.value} (3072 of 3072 values determined)\n")
+    assert repr(result).startswith(f"Reconstruction: {ca.Status.DETERMINED.value} (3,072 of 3,072 values)\n")
     assert "<table" in result._repr_html_()
 
 
