@@ -174,6 +174,7 @@ class _Recursion:
             determined=int(determined.sum()),
             condition=stages.verdict.condition,
             residual=stages.residual(x),
+            settled=stages.verdict.settled,
         )
         return Estimate(x, determined, np.where(determined[..., None], perturbations, 0.0)), solution
 
@@ -219,6 +220,7 @@ class _Recursion:
         W = self.parameters[layer.weight_name]
         moved = contractions.input_gradient(layer, W, np.where(k.known[..., None], k.perturbations, 0.0))
         rounding = self.rounding.arithmetic * np.sqrt(contractions.input_gradient(layer, W**2, k.filled() ** 2))
+        rounding = np.maximum(rounding, 0.3 * self.rounding.smallest)
         return Estimate(
             contractions.input_gradient(layer, W, k.filled()),
             ~contractions.touched(layer, ~k.known),
@@ -249,12 +251,12 @@ class _Recursion:
     def _result(
         self, x: Estimate, solutions: list[LayerSolution], start: PlacedLayer, k: FloatArray, loss: str | None
     ) -> Reconstruction:
-        last = self.network.layers[-1]
-        if last.is_bilinear and last.bias_name is not None and last.output_shape == (last.filters,):
+        last = self.network.head
+        if last is not None and last.bias_name is not None:
             start, k = last, self.gradients[last.bias_name]
         betrayed: FloatArray | None = k if start is last else None
-        if start is not last and last.is_bilinear and not last.outputs:  # k times the sum of the layer's input
-            betrayed = self.gradients[last.weight_name].sum(axis=1)
+        if last is not None and start is not last:  # k times the sum of the layer's input
+            betrayed = self.gradients[last.weight_name].reshape(last.filters, -1).sum(axis=1)
         return Reconstruction(
             input=x.value,
             determined=x.known,
@@ -270,7 +272,7 @@ class _Recursion:
         explained: dict[str, float] = {}
         for name, values in self.gradients.items():
             noise = np.abs(self.deviations[name]).max() / (np.abs(values).max() or 1.0)
-            explained[name] = float(min(1e5 * self.rounding.epsilon + 100 * noise, 0.5))
+            explained[name] = float(min(1e5 * self.rounding.epsilon + 1e4 * noise, 0.5))
         return explained
 
     def _discrepancy(self, x: Estimate, start: PlacedLayer, k: FloatArray) -> dict[str, float]:

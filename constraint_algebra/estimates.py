@@ -82,7 +82,8 @@ def through_activation(
     z = f.inverse(value)
     known = y.known & decided & np.isfinite(z)
     steepness = np.where(known & (d > 0), d, 1.0)
-    return Estimate(np.where(known, z, np.nan), known, (y.perturbations + stored) / steepness[..., None]), dz
+    # Where z does not follow, the edge of the plateau stands in for it: a value with the same output.
+    return Estimate(np.where(known, z, value), known, (y.perturbations + stored) / steepness[..., None]), dz
 
 
 def _on_plateaus(

@@ -43,16 +43,16 @@ def output_gradients(
             k = gradients[layer.bias_name]
             _check_one_sample(layer, k, gradients, deviations)
             return layer, [k]
-    if not single or single[-1] is not network.layers[-1] or loss is None:
+    if network.head is None or loss is None:
         last = network.bilinear[-1]
         raise MissingBiasError(
             last.weight_name,
-            "the output gradient follows from the bias gradient of a linear layer, and the network has none"
-            f" (its last layer with a weight is {last.name!r}, {last.kind}); without a bias the loss must settle the"
-            f' scale: pass loss="cross_entropy" or loss="logistic" for a network that ends in a linear layer,'
-            f" got {loss!r}",
+            "the output gradient follows from the bias gradient of a layer with one output position, and the network"
+            f" has none (its last layer with a weight is {last.name!r}, {last.kind}); without a bias the loss must"
+            ' settle the scale: pass loss="cross_entropy" or loss="logistic" for a network that ends in a linear layer'
+            f" without an activation after it, got {loss!r}",
         )
-    layer = single[-1]
+    layer = network.head
     W, dW = (values[layer.weight_name].reshape(layer.filters, -1) for values in (parameters, gradients))
     _check_one_sample(layer, dW, gradients, deviations)
     candidates = logistic(W, dW) if loss == "logistic" else cross_entropy(W, dW)

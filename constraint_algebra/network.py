@@ -79,6 +79,16 @@ class Network:
         return tuple(layer for layer in self.layers if layer.is_bilinear)
 
     @property
+    def head(self) -> PlacedLayer | None:
+        """The last layer with a weight, if it has one output position and only reshapes follow: it makes the logits."""
+        if not self.bilinear:
+            return None
+        last = self.bilinear[-1]
+        follows = self.layers[last.index + 1 :]
+        plain = not any(isinstance(layer.layer, Activation) for layer in follows)
+        return last if plain and math.prod(last.outputs) == 1 else None
+
+    @property
     def parameter_shapes(self) -> dict[str, Shape]:
         """Shape of every parameter by its name, in order."""
         shapes: dict[str, Shape] = {}

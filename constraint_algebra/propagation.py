@@ -39,8 +39,8 @@ def start_layer(network: Network) -> PlacedLayer:
     for layer in single:
         if layer.bias_name is not None:
             return layer
-    if single and single[-1] is network.layers[-1]:
-        return single[-1]
+    if network.head is not None:
+        return network.head
     last = network.bilinear[-1].weight_name if network.bilinear else "weight"
     raise MissingBiasError(
         last,

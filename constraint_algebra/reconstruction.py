@@ -24,6 +24,7 @@ class Status(Enum):
     PARTIAL = "part of the input is determined by the gradient; .determined says which"
     UNDETERMINED = "no input value is determined by the gradient"
     AMBIGUOUS = "several valid inputs have the same gradient; .alternatives holds the others"
+    UNDECIDED = "an iteration did not converge; what is not determined in .determined may yet be"
     INCONSISTENT = (
         "the gradients recomputed from the result differ from those given; check parameters, loss and model mode"
     )
@@ -43,6 +44,7 @@ class LayerSolution:
         determined: number of determined unknowns.
         condition: condition number of the directions solved for, each row in units of its noise; an estimate.
         residual: largest residual relative to the largest right-hand side, over both kinds of equations.
+        settled: whether the verdict on what is determined is final; where not, an iteration did not converge.
     """
 
     name: str
@@ -54,6 +56,7 @@ class LayerSolution:
     determined: int
     condition: float
     residual: float
+    settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Reconstruction:
 
     def judged(self, allowed: Mapping[str, float]) -> Reconstruction:
         """Return the same result with the status that its own evidence supports, given the discrepancies of noise."""
+        if not self.determined.all() and not all(layer.settled for layer in self.layers):
+            return replace(self, status=Status.UNDECIDED)
         if not self.determined.any():
             return replace(self, status=Status.UNDETERMINED)
         if not self.determined.all():
@@ -117,4 +122,4 @@ class Reconstruction:
         for column in ("condition", "residual"):
             if column in frame:
                 frame[column] = frame[column].map("{:.1e}".format)
-        return frame
+        return frame.drop(columns="settled", errors="ignore")

@@ -32,7 +32,10 @@ from constraint_algebra.stacked import StackedEquations, conjugate_gradients, sc
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-DENSE_LIMIT = 4096  # unknowns up to which dense factorisations are affordable
+FACTOR_LIMIT = 6144  # unknowns up to which the normal equations are factored
+CHEAP_LIMIT = 1536  # unknowns up to which that costs so little that it is always worth it
+DENSE_LIMIT = 4096  # open directions up to which their singular values are computed
+USABLE = 3.0  # a direction known to a third of a typical value is known
 POLISH = 60  # most steps to weigh the equations against each other, from a start that is right up to noise
 PROBES = 3  # random vectors that ask which unknowns are determined
 ITERATIONS = 2000
@@ -88,6 +91,7 @@ class Verdict:
         determined: which input values are unique, in the input shape.
         rank: numerical rank of all equations together; `None` where the layer is too large and not determined.
         condition: largest over smallest singular value of the directions solved for, an estimate.
+        settled: whether the iteration behind the verdict converged; where not, what is not determined may yet be.
         tolerance: share of a null vector above which an unknown counts as undetermined.
         gap: largest share among the determined unknowns, smallest among the others.
     """
@@ -95,6 +99,7 @@ class Verdict:
     determined: BoolArray
     rank: int | None
     condition: float
+    settled: bool
     tolerance: float
     gap: tuple[float, float]
 
@@ -126,12 +131,12 @@ class TwoStage:
         self._whiten_output = np.where(known, 1 / np.where(known, equations.output_noise, 1.0), 0.0)
         self._whiten_gradient = np.where(equations.gradient_rows, 1 / equations.gradient_noise, 0.0)
         self.stacked = StackedEquations(layer, equations.weight, self.blocks, self._whiten_output)
-        # Strong enough to be solved for before the weight equations are looked at.
-        self.strong = 30 * self.cut / equations.scale
+        # Strong enough to be solved for before the weight equations are looked at, if there are any.
+        self.strong = (30 if equations.weight_row_count else 1) * self.cut / equations.scale
         channels = layer.channels // layer.groups
         self.open = channels * sum(block.weak_count(self.strong) for block in self.blocks)
         self._reduced: Reduced | None = None
-        if self.open and equations.weight_row_count and layer.unknowns <= DENSE_LIMIT:
+        if equations.weight_row_count and layer.unknowns <= (FACTOR_LIMIT if self.open else CHEAP_LIMIT):
             self.stacked.factor()
         self.verdict = self._verdict(seed)
 
@@ -152,10 +157,10 @@ class TwoStage:
             return x
         rhs = self.stacked.join(alphas, betas)
         if self.open and self._reduced is None:
-            return conjugate_gradients(self.stacked, rhs, x, ITERATIONS, rtol)
+            return conjugate_gradients(self.stacked, rhs, x, ITERATIONS, rtol)[0]
         # The gradient equations came first, at the price of the weight equations: a few steps give both their weight.
         rest = rhs - self.stacked.forward(x)
-        return x + conjugate_gradients(self.stacked, rest, np.zeros_like(x), POLISH, 1e-3)
+        return x + conjugate_gradients(self.stacked, rest, np.zeros_like(x), POLISH, 1e-3)[0]
 
     def residual(self, x: FloatArray) -> float:
         """Return the largest residual at x relative to the largest right-hand side, over both kinds of equations."""
@@ -235,36 +240,52 @@ class TwoStage:
         return np.vstack([la.block_diag(*weak), np.hstack(columns)])
 
     def _verdict(self, seed: int) -> Verdict:
-        layer = self.equations.layer
-        if not self.open:
-            return self._judge(np.zeros(layer.input_shape), layer.unknowns)
-        if self.equations.weight_row_count:
-            probes = np.random.default_rng(seed).standard_normal((*layer.input_shape, PROBES))
-            start = np.zeros_like(probes)
-            back = conjugate_gradients(self.stacked, self.stacked.forward(probes), start, ITERATIONS, 1e-11)
-            shares = np.abs(probes - back).max(axis=-1)
-            if (shares < self.tolerance).all():
-                return self._judge(shares, layer.unknowns)
-            if self.open > DENSE_LIMIT:
-                return self._judge(shares, None)
-        self._reduced = Reduced(self._reduced_matrix(), self.cut / self.equations.scale)
-        solved = sum(int(np.count_nonzero(b.singular > self.strong)) for b in self.blocks)
-        rank = solved * (layer.channels // layer.groups) + len(self._reduced.kept)
+        layer, eq = self.equations.layer, self.equations
+        channels = layer.channels // layer.groups
+        solved = [b.singular[b.singular > self.strong] for b in self.blocks]
+        strong_rank = channels * sum(map(len, solved))
+        if not eq.weight_row_count or not self.open:
+            return self._judge(self._block_shares(), strong_rank, self._gradient_condition(solved))
+        probes = np.random.default_rng(seed).standard_normal((*layer.input_shape, PROBES))
+        back, converged = conjugate_gradients(
+            self.stacked, self.stacked.forward(probes), np.zeros_like(probes), ITERATIONS, 1e-11
+        )
+        shares = np.abs(probes - back).max(axis=-1)
+        largest, smallest = self.stacked.extremes()
+        # Probes show whether a direction is met at all, the smallest singular value whether it is met above the noise.
+        if (shares < self.tolerance).all() and smallest * eq.scale >= USABLE:
+            return self._judge(shares, layer.unknowns, largest / smallest)
+        if self.open > DENSE_LIMIT:
+            return self._judge(shares, None, largest / smallest, converged)
+        self._reduced = Reduced(self._reduced_matrix(), self.cut / eq.scale)
         null = self._from_reduced(self._reduced.null)
-        return self._judge(np.sqrt((null**2).sum(axis=-1)), rank)
+        values = np.concatenate([*solved, self._reduced.kept])
+        condition = float(values.max() / values.min()) if len(values) else 1.0
+        return self._judge(np.sqrt((null**2).sum(axis=-1)), strong_rank + len(self._reduced.kept), condition)
 
-    def _judge(self, shares: FloatArray, rank: int | None) -> Verdict:
+    def _judge(self, shares: FloatArray, rank: int | None, condition: float, settled: bool = True) -> Verdict:
         determined = shares < self.tolerance
         largest = float(shares[determined].max(initial=0.0))
         smallest = float(shares[~determined].min(initial=np.inf))
-        return Verdict(determined, rank, self._condition(), self.tolerance, (largest, smallest))
+        return Verdict(determined, rank, condition, settled, self.tolerance, (largest, smallest))
 
-    def _condition(self) -> float:
-        if self._reduced is None:
-            return self.stacked.condition()
-        solved = [b.singular[b.singular > self.strong] for b in self.blocks]
-        values = np.concatenate([*solved, self._reduced.kept])
-        return float(values.max() / values.min()) if len(values) else 1.0
+    def _block_shares(self) -> FloatArray:
+        """Return the share of each unknown that the strong directions of the gradient equations leave open."""
+        x = self.stacked.zeros(1)
+        for block in self.blocks:
+            kept = (block.right[:, block.singular > self.strong] ** 2).sum(axis=1)
+            x[block.group][:, block.columns] = np.sqrt(np.clip(1 - kept, 0, None) * (1 - kept > 1e-12))[:, None]
+        return x.reshape(self.equations.layer.input_shape)
+
+    def _gradient_condition(self, solved: list[FloatArray]) -> float:
+        """Return the condition number where the gradient equations alone solve, or an upper bound of it."""
+        values = np.concatenate([*solved, np.zeros(0)])
+        if not len(values):
+            return 1.0
+        if not self.equations.weight_row_count:
+            return float(values.max() / values.min())
+        largest, smallest = self.stacked.extremes()
+        return largest / max(smallest if self.stacked.factored else 0.0, float(values.min()))
 
 
 class Reduced:

@@ -49,6 +49,11 @@ class StackedEquations:
         return np.zeros((*self._grouped, n))
 
     @property
+    def factored(self) -> bool:
+        """Whether the preconditioner inverts the normal equations."""
+        return self._factor is not None
+
+    @property
     def patience(self) -> int:
         """Steps without progress after which rounding, not the iteration, sets the error."""
         return 50 if self._factor is None else 4
@@ -108,19 +113,23 @@ class StackedEquations:
         H[np.diag_indices_from(H)] += 1e-13 * H.diagonal().max()
         self._factor = cholesky(H.T, lower=True, overwrite_a=True, check_finite=False)  # H.T: already in Fortran order
 
-    def largest_gain(self, of: Callable[[FloatArray], FloatArray], steps: int = 6) -> float:
-        """Return the largest eigenvalue of a symmetric operator on inputs, by power iteration from a fixed start."""
-        x = np.random.default_rng(0).standard_normal((*self.layer.input_shape, 1))
-        size = float(np.linalg.norm(x))
-        for _ in range(steps):
-            x = of(x / (size or 1.0))
-            size = float(np.linalg.norm(x))
-        return size
+    def extremes(self, steps: int = 12) -> tuple[float, float]:
+        """Return estimates of the largest and the smallest singular value, by power iteration.
 
-    def condition(self) -> float:
-        """Return the condition number of all equations, as far as the preconditioner inverts them: an estimate."""
-        largest = self.largest_gain(lambda x: self.adjoint(self.forward(x)))
-        return float(np.sqrt(largest * self.largest_gain(self.precondition)))
+        The largest is approached from below; the smallest from above, as far as the preconditioner inverts the
+        equations.
+        """
+
+        def largest(of: Callable[[FloatArray], FloatArray]) -> float:
+            x = np.random.default_rng(0).standard_normal((*self.layer.input_shape, 1))
+            size = float(np.linalg.norm(x))
+            for _ in range(steps):
+                x = of(x / (size or 1.0))
+                size = float(np.linalg.norm(x))
+            return size
+
+        gain = largest(self.precondition)
+        return float(np.sqrt(largest(lambda x: self.adjoint(self.forward(x))))), 1 / float(np.sqrt(gain))
 
 
 def gather(x4: FloatArray, block: Block) -> FloatArray:
@@ -137,7 +146,7 @@ def scatter(x4: FloatArray, block: Block, part: FloatArray) -> None:
 
 def conjugate_gradients(
     equations: StackedEquations, rhs: FloatArray, start: FloatArray, iterations: int, rtol: float
-) -> FloatArray:
+) -> tuple[FloatArray, bool]:
     """Minimise the sum of squares of `equations.forward(x) - rhs` for every column of `rhs` at once.
 
     Conjugate gradients on the normal equations in the form that never squares the matrix (CGLS; Hestenes and Stiefel
@@ -151,7 +160,7 @@ def conjugate_gradients(
         rtol: relative size of the gradient, in the norm of the preconditioner, at which a column is done.
 
     Returns:
-        The solutions, `(*input_shape, n)`.
+        The solutions, `(*input_shape, n)`, and whether every column is done.
     """
     axes = tuple(range(start.ndim - 1))
     x = start.copy()
@@ -179,7 +188,7 @@ def conjugate_gradients(
         better = gamma < 0.9 * best
         patience = np.where(better, 0, patience + 1)
         best = np.where(better, gamma, best)
-    return x
+    return x, bool((gamma <= rtol**2 * reference).all())
 
 
 def _size(equations: StackedEquations, rhs: FloatArray, axes: tuple[int, ...]) -> FloatArray:

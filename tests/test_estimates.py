@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import constraint_algebra as ca
+from constraint_algebra.activations import apply
 from constraint_algebra.estimates import Estimate, noise_edge, through_activation
 
 SMOOTH = {
@@ -56,7 +57,8 @@ def test_values_are_those_of_pytorch(activation, module) -> None:
     # z is known wherever a change of z changes y.
     np.testing.assert_array_equal(found_z.known, back_by_torch(module, z, np.ones_like(z))[1] != 0)
     np.testing.assert_allclose(found_z.value[found_z.known], z[found_z.known], rtol=1e-8)
-    assert np.isnan(found_z.value[~found_z.known]).all()
+    # Elsewhere a stand-in has the same output.
+    np.testing.assert_array_equal(apply(activation, found_z.value)[~found_z.known], y[~found_z.known])
 
 
 @pytest.mark.parametrize(("activation", "module"), SMOOTH.values(), ids=SMOOTH)

@@ -59,6 +59,8 @@ def test_the_iteration_finds_the_least_squares_solution() -> None:
         matrix = equations.forward(np.eye(n).reshape(*equations.layer.input_shape, n))
         rhs = matrix @ rng.standard_normal((n, 2)) + 0.1 * rng.standard_normal((len(matrix), 2))
         start = np.zeros((*equations.layer.input_shape, 2))
-        found = conjugate_gradients(equations, rhs, start, 1000, 1e-14).reshape(n, 2)
+        found, converged = conjugate_gradients(equations, rhs, start, 1000, 1e-14)
+        assert converged
+        found = found.reshape(n, 2)
         np.testing.assert_allclose(found, np.linalg.lstsq(matrix, rhs, rcond=None)[0], rtol=1e-6, atol=1e-7)
         assert not start.any()  # the first guess is left alone
