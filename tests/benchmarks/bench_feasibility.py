@@ -11,9 +11,9 @@ from constraint_algebra import feasibility_report, zoo
 from tests.benchmarks import networks
 
 LARGE = {
-    "resnet18": (networks.resnet18, 20),
-    "vgg16": (networks.vgg16, 60),
-    "vgg16-merged": (networks.vgg16_merged, 60),
+    "resnet18": networks.resnet18,
+    "vgg16": networks.vgg16,
+    "vgg16-merged": networks.vgg16_merged,
 }
 
 
@@ -27,19 +27,15 @@ def timed(benchmark, function):
 def test_networks_of_the_literature(benchmark, name, activity) -> None:
     network = zoo.network(name)
     timed(benchmark, lambda: ca.feasibility(network, activity=activity))
-    if activity == 1.0:
-        assert benchmark.stats.stats.max < 3
 
 
-@pytest.mark.parametrize(("build", "limit"), LARGE.values(), ids=LARGE)
-def test_large_chains(benchmark, build, limit) -> None:
+@pytest.mark.parametrize("build", LARGE.values(), ids=LARGE)
+def test_large_chains(benchmark, build) -> None:
     report = timed(benchmark, lambda: ca.feasibility(build()))
     assert all(row.verdict != "undecided" for row in report.layers)
-    assert benchmark.stats.stats.max < limit
 
 
-@pytest.mark.parametrize(("build", "limit"), LARGE.values(), ids=LARGE)
-def test_every_layer_of_large_chains_by_itself(benchmark, build, limit) -> None:
+@pytest.mark.parametrize("build", LARGE.values(), ids=LARGE)
+def test_every_layer_of_large_chains_by_itself(benchmark, build) -> None:
     index = timed(benchmark, lambda: ca.feasibility(build()).security_index)
     assert index is not None
-    assert benchmark.stats.stats.max < limit

@@ -1,0 +1,35 @@
+"""The README's Python runs as it stands, and says what comes out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import constraint_algebra as ca
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_ten_lines_reconstruct_the_photograph(capsys) -> None:
+    names: dict[str, object] = {}
+    exec(BLOCKS[0], names)
+    result, sample = names["result"], names["sample"]
+    assert result.status is ca.Status.DETERMINED
+    assert abs(result.input - sample.image).max() < 1e-11
+    printed = capsys.readouterr().out
+    assert "Determined: the gradient determines every value" in printed
+    # The table shown is the table printed, but for figures that rounding decides.
+    shown = re.search(r"```\n(Reconstruction: .*?)```", README, re.DOTALL)[1].splitlines()
+    found = printed[printed.index("Reconstruction: ") :].splitlines()
+    columns = [[line.split()[:-2] for line in lines] for lines in (shown[2:], found[2:])]
+    assert shown[:2] == found[:2]
+    assert columns[0] == columns[1]
+
+
+def test_the_names_of_rows_and_unknowns_are_those_shown() -> None:
+    names = {"ca": ca}
+    exec(BLOCKS[1], names)
+    system = names["system"]
+    shown = re.search(r"# ('dL/dW.*)", BLOCKS[1])[1]
+    assert repr((system.rows[7], system.unknowns[39])) == f"({shown})"
