@@ -34,6 +34,8 @@ FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 
 MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20 %
+DRAWS = 3  # members that show how far the error bars of the input move the gradients
+GENEROUS = 30.0  # times that distance, a discrepancy is still explained
 MISFIT = 0.2  # residual, relative to the right-hand sides, that rules a candidate out
 
 
@@ -257,6 +259,7 @@ class _Recursion:
         betrayed: FloatArray | None = k if start is last else None
         if last is not None and start is not last:  # k times the sum of the layer's input
             betrayed = self.gradients[last.weight_name].reshape(last.filters, -1).sum(axis=1)
+        found, explained = self._discrepancy(x, start, k) if x.known.any() else ({}, {})
         return Reconstruction(
             input=x.value,
             determined=x.known,
@@ -264,23 +267,29 @@ class _Recursion:
             status=Status.DETERMINED,
             layers=tuple(reversed(solutions)),
             label=None if betrayed is None else head.label_of(betrayed, loss, signed=start is last),
-            discrepancy=self._discrepancy(x, start, k) if x.known.any() else {},
-        ).judged(self._allowed())
+            discrepancy=found,
+        ).judged(explained)
 
-    def _allowed(self) -> dict[str, float]:
-        """Return the discrepancy that noise explains, generously, for each parameter."""
-        explained: dict[str, float] = {}
-        for name, values in self.gradients.items():
-            noise = np.abs(self.deviations[name]).max() / (np.abs(values).max() or 1.0)
-            explained[name] = float(min(1e5 * self.rounding.epsilon + 1e4 * noise, 0.5))
-        return explained
+    def _discrepancy(self, x: Estimate, start: PlacedLayer, k: FloatArray) -> tuple[dict[str, float], dict[str, float]]:
+        """Return how far the gradients recomputed from x are from those given, and how far noise alone would put them.
 
-    def _discrepancy(self, x: Estimate, start: PlacedLayer, k: FloatArray) -> dict[str, float]:
-        """Return the largest difference between gradients recomputed from x and those given, relative to the latter."""
-        values = self.network.forward(self.parameters, x.value)
-        again = self.network.backward(self.parameters, values, k, start.index)
-        differences = {name: np.abs(again[name] - self.gradients[name]).max() for name in again}
-        return {name: float(d / (np.abs(self.gradients[name]).max() or 1.0)) for name, d in differences.items()}
+        Both are the largest difference of any entry of a parameter's gradient, relative to its largest entry. The
+        second is generous: noise and rounding of that gradient itself, and what moving x by its own error bars does.
+        """
+
+        def again(values: FloatArray) -> Parameters:
+            return self.network.backward(self.parameters, self.network.forward(self.parameters, values), k, start.index)
+
+        size = {name: np.abs(values).max() or 1.0 for name, values in self.gradients.items()}
+        central = again(x.value)
+        found = {name: float(np.abs(g - self.gradients[name]).max() / size[name]) for name, g in central.items()}
+        moved = [again(x.value + x.perturbations[..., m]) for m in range(DRAWS)]
+        explained = {}
+        for name, g in central.items():
+            own = 1e5 * self.rounding.epsilon + 1e4 * np.abs(self.deviations[name]).max() / size[name]
+            by_input = max(np.abs(member[name] - g).max() for member in moved) / size[name]
+            explained[name] = float(min(own + GENEROUS * by_input, 0.5))
+        return found, explained
 
 
 def _scale(
