@@ -37,13 +37,12 @@ def output_gradients(
         BatchError: the layer's weight gradient is that of several samples.
         MissingBiasError: no layer gives its output gradient away.
     """
-    single = [layer for layer in network.bilinear if not np.prod(layer.outputs, dtype=int) > 1]
-    for layer in single:
-        if layer.bias_name is not None:
-            k = gradients[layer.bias_name]
-            _check_one_sample(layer, k, gradients, deviations)
-            return layer, [k]
-    if network.head is None or loss is None:
+    layer = network.start
+    if layer is not None and layer.bias_name is not None:
+        k = gradients[layer.bias_name]
+        _check_one_sample(layer, k, gradients, deviations)
+        return layer, [k]
+    if layer is None or loss is None:
         last = network.bilinear[-1]
         raise MissingBiasError(
             last.weight_name,
@@ -52,7 +51,6 @@ def output_gradients(
             ' settle the scale: pass loss="cross_entropy" or loss="logistic" for a network that ends in a linear layer'
             f" without an activation after it, got {loss!r}",
         )
-    layer = network.head
     W, dW = (values[layer.weight_name].reshape(layer.filters, -1) for values in (parameters, gradients))
     _check_one_sample(layer, dW, gradients, deviations)
     candidates = logistic(W, dW) if loss == "logistic" else cross_entropy(W, dW)

@@ -89,6 +89,12 @@ class Network:
         return last if plain and math.prod(last.outputs) == 1 else None
 
     @property
+    def start(self) -> PlacedLayer | None:
+        """The lowest layer whose output gradient is at hand: one output position and a bias, or else the head."""
+        single = (layer for layer in self.bilinear if math.prod(layer.outputs) == 1 and layer.bias_name is not None)
+        return next(single, self.head)
+
+    @property
     def parameter_shapes(self) -> dict[str, Shape]:
         """Shape of every parameter by its name, in order."""
         shapes: dict[str, Shape] = {}

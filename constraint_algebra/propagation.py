@@ -9,7 +9,6 @@ where its z is known.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -35,12 +34,8 @@ def start_layer(network: Network) -> PlacedLayer:
     >>> start_layer(Network((4,), [Linear(3, bias=False), Sigmoid(), Linear(3), Sigmoid(), Linear(2)])).name
     '2'
     """
-    single = [layer for layer in network.bilinear if math.prod(layer.outputs) == 1]
-    for layer in single:
-        if layer.bias_name is not None:
-            return layer
-    if network.head is not None:
-        return network.head
+    if network.start is not None:
+        return network.start
     last = network.bilinear[-1].weight_name if network.bilinear else "weight"
     raise MissingBiasError(
         last,
