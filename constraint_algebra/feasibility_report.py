@@ -246,9 +246,14 @@ def feasibility(network: Network, *, activity: Activity = 1.0, seed: int = 0) ->
     )
 
 
+def _filters_needed(layer: PlacedLayer) -> int | None:
+    """Return the fewest filters for gradient equations alone, `None` where no number will do or bounds do not meet."""
+    bounds = fewest_filters_alone(layer)
+    return bounds[0] if bounds is not None and bounds[0] == bounds[1] else None
+
+
 def _row(layer: PlacedLayer, known: Knowledge, found: BoundedRank, seed: int) -> LayerFeasibility:
     weight = bounded_rank(layer, knowledge=known, kinds=["weight"], limit=WEIGHT_LIMIT, seed=seed).rank
-    needed = fewest_filters_alone(layer)
     return LayerFeasibility(
         layer=layer.name,
         kind=layer.kind,
@@ -264,7 +269,7 @@ def _row(layer: PlacedLayer, known: Knowledge, found: BoundedRank, seed: int) ->
         generic_gradient=found.gradient_rank if found.gradient_rank == found.gradient_high else None,
         generic_weight=weight,
         determined=None if found.determined is None else int(found.determined.sum()),
-        filters_needed=needed[0] if needed is not None and needed[0] == needed[1] else None,
+        filters_needed=_filters_needed(layer),
         filters_by_counting=filters_by_counting(layer),
         verdict=verdict_of(found),
         reason=reason_of(layer, known, found),
@@ -275,13 +280,12 @@ def _undecided(layer: PlacedLayer, reason: str) -> LayerFeasibility:
     nothing_settled = dict.fromkeys(
         ("weight_rows", "gradient_rows", "counted", "structural", "generic", "generic_low", "generic_high"), None
     ) | dict.fromkeys(("generic_gradient", "generic_weight", "determined"), None)
-    needed = fewest_filters_alone(layer)
     return LayerFeasibility(
         layer=layer.name,
         kind=layer.kind,
         input_shape=layer.input_shape,
         unknowns=layer.unknowns,
-        filters_needed=needed[0] if needed is not None and needed[0] == needed[1] else None,
+        filters_needed=_filters_needed(layer),
         filters_by_counting=filters_by_counting(layer),
         verdict="undecided",
         reason=reason,
