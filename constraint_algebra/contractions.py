@@ -2,8 +2,9 @@
 
     T(k, W, x) = sum over f, c and (tap, output, position) in S of  k[f, output] * W[f, c, tap] * x[c, position]
 
-Leaving out one of the three factors gives the forward pass, the weight gradient and the input gradient. Each gathers
-what meets through every tap and is then one matrix product, for any number of axes and groups. `equations` holds the
+Leaving out one of the three factors gives the forward pass, the weight gradient and the input gradient, for any number
+of axes and groups. The first two gather what every output sees through its taps and are then one matrix product; the
+third is one product a tap, whose results are added where the tap leads. `equations` holds the
 same algebra as explicit matrices; the two agree to rounding, and tests hold both against automatic differentiation.
 
 `forward` and `input_gradient` also take several inputs at once, along a last axis: `(*shape, n)` for `shape`.
@@ -19,28 +20,41 @@ from constraint_algebra.layers import PlacedLayer, Shape
 
 FloatArray = NDArray[np.float64]
 
+GATHERED = 2**22  # values gathered at a time: 32 MB
+
 
 def forward(layer: PlacedLayer, weight: FloatArray, x: FloatArray) -> FloatArray:
     """Return `B(W) x`, the layer's output without its bias, in the layer's output shape."""
-    W = _grouped_weight(layer, weight).transpose(0, 3, 2, 1)  # group, tap, channel, filter
-    seen = _gather(x, layer.groups, layer.input_shape, incidence(layer).positions_seen)
-    return _product(seen, W, layer.output_shape, x.shape[len(layer.input_shape) :])
+    W, several = _by_group(layer, weight), x.shape[len(layer.input_shape) :]
+    by_place = x.reshape(layer.groups, layer.channels // layer.groups, -1, *(several or (1,)))
+    table = incidence(layer).positions_seen.T
+    step = max(1, GATHERED // (table.size * layer.channels))
+    n = by_place.shape[-1]
+    parts = [W @ _gather(by_place[..., i : i + step], table) for i in range(0, n, step)]
+    if len(parts) > 1:
+        parts = [np.concatenate([part.reshape(*W.shape[:2], table.shape[1], -1) for part in parts], axis=-1)]
+    return parts[0].reshape(layer.output_shape + several)
 
 
 def input_gradient(layer: PlacedLayer, weight: FloatArray, k: FloatArray) -> FloatArray:
     """Return `B(W)^T k`, the gradient with respect to the layer's input, in the layer's input shape."""
-    W = _grouped_weight(layer, weight).transpose(0, 3, 1, 2)  # group, tap, filter, channel
-    reached = _gather(k, layer.groups, layer.output_shape, incidence(layer).outputs_reached)
-    return _product(reached, W, layer.input_shape, k.shape[len(layer.output_shape) :])
+    W, S, several = _by_group(layer, weight), incidence(layer), k.shape[len(layer.output_shape) :]
+    G, C = layer.groups, layer.channels // layer.groups
+    sent = W.swapaxes(1, 2) @ k.reshape(G, layer.filters // G, -1)
+    through = sent.reshape(G, C, S.tap_count, *layer.outputs, *(several or (1,)))
+    x = np.zeros((G, C, *layer.positions, *(several or (1,))))
+    both = (slice(None), slice(None))
+    for tap, (outputs, positions) in enumerate(S.windows):
+        x[both + positions] += through[(*both, tap, *outputs)]
+    return x.reshape(layer.input_shape + several)
 
 
 def weight_gradient(layer: PlacedLayer, k: FloatArray, x: FloatArray) -> FloatArray:
     """Return `A(k) x[c]` for all channels, the gradient with respect to the weight, in the weight's shape."""
     S = incidence(layer)
-    seen = _gather(x, layer.groups, layer.input_shape, S.positions_seen)  # group, 1 * output, tap * channel
-    gradient = k.reshape(layer.groups, -1, S.output_count) @ seen
-    taps_last = gradient.reshape(layer.groups, layer.filters // layer.groups, S.tap_count, -1).swapaxes(2, 3)
-    return taps_last.reshape(layer.weight_shape)
+    seen = _gather(x.reshape(layer.groups, layer.channels // layer.groups, -1, 1), S.positions_seen.T)
+    gradient = k.reshape(layer.groups, -1, S.output_count) @ seen.swapaxes(1, 2)
+    return np.asarray(gradient.reshape(layer.weight_shape))
 
 
 def bias_gradient(layer: PlacedLayer, k: FloatArray) -> FloatArray:
@@ -60,26 +74,13 @@ def touched(layer: PlacedLayer, outputs: NDArray[np.bool_]) -> NDArray[np.bool_]
     return np.asarray(counts > 0)
 
 
-def _grouped_weight(layer: PlacedLayer, weight: FloatArray) -> FloatArray:
-    """Return the weight with axes (group, filter, channel, tap)."""
-    return weight.reshape(layer.groups, layer.filters // layer.groups, layer.channels // layer.groups, -1)
+def _by_group(layer: PlacedLayer, weight: FloatArray) -> FloatArray:
+    """Return the weight with axes (group, filter, channel * tap)."""
+    return weight.reshape(layer.groups, layer.filters // layer.groups, -1)
 
 
-def _gather(values: FloatArray, groups: int, shape: Shape, table: IntArray) -> FloatArray:
-    """Return for each group the values at the places of `table`, as `(group, n * places, taps * channels)`.
-
-    Channels go last, so that each place is one run of memory; a row of zeros stands for places outside.
-    """
-    channels = shape[0] // groups
-    by_place = values.reshape(groups, channels, -1, *(values.shape[len(shape) :] or (1,))).transpose(0, 3, 2, 1)
-    padded = np.concatenate([by_place, np.zeros((groups, by_place.shape[1], 1, channels))], axis=2)
-    gathered = np.take(padded, table, axis=2)  # group, n, place, tap, channel
-    return gathered.reshape(groups, -1, table.shape[1] * channels)
-
-
-def _product(gathered: FloatArray, weight: FloatArray, shape: Shape, several: Shape) -> FloatArray:
-    """Return the product over taps and channels, with channels first and the several inputs last again."""
-    groups, taps, channels, filters = weight.shape
-    product = gathered @ weight.reshape(groups, taps * channels, filters)
-    by_place = product.reshape(groups, *(several or (1,)), -1, filters)
-    return np.ascontiguousarray(by_place.transpose(0, 3, 2, 1)).reshape(shape + several)
+def _gather(by_place: FloatArray, table: IntArray) -> FloatArray:
+    """Return values `(group, channel, place, n)` at the places of `table` as `(group, channel * tap, output * n)`."""
+    groups, channels, _, n = by_place.shape
+    padded = np.concatenate([by_place, np.zeros((groups, channels, 1, n))], axis=2)
+    return np.take(padded, table, axis=2).reshape(groups, channels * table.shape[0], -1)

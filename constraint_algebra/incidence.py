@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from constraint_algebra.layers import Conv, PlacedLayer, Shape
 
 IntArray = NDArray[np.intp]
+Window = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ class Incidence:
         return table
 
     @cached_property
-    def outputs_reached(self) -> IntArray:
-        """Output that each input position reaches through each tap, `(positions, taps)`; one past the last for none."""
-        table = np.full((self.position_count, self.tap_count), self.output_count)
-        table[self.position, self.tap] = self.output
-        return table
+    def windows(self) -> tuple[tuple[Window, Window], ...]:
+        """For each tap the outputs that see through it and the positions that they see, as slices of their axes."""
+        return tuple(
+            (_window(self.output[run], self.outputs), _window(self.position[run], self.positions))
+            for run in map(self.of_tap, range(self.tap_count))
+        )
 
     def of_tap(self, tap: int) -> slice:
         """Return the run of triples that belong to one tap."""
@@ -123,3 +125,11 @@ def axis_triples(
     position = output * stride + tap * dilation - before
     inside = (position >= 0) & (position < positions)
     return tap[inside], output[inside], position[inside]
+
+
+def _window(flat: IntArray, shape: Shape) -> Window:
+    """Return the slices that select the places `flat`, which are the product of one arithmetic sequence per axis."""
+    if not len(flat):
+        return tuple(slice(0) for _ in shape)
+    places = (np.unique(axis) for axis in np.unravel_index(flat, shape)) if shape else ()
+    return tuple(slice(int(p[0]), int(p[-1]) + 1, int(p[1] - p[0]) if len(p) > 1 else 1) for p in places)
