@@ -13,6 +13,7 @@ is the error bar.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,18 +24,19 @@ from numpy.typing import ArrayLike, NDArray
 from constraint_algebra import contractions, head
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.estimates import Estimate, through_activation
+from constraint_algebra.layer_equations import LayerEquations
 from constraint_algebra.layers import Activation, PlacedLayer, Shape
 from constraint_algebra.masks import BiasCheck
 from constraint_algebra.network import Network, Parameters, bind
 from constraint_algebra.noise import Precision, deviations_of, precision
 from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
-from constraint_algebra.solve import LayerEquations, TwoStage
+from constraint_algebra.solve import TwoStage
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 
 MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20 %
-DRAWS = 3  # members that show how far the error bars of the input move the gradients
+DRAWS = 2  # members that show how far the error bars of the input move the gradients
 GENEROUS = 30.0  # times that distance, a discrepancy is still explained
 MISFIT = 0.2  # residual, relative to the right-hand sides, that rules a candidate out
 
@@ -153,17 +155,18 @@ class _Recursion:
 
     def _solve(self, layer: PlacedLayer, k: Estimate, z: Estimate) -> tuple[Estimate, LayerSolution]:
         """Return the layer's input from its gradient and weight equations."""
-        W, dW = self.parameters[layer.weight_name], self._given(layer.weight_name)
-        equations, row_rounding, output_rounding = self._equations(layer, W, dW, k, z)
+        W, dW = self.parameters[layer.weight_name], self.gradients[layer.weight_name]
+        deviation = self.deviations[layer.weight_name]
+        equations, row_rounding, output_rounding = self._equations(layer, W, dW, deviation, k, z)
         stages = TwoStage(equations)
-        x = stages.solve(dW.value[..., None], equations.output[..., None])[..., 0]
+        x = stages.solve(dW[..., None], equations.output[..., None])[..., 0]
         # How each perturbation of k, dW and z moves x, to first order.
-        moved = [contractions.weight_gradient(layer, k.perturbations[..., m], x) for m in range(MEMBERS)]
         rows = row_rounding.reshape(layer.filters, 1, *layer.taps)
         perturbations = stages.solve(
-            dW.perturbations - np.stack(moved, axis=-1) + self._draw(rows, dW.value.shape),
+            self._draw(np.hypot(deviation, rows), dW.shape) - contractions.weight_gradient(layer, k.perturbations, x),
             np.where(z.known[..., None], z.perturbations, 0.0) + self._draw(output_rounding, layer.output_shape),
-            rtol=1e-3,
+            share=0.3 * np.sqrt(layer.unknowns),  # of all directions together: their spread is known to 20 %
+            single=True,
         )
         determined = stages.verdict.determined
         solution = LayerSolution(
@@ -181,7 +184,7 @@ class _Recursion:
         return Estimate(x, determined, np.where(determined[..., None], perturbations, 0.0)), solution
 
     def _equations(
-        self, layer: PlacedLayer, W: FloatArray, dW: Estimate, k: Estimate, z: Estimate
+        self, layer: PlacedLayer, W: FloatArray, dW: FloatArray, deviation: FloatArray, k: Estimate, z: Estimate
     ) -> tuple[LayerEquations, FloatArray, FloatArray]:
         """Return the layer's equations, and the rounding of the sums on the left of gradient and of weight rows."""
         known_k, largest = k.filled(), np.abs(k.filled()).max() or 1.0
@@ -193,12 +196,12 @@ class _Recursion:
         output = np.where(z.known, z.value - bias.reshape(per_filter), np.nan)
         filter_size = np.sqrt((W.reshape(layer.filters, -1) ** 2).sum(axis=1)).reshape(per_filter)
         shifted = z.deviation + self.rounding.arithmetic * np.abs(bias).reshape(per_filter)  # noise of z - b
-        scale = _scale(layer, size * rows, dW.value, np.broadcast_to(filter_size, output.shape), output, shifted)
+        scale = _scale(layer, size * rows, dW, np.broadcast_to(filter_size, output.shape), output, shifted)
         row_rounding = self.rounding.arithmetic * scale * size
         output_rounding = self.rounding.arithmetic * (scale * filter_size + np.abs(bias).reshape(per_filter))
         output_rounding = np.maximum(output_rounding, np.finfo(float).tiny)
         from_k = scale * np.sqrt(contractions.row_sums(layer, np.where(k.known, k.deviation, 0.0) ** 2))
-        from_dW = dW.deviation.reshape(layer.filters, -1, size.shape[1]).mean(axis=1)
+        from_dW = deviation.reshape(layer.filters, -1, size.shape[1]).mean(axis=1)
         noise = row_rounding + from_k + from_dW
         equations = LayerEquations(
             layer=layer,
@@ -206,16 +209,22 @@ class _Recursion:
             output_gradient=known_k,
             gradient_rows=rows,
             gradient_noise=np.where(noise > 0, noise, 1.0),
-            weight_gradient=dW.value,
+            weight_gradient=dW,
             output=output,
             output_noise=z.deviation + output_rounding,
             scale=scale,
+            coefficient_noise=from_k,
         )
         return equations, row_rounding, output_rounding
 
     def _draw(self, deviation: FloatArray, shape: Shape) -> FloatArray:
-        """Return an ensemble of independent noise of the given standard deviation."""
-        return deviation[..., None] * self.random.standard_normal((*shape, MEMBERS))
+        """Return an ensemble of independent noise of the given standard deviation: of its size, with random signs.
+
+        What reaches a value is a sum of many, whose distribution does not depend on that of each.
+        """
+        bits = np.frombuffer(self.random.bytes(-(-math.prod(shape) * MEMBERS // 8)), np.uint8)
+        signs = np.unpackbits(bits, count=math.prod(shape) * MEMBERS).reshape(*shape, MEMBERS)
+        return np.where(signs, deviation[..., None], -deviation[..., None])
 
     def _arriving(self, layer: PlacedLayer, k: Estimate) -> Estimate:
         """Return the gradient with respect to the layer's input, `B^T k`, where all k that it needs are known."""

@@ -1,23 +1,19 @@
 """Stage one: the gradient equations of one channel, cut into independent blocks and factored.
 
-A stride splits the taps and pixels of a layer into residue classes that never meet, and zeros in the output gradient
-may split them further: each connected component of the constraint graph is a block of its own. One singular value
-decomposition of a block serves all channels of its group.
+A stride splits the taps and pixels of a layer into residue classes that never meet: each is a block of its own, and one
+factorisation of it serves all channels of its group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import scipy.linalg as la
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
 
-from constraint_algebra.equations import gradient_block
+from constraint_algebra.incidence import incidence
 from constraint_algebra.layers import PlacedLayer
 
 FloatArray = NDArray[np.float64]
@@ -25,25 +21,51 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
-    """The thin singular value decomposition `left · diag(singular) · right^T` of one independent block.
+    """One independent block `left · core`, with the singular value decomposition of its core where that is asked for.
 
     Attributes:
         group: group of the layer.
         rows: its gradient rows (f, t) as flat indices within the group, shape `(rows,)`.
         columns: its input positions, shape `(columns,)`.
-        left: shape `(rows, r)`.
-        singular: descending, shape `(r,)`; zeros to rounding are left out.
-        right: shape `(columns, r)`.
+        left: orthonormal columns that compress a tall block, shape `(rows, r)`; `None` where the core is the block.
+        core: shape `(r, columns)`.
     """
 
     group: int
     rows: IntArray
     columns: IntArray
-    left: FloatArray
-    singular: FloatArray
-    right: FloatArray
+    left: FloatArray | None
+    core: FloatArray
+
+    def compress(self, rhs: FloatArray) -> FloatArray:
+        """Return right-hand sides `(rows, n)` of the block as those of its core, `(r, n)`."""
+        return rhs if self.left is None else np.asarray(self.left.T @ rhs)
+
+    @property
+    def surely_open(self) -> int:
+        """Dimension of the null space that the block has by its shape."""
+        return max(0, len(self.columns) - len(self.core))
+
+    @cached_property
+    def svd(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """`U`, `s` and `V` of the core, singular values that are zeros to rounding left out."""
+        if not len(self.core):
+            return np.zeros((0, 0)), np.zeros(0), np.zeros((len(self.columns), 0))
+        U, s, Vt = la.svd(self.core, full_matrices=False)
+        keep = s > s[0] * max(len(self.rows), len(self.columns)) * np.finfo(float).eps
+        return U[:, keep], s[keep], Vt[keep].T
+
+    @property
+    def singular(self) -> FloatArray:
+        """The singular values, descending, shape `(rank,)`."""
+        return self.svd[1]
+
+    @property
+    def right(self) -> FloatArray:
+        """The right singular vectors, shape `(columns, rank)`."""
+        return self.svd[2]
 
     def weak_count(self, strong: float) -> int:
         """Return the dimension of what singular values above `strong` leave open."""
@@ -52,6 +74,11 @@ class Block:
     def weak_basis(self, strong: float) -> FloatArray:
         """Return an orthonormal basis of what is left open: weak right singular vectors first, then the null space."""
         return np.hstack([self.right[:, self.singular <= strong], self._null])
+
+    @cached_property
+    def basis(self) -> FloatArray:
+        """An orthonormal basis of all input positions: the right singular vectors, then the null space."""
+        return self.weak_basis(np.inf)
 
     @cached_property
     def _null(self) -> FloatArray:
@@ -64,7 +91,7 @@ class Block:
 
 
 def gradient_blocks(layer: PlacedLayer, output_gradient: FloatArray, rows: BoolArray, scale: FloatArray) -> list[Block]:
-    """Return the factored blocks of all groups; every input position lies in exactly one block of its group.
+    """Return the blocks of all groups; every input position lies in exactly one block of its group.
 
     Args:
         layer: the layer.
@@ -72,43 +99,37 @@ def gradient_blocks(layer: PlacedLayer, output_gradient: FloatArray, rows: BoolA
         rows: which gradient rows count, shape `(filters, taps)`.
         scale: factor of each row, shape `(filters, taps)`.
     """
-    blocks: list[Block] = []
-    for group in range(layer.groups):
-        pattern = gradient_block(layer, group)
-        k = sp.csr_array((output_gradient.ravel()[pattern.data - 1], pattern.indices, pattern.indptr), pattern.shape)
-        keep = rows.reshape(layer.groups, -1)[group]
-        factors = np.where(keep, scale.reshape(layer.groups, -1)[group], 0.0)
-        A = sp.csr_array(k * factors[:, None])
-        A.eliminate_zeros()
-        blocks += [_factor(group, A, part, columns) for part, columns in _components(A)]
-    return blocks
+    S, G = incidence(layer), layer.groups
+    k = np.pad(output_gradient.reshape(G, -1, S.output_count), ((0, 0), (0, 0), (0, 1)))
+    factors = np.where(rows, scale, 0.0).reshape(G, -1, S.tap_count)
+    return [
+        _factor(group, k[group], factors[group], taps, places, S.meeting[np.ix_(taps, places)])
+        for group in range(G)
+        for taps, places in S.classes
+    ]
 
 
-def _components(A: sp.csr_array) -> Iterator[tuple[IntArray, IntArray]]:
-    """Yield rows and columns of each connected component, columns without any row together as one."""
-    m, _ = A.shape
-    _, labels = connected_components(sp.block_array([[None, A], [A.T, None]], format="csr"), directed=False)
-    row_label, column_label = labels[:m], labels[m:]
-    touched = np.isin(column_label, row_label)
-    if not touched.all():
-        yield np.zeros(0, dtype=np.intp), np.flatnonzero(~touched)
-    order_rows, order_columns = np.argsort(row_label, kind="stable"), np.argsort(column_label, kind="stable")
-    for label in np.unique(column_label[touched]):
-        yield (
-            order_rows[slice(*np.searchsorted(row_label[order_rows], (label, label + 1)))],
-            order_columns[slice(*np.searchsorted(column_label[order_columns], (label, label + 1)))],
-        )
+def _factor(
+    group: int, k: FloatArray, factors: FloatArray, taps: IntArray, places: IntArray, outputs: IntArray
+) -> Block:
+    """Return one block: rows (f, t) with t among `taps`, in which the pixel at `places` meets k[f] at `outputs`."""
+    A = (k[:, outputs] * factors[:, taps, None]).reshape(-1, len(places))
+    numbers = (np.arange(len(k))[:, None] * factors.shape[1] + taps).ravel()
+    counts = A.any(axis=1)
+    A, numbers = A[counts], numbers[counts]
+    if len(A) <= len(places):
+        return Block(group, numbers, places, None, A)
+    Q, R = la.qr(A, mode="economic", overwrite_a=True, check_finite=False)
+    return Block(group, numbers, places, np.asarray(Q), np.asarray(R))
 
 
-def _factor(group: int, A: sp.csr_array, rows: IntArray, columns: IntArray) -> Block:
-    if not len(rows):
-        empty = np.zeros((len(columns), 0))
-        return Block(group, rows, columns, np.zeros((0, 0)), np.zeros(0), empty)
-    dense = A[rows][:, columns].toarray()
-    Q = None
-    if dense.shape[0] > 2 * dense.shape[1]:
-        Q, dense = la.qr(dense, mode="economic")
-    U, s, Vt = la.svd(dense, full_matrices=False)
-    keep = s > s[0] * max(dense.shape) * np.finfo(float).eps
-    left = U[:, keep] if Q is None else Q @ U[:, keep]
-    return Block(group, rows, columns, left, s[keep], Vt[keep].T)
+def gather(x4: FloatArray, block: Block) -> FloatArray:
+    """Return a block's values of x `(group, channel, position, n)` as `(columns, channels * n)`: one matrix product."""
+    part = x4[block.group][:, block.columns].transpose(1, 0, 2)
+    return np.asarray(part.reshape(len(block.columns), x4.shape[1] * x4.shape[3]))
+
+
+def scatter(x4: FloatArray, block: Block, part: FloatArray) -> None:
+    """Set a block's values of x from an array shaped as `gather` returns it."""
+    values = part.reshape(len(block.columns), x4.shape[1], x4.shape[3])
+    x4[block.group][:, block.columns] = values.transpose(1, 0, 2)

@@ -13,9 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 
 from constraint_algebra.layers import Conv, PlacedLayer, Shape
 
@@ -68,12 +71,45 @@ class Incidence:
         return table
 
     @cached_property
-    def windows(self) -> tuple[tuple[Window, Window], ...]:
-        """For each tap the outputs that see through it and the positions that they see, as slices of their axes."""
-        return tuple(
-            (_window(self.output[run], self.outputs), _window(self.position[run], self.positions))
-            for run in map(self.of_tap, range(self.tap_count))
-        )
+    def arrivals(self) -> IntArray:
+        """Pairs `tap * outputs + output` that lead to each position, `(most, positions)`; past the last for none."""
+        order = np.argsort(self.position, kind="stable")
+        position = self.position[order]
+        turn = np.arange(len(self)) - np.searchsorted(position, position)  # how many came before at the same position
+        table = np.full((int(turn.max(initial=-1)) + 1, self.position_count), self.tap_count * self.output_count)
+        table[turn, position] = self.tap[order] * self.output_count + self.output[order]
+        return table
+
+    @cached_property
+    def meeting(self) -> IntArray:
+        """The output in which each tap meets each position, `(taps, positions)`; one past the last for none."""
+        table = np.full((self.tap_count, self.position_count), self.output_count)
+        table[self.tap, self.position] = self.output
+        return table
+
+    @cached_property
+    def classes(self) -> tuple[tuple[IntArray, IntArray], ...]:
+        """The residue classes: sets of taps and of positions that meet only each other.
+
+        The positions that no tap meets come last, together, with no taps.
+        """
+        meets = sp.csr_array(self.meeting < self.output_count)
+        graph = sp.csr_array(sp.block_array([[None, meets], [meets.T, None]], format="csr", dtype=np.int8))
+        labels = np.split(connected_components(graph, directed=False)[1], [self.tap_count])
+        found = [tuple(np.flatnonzero(side == label) for side in labels) for label in np.unique(labels[1])]
+        alone = [places for taps, places in found if not len(taps)]
+        classes = [(taps, places) for taps, places in found if len(taps)]
+        if alone:
+            classes.append((np.zeros(0, dtype=np.intp), np.sort(np.concatenate(alone))))
+        return tuple(classes)
+
+    @cached_property
+    def fields(self) -> tuple[tuple[Window, Window], ...]:
+        """For each output the taps that reach into the input and the positions they see, as slices of their axes."""
+        order = np.argsort(self.output, kind="stable")
+        ends = np.searchsorted(self.output[order], np.arange(self.output_count + 1))
+        runs = [order[a:b] for a, b in pairwise(ends.tolist())]
+        return tuple((_window(self.tap[run], self.taps), _window(self.position[run], self.positions)) for run in runs)
 
     def of_tap(self, tap: int) -> slice:
         """Return the run of triples that belong to one tap."""
@@ -93,11 +129,16 @@ def incidence(layer: PlacedLayer) -> Incidence:
     2 0 1
     2 1 3
     """
-    conv = layer.bilinear
-    if not isinstance(conv, Conv):
-        return _incidence((), (), (), (), (), ())
-    before = tuple(side[0] for side in conv.paddings)
-    return _incidence(conv.taps, layer.outputs, layer.positions, conv.strides, before, conv.dilations)
+    S: Incidence | None = layer.__dict__.get("_incidence")  # asked for in every product, and even a hash takes long
+    if S is None:
+        conv = layer.bilinear
+        if isinstance(conv, Conv):
+            before = tuple(side[0] for side in conv.paddings)
+            S = _incidence(conv.taps, layer.outputs, layer.positions, conv.strides, before, conv.dilations)
+        else:
+            S = _incidence((), (), (), (), (), ())
+        layer.__dict__["_incidence"] = S
+    return S
 
 
 @lru_cache(maxsize=64)

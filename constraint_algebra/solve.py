@@ -9,78 +9,45 @@ of its noise, so that a singular value σ says: this direction of x is known to 
 2. What is left are the unknowns y of `x = x_p + N y`. They have the equations `B N y = z - b - B x_p`, and those of the
    weak directions, which are diagonal. Where A has full rank nothing is left.
 
-Conjugate gradients on the least-squares problem of all equations, in the coordinates of stage 1 (`stacked`), give every
-equation its due weight. Random vectors sent through the same solver show which unknowns are determined: those that come
-back unchanged. Where some do not, and the reduced system is small enough, a singular value decomposition of it gives
-the exact rank and null space.
+Conjugate gradients on the least-squares problem of all equations give every equation its due weight. Where the
+gradient equations fix every direction they start from that solution; elsewhere a factor of the normal equations in
+single precision stands by, and its smallest singular value says whether everything is determined. Where it is not, a
+singular value decomposition of the reduced system gives the exact rank and null space. Systems too large for either are
+left to the iteration, and random vectors sent through it show which unknowns are determined: those that come back
+unchanged.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
 
-from constraint_algebra import contractions
-from constraint_algebra.blocks import gradient_blocks
-from constraint_algebra.equations import weight_equations
-from constraint_algebra.layers import PlacedLayer
-from constraint_algebra.stacked import StackedEquations, conjugate_gradients, scatter
+from constraint_algebra import banded, contractions
+from constraint_algebra.blocks import gradient_blocks, scatter
+from constraint_algebra.layer_equations import LayerEquations, largest_row, noise_cut
+from constraint_algebra.layers import Conv
+from constraint_algebra.preconditioners import DenseFactor, Preconditioner
+from constraint_algebra.reduced import Reduced
+from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_gradients
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-FACTOR_LIMIT = 6144  # unknowns up to which the normal equations are factored
-CHEAP_LIMIT = 1536  # unknowns up to which that costs so little that it is always worth it
+FEW = 1024  # open directions up to which their singular values cost next to nothing
 DENSE_LIMIT = 4096  # open directions up to which their singular values are computed
-USABLE = 3.0  # a direction known to a third of a typical value is known
-POLISH = 60  # most steps to weigh the equations against each other, from a start that is right up to noise
+FACTOR_UNKNOWNS = 6144  # unknowns up to which a dense factor of the normal equations is worth its memory
+FACTOR_OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
+ROUNDED = 1e4 * float(np.finfo(float).eps)  # singular values up to here may be rounding, the largest row being 1
+POLISH = 150  # most steps to weigh the equations against each other, from a start that is right up to noise
+WORTHWHILE = 0.05  # share of the variance that weight equations must remove to be worth these steps
+ITERATIONS = 2000  # most steps of the iteration otherwise
 PROBES = 3  # random vectors that ask which unknowns are determined
-ITERATIONS = 2000
-
-
-@dataclass(frozen=True)
-class LayerEquations:
-    """What is known about the input of one layer, with its noise.
-
-    Attributes:
-        layer: the layer.
-        weight: W, in the weight's shape.
-        output_gradient: k, in the output shape; where it is unknown the value does not matter.
-        gradient_rows: which gradient rows (f, t) count, those whose k are all known, shape `(filters, taps)`.
-        gradient_noise: standard deviation of each gradient row, shape `(filters, taps)`.
-        weight_gradient: dL/dW, in the weight's shape.
-        output: z - b, in the output shape, NaN where the activation does not determine z.
-        output_noise: standard deviation of `output`, in the output shape.
-        scale: size of a typical input value; the unit in which a direction counts as known.
-    """
-
-    layer: PlacedLayer
-    weight: FloatArray
-    output_gradient: FloatArray
-    gradient_rows: BoolArray
-    gradient_noise: FloatArray
-    weight_gradient: FloatArray
-    output: FloatArray
-    output_noise: FloatArray
-    scale: float
-
-    @property
-    def weight_rows(self) -> BoolArray:
-        """Which weight rows count: those whose output is known, in the output shape."""
-        return np.isfinite(self.output)
-
-    @property
-    def weight_row_count(self) -> int:
-        """Number of weight rows that count."""
-        return int(self.weight_rows.sum())
-
-    @property
-    def gradient_row_count(self) -> int:
-        """Number of gradient rows that count, over all channels."""
-        return int(self.gradient_rows.sum()) * (self.layer.channels // self.layer.groups)
+# Precision of a factor, its ridge, and the smallest squared singular value that it can tell from none, both relative.
+FACTORS = ((np.float32, 3e-6, 2e-5), (np.float64, 1e-12, 1e-11))
 
 
 @dataclass(frozen=True)
@@ -109,8 +76,7 @@ class TwoStage:
 
     Args:
         equations: the layer's equations with their noise.
-        cut: a direction counts as known where its standard deviation is below `scale / cut`; by default the square
-            root of the number of equations, which is where noise in k makes singular values that are none.
+        cut: a direction counts as known where its standard deviation is below `scale / cut`; by default `noise_cut`.
         tolerance: share of a null vector above which an unknown counts as undetermined.
         seed: seed of the random probes of a large system.
     """
@@ -121,46 +87,109 @@ class TwoStage:
         """Factor both stages."""
         self.equations = equations
         layer = equations.layer
-        rows = equations.weight_row_count + equations.gradient_row_count
-        self.cut = max(np.sqrt(max(rows, layer.unknowns)), 1.0) if cut is None else cut
+        self.cut = noise_cut(equations) if cut is None else cut
         self.tolerance = tolerance
-        self.blocks = gradient_blocks(
-            layer, equations.output_gradient, equations.gradient_rows, 1 / equations.gradient_noise
-        )
         known = equations.weight_rows
-        self._whiten_output = np.where(known, 1 / np.where(known, equations.output_noise, 1.0), 0.0)
-        self._whiten_gradient = np.where(equations.gradient_rows, 1 / equations.gradient_noise, 0.0)
+        whiten_output = np.where(known, 1 / np.where(known, equations.output_noise, 1.0), 0.0)
+        counts = equations.gradient_rows
+        whiten_gradient = np.where(counts, 1 / np.where(counts, equations.gradient_noise, 1.0), 0.0)
+        # One unit of noise for all rows, so that the largest is of size 1 and fits any precision.
+        self.unit = 1 / (largest_row(equations, whiten_output, whiten_gradient) or 1.0)
+        self._whiten_output, self._whiten_gradient = whiten_output * self.unit, whiten_gradient * self.unit
+        self.scale = equations.scale / self.unit
+        self.blocks = gradient_blocks(layer, equations.output_gradient, equations.gradient_rows, self._whiten_gradient)
         self.stacked = StackedEquations(layer, equations.weight, self.blocks, self._whiten_output)
-        # Strong enough to be solved for before the weight equations are looked at, if there are any.
-        self.strong = (30 if equations.weight_row_count else 1) * self.cut / equations.scale
-        channels = layer.channels // layer.groups
-        self.open = channels * sum(block.weak_count(self.strong) for block in self.blocks)
+        # Strong enough to be solved for before the weight equations are looked at, if there are any. In units of the
+        # largest row, rounding alone makes singular values of some hundred epsilon.
+        self.strong = max((30 if equations.weight_row_count else 1) * self.cut / self.scale, ROUNDED)
         self._reduced: Reduced | None = None
-        if equations.weight_row_count and layer.unknowns <= (FACTOR_LIMIT if self.open else CHEAP_LIMIT):
-            self.stacked.factor()
+        self._factor: Preconditioner | None = None
         self.verdict = self._verdict(seed)
 
-    def solve(self, weight_gradient: FloatArray, output: FloatArray, rtol: float = 1e-16) -> FloatArray:
+    def solve(
+        self, weight_gradient: FloatArray, output: FloatArray, share: float = 0.1, *, single: bool = False
+    ) -> FloatArray:
         """Return the least-squares input, `(*input_shape, n)`, for n right-hand sides.
 
         Args:
             weight_gradient: right-hand sides of the gradient equations, `(*weight_shape, n)`.
             output: right-hand sides of the weight equations, `(*output_shape, n)`; ignored where no weight row counts.
-            rtol: accuracy at which to stop; noise needs no more than a few digits.
+            share: where to stop: no direction is further from the least-squares solution than this share of the
+                standard deviation that noise gives it.
+            single: whether single precision will do.
         """
         alphas = self._project(weight_gradient)
         betas = self._whiten_output[..., None] * np.where(self.equations.weight_rows[..., None], output, 0.0)
-        x = self._strong_part(alphas)
+        betas.shape[-1]
+        if not self.equations.weight_row_count:
+            return self._strong_part(alphas)
+        if self._factor is not None:
+            return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
+        x = self._strong_part(alphas)  # the gradient equations first, at the price of the weight equations
         if self._reduced is not None:
             x = x + self._open_part(alphas, betas, x)
-        if not self.equations.weight_row_count:
+        elif not self.open and not self._worth_weighing:
             return x
-        rhs = self.stacked.join(alphas, betas)
-        if self.open and self._reduced is None:
-            return conjugate_gradients(self.stacked, rhs, x, ITERATIONS, rtol)[0]
-        # The gradient equations came first, at the price of the weight equations: a few steps give both their weight.
-        rest = rhs - self.stacked.forward(x)
-        return x + conjugate_gradients(self.stacked, rest, np.zeros_like(x), POLISH, 1e-3)[0]
+        rest = self.stacked.join(alphas, betas) - self.stacked.forward(x)
+        steps = ITERATIONS if self.open and self._reduced is None else POLISH
+        return x + self._in_coordinates(rest, share, steps, single=single)[0]
+
+    def _by_factor(self, rhs: FloatArray, share: float, *, single: bool) -> FloatArray:
+        """Return the least-squares solution with the help of a factor of the normal equations."""
+        assert self._factor is not None
+        if single:
+            return self._factor(self.stacked.adjoint(rhs))
+        rhs, size, distance = self._prepared(rhs, share, single=False)
+        return conjugate_gradients(self.stacked, self._factor, rhs, distance=distance, delay=1, patience=2)[0] * size
+
+    def _in_coordinates(
+        self, rhs: FloatArray, share: float, steps: int, *, single: bool = False
+    ) -> tuple[FloatArray, bool]:
+        """Return the least-squares solution by iteration from zero, and whether it converged."""
+        alphas, betas = self.stacked.split(rhs)
+        rhs, size, distance = self._prepared(self._coordinates.rotate(alphas, betas), share, single=single)
+        operator = self._single_coordinates if single else self._coordinates
+        y, converged = conjugate_gradients(operator, operator.precondition, rhs, distance=distance, iterations=steps)
+        return operator.to_input(y) * size, converged
+
+    def _prepared(self, rhs: FloatArray, share: float, *, single: bool) -> tuple[FloatArray, FloatArray, float]:
+        """Return right-hand sides of size 1, their sizes, and at which distance the iteration may stop."""
+        size = np.abs(rhs).max(axis=0)
+        size = np.where(size > 0, size, 1.0)
+        return (rhs / size).astype(np.float32 if single else float), size, share * self.unit / float(size.max())
+
+    @cached_property
+    def open(self) -> int:
+        """Number of directions that the gradient equations leave open, or too weak for the noise."""
+        layer = self.equations.layer
+        return layer.channels // layer.groups * sum(block.weak_count(self.strong) for block in self.blocks)
+
+    @cached_property
+    def _single(self) -> StackedEquations:
+        return self.stacked.astype(np.float32)
+
+    @cached_property
+    def _coordinates(self) -> Coordinates:
+        return Coordinates(self.stacked)
+
+    @cached_property
+    def _single_coordinates(self) -> Coordinates:
+        return Coordinates(self._single)
+
+    @cached_property
+    def _worth_weighing(self) -> bool:
+        """Whether weight equations lower the error where gradient equations alone determine all.
+
+        With β² the mean squared column of the weight equations and m their number, they remove at most
+        `β² sum 1/σ⁴` of the variance `sum 1/σ²`, and at most its m largest terms.
+        """
+        channels = self.equations.layer.channels // self.equations.layer.groups
+        variances = np.sort(np.repeat(np.concatenate([b.singular for b in self.blocks]) ** -2, channels))[::-1]
+        removed = min(
+            self._coordinates.beta2 * float((variances**2).sum()),
+            float(variances[: self.equations.weight_row_count].sum()),
+        )
+        return removed > WORTHWHILE * float(variances.sum())
 
     def residual(self, x: FloatArray) -> float:
         """Return the largest residual at x relative to the largest right-hand side, over both kinds of equations."""
@@ -184,35 +213,31 @@ class TwoStage:
         return max(shares)
 
     def _project(self, weight_gradient: FloatArray) -> list[FloatArray]:
-        """Return the right-hand sides of the gradient equations along each block's left singular vectors."""
+        """Return the right-hand sides of the gradient equations, those of each block's core."""
         layer = self.equations.layer
         F, C = layer.filters // layer.groups, layer.channels // layer.groups
         rhs = weight_gradient.reshape(layer.groups, F, C, -1, weight_gradient.shape[-1])
         rhs = rhs * self._whiten_gradient.reshape(layer.groups, F, 1, -1, 1)
         by_row = rhs.transpose(0, 1, 3, 2, 4).reshape(layer.groups, -1, C * rhs.shape[-1])
-        return [block.left.T @ by_row[block.group][block.rows] for block in self.blocks]
+        return [block.compress(by_row[block.group][block.rows]) for block in self.blocks]
 
     def _strong_part(self, alphas: list[FloatArray]) -> FloatArray:
         layer = self.equations.layer
         x = self.stacked.zeros(alphas[0].shape[-1] // (layer.channels // layer.groups))
         for block, alpha in zip(self.blocks, alphas, strict=True):
-            strong = block.singular > self.strong
-            scatter(x, block, block.right[:, strong] @ (alpha[strong] / block.singular[strong][:, None]))
+            U, s, V = (part[..., block.singular > self.strong] for part in block.svd)
+            scatter(x, block, V @ ((U.T @ alpha) / s[:, None]))
         return x.reshape(*self.equations.layer.input_shape, -1)
 
     def _open_part(self, alphas: list[FloatArray], betas: FloatArray, x: FloatArray) -> FloatArray:
         """Solve for y, given the part of x along the strong directions."""
         assert self._reduced is not None
-        layer, n = self.equations.layer, x.shape[-1]
-        known = self.equations.weight_rows
-        fitted = contractions.forward(layer, self.equations.weight, x) * self._whiten_output[..., None]
-        channels = layer.channels // layer.groups
         weak = [
-            alpha[block.singular <= self.strong].reshape(-1, channels, n).transpose(1, 0, 2).reshape(-1, n)
+            (block.svd[0].T @ alpha)[block.singular <= self.strong].reshape(-1, x.shape[-1])
             for block, alpha in zip(self.blocks, alphas, strict=True)
         ]
-        y = self._reduced.solve(np.concatenate([*weak, (betas - fitted)[known]]))
-        return self._from_reduced(y)
+        rest = (betas - self.stacked.weigh(x))[self.equations.weight_rows]
+        return self._from_reduced(self._reduced.solve(np.concatenate([*weak, rest])))
 
     def _from_reduced(self, y: FloatArray) -> FloatArray:
         """Return N y in the input shape."""
@@ -220,48 +245,65 @@ class TwoStage:
         for block in self.blocks:
             N = block.weak_basis(self.strong)
             stop = start + x.shape[1] * N.shape[1]
-            x[block.group][:, block.columns] = N @ y[start:stop].reshape(x.shape[1], N.shape[1], y.shape[-1])
+            scatter(x, block, N @ y[start:stop].reshape(N.shape[1], x.shape[1] * x.shape[3]))
             start = stop
         return x.reshape(*self.equations.layer.input_shape, -1)
 
     def _reduced_matrix(self) -> FloatArray:
         """Return the equations of y: those of the weak directions, then the weight equations."""
-        eq, layer = self.equations, self.equations.layer
-        rows = weight_equations(layer, eq.weight).matrix[eq.weight_rows.ravel()]
-        B = (rows * self._whiten_output[eq.weight_rows][:, None]).tocsc()
-        C, Q = layer.channels // layer.groups, int(np.prod(layer.positions, dtype=int))
-        columns, weak = [], []
+        C = self.stacked.grouped[1]
+        weak = []
         for block in self.blocks:
-            N = block.weak_basis(self.strong)
-            first = block.group * C
-            columns += [B[:, c * Q + block.columns] @ N for c in range(first, first + C)]
             singular = block.singular[block.singular <= self.strong]
-            weak.append(np.kron(np.eye(C), np.eye(len(singular), N.shape[1]) * singular[:, None]))
-        return np.vstack([la.block_diag(*weak), np.hstack(columns)])
+            diagonal = np.eye(len(singular), block.weak_count(self.strong)) * singular[:, None]
+            weak.append(np.kron(diagonal, np.eye(C)))
+        B = self.stacked.weigh(self._from_reduced(np.eye(self.open)))
+        return np.vstack([la.block_diag(*weak), B[self.equations.weight_rows]])
 
     def _verdict(self, seed: int) -> Verdict:
         layer, eq = self.equations.layer, self.equations
+        surely_open = self.stacked.grouped[1] * sum(block.surely_open for block in self.blocks)
+        if eq.weight_row_count and (surely_open > FEW or self.open > FEW):
+            largest = self.stacked.largest()
+            smallest = self._try_factors(largest)
+            if smallest * self.scale >= self.cut:
+                return self._judge(np.zeros(layer.input_shape), layer.unknowns, largest / smallest)
+            self._factor = None
         channels = layer.channels // layer.groups
         solved = [b.singular[b.singular > self.strong] for b in self.blocks]
         strong_rank = channels * sum(map(len, solved))
         if not eq.weight_row_count or not self.open:
             return self._judge(self._block_shares(), strong_rank, self._gradient_condition(solved))
-        probes = np.random.default_rng(seed).standard_normal((*layer.input_shape, PROBES))
-        back, converged = conjugate_gradients(
-            self.stacked, self.stacked.forward(probes), np.zeros_like(probes), ITERATIONS, 1e-11
-        )
-        shares = np.abs(probes - back).max(axis=-1)
-        largest, smallest = self.stacked.extremes()
-        # Probes show whether a direction is met at all, the smallest singular value whether it is met above the noise.
-        if (shares < self.tolerance).all() and smallest * eq.scale >= USABLE:
-            return self._judge(shares, layer.unknowns, largest / smallest)
         if self.open > DENSE_LIMIT:
-            return self._judge(shares, None, largest / smallest, converged)
-        self._reduced = Reduced(self._reduced_matrix(), self.cut / eq.scale)
+            probes = np.random.default_rng(seed).standard_normal((*layer.input_shape, PROBES))
+            rhs = self.stacked.forward(probes)
+            back, converged = self._in_coordinates(rhs, 1e-11 * float(np.linalg.norm(rhs)) / self.unit, ITERATIONS)
+            return self._judge(np.abs(probes - back).max(axis=-1), None, largest / max(smallest, 1e-300), converged)
+        rounding = layer.unknowns * float(np.finfo(float).eps)  # the largest row is of size 1
+        self._reduced = Reduced(self._reduced_matrix(), max(self.cut / self.scale, rounding))
         null = self._from_reduced(self._reduced.null)
         values = np.concatenate([*solved, self._reduced.kept])
         condition = float(values.max() / values.min()) if len(values) else 1.0
-        return self._judge(np.sqrt((null**2).sum(axis=-1)), strong_rank + len(self._reduced.kept), condition)
+        return self._judge(np.sqrt((null**2).sum(axis=-1)), strong_rank + self._reduced.rank, condition)
+
+    def _try_factors(self, largest: float) -> float:
+        """Factor the normal equations and return the smallest singular value; 0 where it cannot be told from none."""
+        layer, args = self.equations.layer, (self.equations.weight, self.blocks, self._whiten_output)
+        rank = layer.channels // layer.groups * sum(len(b.core) for b in self.blocks)
+        by_lines = banded.operations(layer, rank) if isinstance(layer.layer, Conv) else np.inf
+        whole = layer.unknowns**3 / 6
+        if min(by_lines, whole if layer.unknowns <= FACTOR_UNKNOWNS else np.inf) > FACTOR_OPERATIONS:
+            return 0.0
+        factor = banded.BandedFactor if by_lines < whole else DenseFactor
+        for dtype, ridge, limit in FACTORS:
+            try:
+                self._factor = factor(layer, *args, ridge=ridge, dtype=dtype)
+            except np.linalg.LinAlgError:
+                continue
+            smallest = self.stacked.smallest(self._factor)
+            if smallest > np.sqrt(limit) * largest:
+                return smallest
+        return 0.0
 
     def _judge(self, shares: FloatArray, rank: int | None, condition: float, settled: bool = True) -> Verdict:
         determined = shares < self.tolerance
@@ -284,22 +326,4 @@ class TwoStage:
             return 1.0
         if not self.equations.weight_row_count:
             return float(values.max() / values.min())
-        largest, smallest = self.stacked.extremes()
-        return largest / max(smallest if self.stacked.factored else 0.0, float(values.min()))
-
-
-class Reduced:
-    """A dense least-squares problem, factored by QR; by a singular value decomposition of R where that is singular."""
-
-    def __init__(self, matrix: FloatArray, cut: float) -> None:
-        """Factor the matrix; singular values up to `cut` count as zero."""
-        self.Q, R = la.qr(matrix, mode="economic")
-        U, s, Vt = la.svd(R, full_matrices=True)
-        keep = s > cut
-        self.kept: FloatArray = s[keep]
-        self.null: FloatArray = np.ascontiguousarray(Vt[np.count_nonzero(keep) :].T)
-        self._U, self._V = U[:, : len(s)][:, keep], Vt[: len(s)][keep].T
-
-    def solve(self, rhs: FloatArray) -> FloatArray:
-        """Return the solution of least norm for every column of `rhs`."""
-        return np.asarray(self._V @ ((self._U.T @ (self.Q.T @ rhs)) / self.kept[:, None]))
+        return self.stacked.largest() / float(values.min())

@@ -1,27 +1,36 @@
 """All equations of one layer at once, as an operator, and conjugate gradients for their least-squares problem.
 
-Nothing is stacked in memory. The gradient equations act through the singular value decompositions of their blocks,
-the weight equations through a matrix-free convolution. The coordinates of stage one make a good preconditioner: along a
-direction that the gradient equations fix with singular value σ the gain is 1 / (σ² + β²), elsewhere 1 / β², where β is
-the size of a column of the weight equations. Where that is not enough, `factor` takes a Cholesky factor of the normal
-equations instead. It squares their condition number, which costs steps, not accuracy: the iteration itself works with
-the equations as they are.
+Nothing is stacked in memory. The gradient equations act through their blocks, the weight equations through a
+matrix-free convolution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from copy import copy
+from typing import Any, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg import cho_solve, cholesky
+from numpy.typing import DTypeLike, NDArray
 
 from constraint_algebra import contractions
-from constraint_algebra.blocks import Block
-from constraint_algebra.equations import weight_equations
+from constraint_algebra.blocks import Block, gather, scatter
 from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.preconditioners import Preconditioner
+from constraint_algebra.scratch import Scratch
 
-FloatArray = NDArray[np.float64]
+FloatArray = NDArray[Any]  # of either precision
+
+
+class Operator(Protocol):
+    """Equations that the iteration can work with."""
+
+    def forward(self, x: FloatArray) -> FloatArray:
+        """Return the left-hand sides at x."""
+
+    def adjoint(self, r: FloatArray) -> FloatArray:
+        """Return the transpose of `forward` applied to r."""
 
 
 class StackedEquations:
@@ -30,167 +39,215 @@ class StackedEquations:
     Args:
         layer: the layer.
         weight: W.
-        blocks: the factored gradient equations.
+        blocks: the gradient equations; tall ones count through their cores.
         whiten: factor of each weight row in the output shape, 0 for those that do not count.
     """
 
     def __init__(self, layer: PlacedLayer, weight: FloatArray, blocks: Sequence[Block], whiten: FloatArray) -> None:
-        """Choose the preconditioner."""
+        """Keep the factors."""
         self.layer, self.weight, self.blocks, self.whiten = layer, weight, blocks, whiten
-        columns = contractions.input_gradient(layer, weight**2, whiten**2)
-        self.beta = float(np.sqrt(columns.mean()))
-        if self.beta == 0:  # gradient equations alone
-            self.beta = max((float(block.singular.max(initial=0)) for block in blocks), default=1.0) or 1.0
-            self.beta *= 1e-8
-        self._factor: FloatArray | None = None
+        self.grouped = layer.groups, layer.channels // layer.groups, math.prod(layer.positions)
+        self.cores = [block.core for block in blocks]
+        self.scratch = Scratch()
+
+    def astype(self, dtype: DTypeLike) -> Self:
+        """Return the same operator in another precision."""
+        other = copy(self)
+        other.weight, other.whiten = self.weight.astype(dtype), self.whiten.astype(dtype)
+        other.cores = [core.astype(dtype) for core in self.cores]
+        other.scratch = Scratch()
+        return other
 
     def zeros(self, n: int) -> FloatArray:
         """Return zeros with axes (group, channel, position, n)."""
-        return np.zeros((*self._grouped, n))
-
-    @property
-    def factored(self) -> bool:
-        """Whether the preconditioner inverts the normal equations."""
-        return self._factor is not None
-
-    @property
-    def patience(self) -> int:
-        """Steps without progress after which rounding, not the iteration, sets the error."""
-        return 50 if self._factor is None else 4
-
-    @property
-    def _grouped(self) -> tuple[int, int, int]:
-        G = self.layer.groups
-        return G, self.layer.channels // G, int(np.prod(self.layer.positions, dtype=int))
+        return np.zeros((*self.grouped, n), dtype=self.weight.dtype)
 
     def join(self, alphas: Sequence[FloatArray], betas: FloatArray) -> FloatArray:
         """Return right-hand sides as one array `(rows, n)`: the blocks' first, the weight equations' after them."""
         n = betas.shape[-1]
         return np.concatenate([*(alpha.reshape(-1, n) for alpha in alphas), betas.reshape(-1, n)])
 
+    def split(self, r: FloatArray) -> tuple[list[FloatArray], FloatArray]:
+        """Return what `join` joined: for each block `(r, channels * n)`, and the rest in the output shape."""
+        n, C = r.shape[-1], self.grouped[1]
+        ends = np.cumsum([C * len(core) for core in self.cores])
+        *alphas, betas = np.split(r, ends)
+        return [alpha.reshape(-1, C * n) for alpha in alphas], betas.reshape(*self.layer.output_shape, n)
+
     def forward(self, x: FloatArray) -> FloatArray:
         """Return all equations applied to x `(*input_shape, n)`."""
-        x4 = x.reshape(*self._grouped, -1)
-        alphas = [b.singular[:, None] * (b.right.T @ gather(x4, b)) for b in self.blocks]
-        return self.join(alphas, self.whiten[..., None] * contractions.forward(self.layer, self.weight, x))
+        x4 = x.reshape(*self.grouped, -1)
+        alphas = [core @ gather(x4, b) for b, core in zip(self.blocks, self.cores, strict=True)]
+        return self.join(alphas, self.weigh(x))
 
     def adjoint(self, r: FloatArray) -> FloatArray:
         """Return the transpose of `forward` applied to r `(rows, n)`."""
-        n, start = r.shape[-1], 0
-        x4 = self.zeros(n)
-        for b in self.blocks:
-            stop = start + x4.shape[1] * len(b.singular)
-            alpha = r[start:stop].reshape(len(b.singular), x4.shape[1] * n)
-            scatter(x4, b, b.right @ (b.singular[:, None] * alpha))
-            start = stop
-        weights = r[start:].reshape(*self.layer.output_shape, n) * self.whiten[..., None]
-        return x4.reshape(*self.layer.input_shape, n) + contractions.input_gradient(self.layer, self.weight, weights)
+        alphas, betas = self.split(r)
+        x4 = self.zeros(r.shape[-1])
+        for b, core, alpha in zip(self.blocks, self.cores, alphas, strict=True):
+            scatter(x4, b, core.T @ alpha)
+        return x4.reshape(*self.layer.input_shape, -1) + self.weigh_back(betas)
 
-    def precondition(self, x: FloatArray) -> FloatArray:
-        """Return approximately (A^T A + B^T B)^-1 x, by a symmetric positive definite operator."""
-        if self._factor is not None:
-            flat = x.reshape(self.layer.unknowns, -1)
-            return np.asarray(cho_solve((self._factor, True), flat, check_finite=False)).reshape(x.shape)
-        x4 = x.reshape(*self._grouped, -1)
-        out = np.empty_like(x4)
-        for b in self.blocks:
-            gain = 1 / (b.singular**2 + self.beta**2) - 1 / self.beta**2
-            part = gather(x4, b)
-            scatter(out, b, part / self.beta**2 + b.right @ (gain[:, None] * (b.right.T @ part)))
-        return out.reshape(x.shape)
+    def weigh(self, x: FloatArray) -> FloatArray:
+        """Return the weight equations applied to x `(*input_shape, n)`, in the output shape."""
+        return self.whiten[..., None] * contractions.forward(self.layer, self.weight, x, self.scratch)
 
-    def factor(self) -> None:
-        """Factor the normal equations, and precondition with them from now on."""
-        B = weight_equations(self.layer, self.weight).matrix * self.whiten.reshape(-1, 1)
-        H = (B.T @ B).toarray()
-        _, C, Q = self._grouped
-        for block in self.blocks:
-            gram = (block.right * block.singular**2) @ block.right.T
-            for c in range(block.group * C, (block.group + 1) * C):
-                places = c * Q + block.columns
-                H[np.ix_(places, places)] += gram
-        # Keeps the factorisation alive on null directions; the iteration corrects what it distorts.
-        H[np.diag_indices_from(H)] += 1e-13 * H.diagonal().max()
-        self._factor = cholesky(H.T, lower=True, overwrite_a=True, check_finite=False)  # H.T: already in Fortran order
+    def weigh_back(self, betas: FloatArray) -> FloatArray:
+        """Return the transpose of `weigh` applied to `(*output_shape, n)`."""
+        return contractions.input_gradient(self.layer, self.weight, self.whiten[..., None] * betas, self.scratch)
 
-    def extremes(self, steps: int = 12) -> tuple[float, float]:
-        """Return estimates of the largest and the smallest singular value, by power iteration.
-
-        The largest is approached from below; the smallest from above, as far as the preconditioner inverts the
-        equations.
-        """
-
-        def largest(of: Callable[[FloatArray], FloatArray]) -> float:
-            x = np.random.default_rng(0).standard_normal((*self.layer.input_shape, 1))
+    def largest(self, steps: int = 3) -> float:
+        """Return an estimate of the largest singular value from below, by power iteration."""
+        x = np.random.default_rng(0).standard_normal((*self.layer.input_shape, 1))
+        size = float(np.linalg.norm(x))
+        for _ in range(steps):
+            x = self.adjoint(self.forward(x / (size or 1.0)))
             size = float(np.linalg.norm(x))
-            for _ in range(steps):
-                x = of(x / (size or 1.0))
-                size = float(np.linalg.norm(x))
-            return size
+        return float(np.sqrt(size))
 
-        gain = largest(self.precondition)
-        return float(np.sqrt(largest(lambda x: self.adjoint(self.forward(x))))), 1 / float(np.sqrt(gain))
+    def smallest(self, precondition: Preconditioner, steps: int = 2, vectors: int = 1) -> float:
+        """Return an estimate of the smallest singular value from above, by inverse iteration with several vectors.
+
+        As good as the preconditioner inverts the normal equations.
+        """
+        x = np.random.default_rng(1).standard_normal((*self.layer.input_shape, vectors))
+        for _ in range(steps):
+            flat = precondition(x).reshape(-1, vectors)
+            x = np.linalg.qr(flat)[0].reshape(x.shape)
+        return float(np.linalg.svd(self.forward(x), compute_uv=False)[-1])
 
 
-def gather(x4: FloatArray, block: Block) -> FloatArray:
-    """Return a block's values of x `(group, channel, position, n)` as `(columns, channels * n)`: one matrix product."""
-    part = x4[block.group][:, block.columns].transpose(1, 0, 2)
-    return np.asarray(part.reshape(len(block.columns), x4.shape[1] * x4.shape[3]))
+class Coordinates:
+    """The same equations in the coordinates of stage one, where the gradient equations are diagonal.
 
+    x = U y with an orthonormal basis U of every block: its right singular vectors, then its null space. The gradient
+    equations become `σ y`, with zeros along the null space. With the weight equations replaced by β² times the
+    identity, β the size of their columns, the normal equations are diagonal: a cheap preconditioner.
+    """
 
-def scatter(x4: FloatArray, block: Block, part: FloatArray) -> None:
-    """Set a block's values of x from an array shaped as `gather` returns it."""
-    values = part.reshape(len(block.columns), x4.shape[1], x4.shape[3])
-    x4[block.group][:, block.columns] = values.transpose(1, 0, 2)
+    def __init__(self, stacked: StackedEquations) -> None:
+        """Decompose every block."""
+        self.stacked = stacked
+        dtype, C = stacked.weight.dtype, stacked.grouped[1]
+        self.bases = [block.basis.astype(dtype, copy=False) for block in stacked.blocks]
+        lengths = [np.pad(block.singular, (0, len(block.columns) - len(block.singular))) for block in stacked.blocks]
+        self.sizes = np.concatenate([np.repeat(length, C) for length in lengths])[:, None].astype(dtype)
+        squares = contractions.input_gradient(stacked.layer, stacked.weight**2, stacked.whiten**2)
+        largest = float(self.sizes.max(initial=0)) or 1.0
+        self.beta2 = float(squares.mean()) or (1e-8 * largest) ** 2  # gradient equations alone
+        self.gains = 1 / (self.sizes**2 + self.beta2)
+
+    def precondition(self, y: FloatArray) -> FloatArray:
+        """Return y times the diagonal that stands for the inverse of the normal equations."""
+        return np.asarray(self.gains * y)
+
+    def rotate(self, alphas: Sequence[FloatArray], betas: FloatArray) -> FloatArray:
+        """Return right-hand sides of the cores, and those of the weight equations, as `forward` orders them."""
+        n = betas.shape[-1]
+        rotated = [
+            np.concatenate(
+                [block.svd[0].T @ alpha, np.zeros((len(block.columns) - len(block.singular), alpha.shape[1]))]
+            )
+            for block, alpha in zip(self.stacked.blocks, alphas, strict=True)
+        ]
+        return np.concatenate([*(part.reshape(-1, n) for part in rotated), betas.reshape(-1, n)])
+
+    def to_input(self, y: FloatArray) -> FloatArray:
+        """Return x = U y in the input shape, `(*input_shape, n)`."""
+        n, start = y.shape[-1], 0
+        C = self.stacked.grouped[1]
+        x4 = np.empty((*self.stacked.grouped, n), dtype=y.dtype)
+        for block, U in zip(self.stacked.blocks, self.bases, strict=True):
+            stop = start + C * len(U)
+            scatter(x4, block, U @ y[start:stop].reshape(len(U), C * n))
+            start = stop
+        return x4.reshape(*self.stacked.layer.input_shape, n)
+
+    def from_input(self, x: FloatArray) -> FloatArray:
+        """Return y = U^T x, `(unknowns, n)`."""
+        n = x.shape[-1]
+        x4 = x.reshape(*self.stacked.grouped, n)
+        parts = [U.T @ gather(x4, block) for block, U in zip(self.stacked.blocks, self.bases, strict=True)]
+        return np.concatenate([part.reshape(-1, n) for part in parts])
+
+    def forward(self, y: FloatArray) -> FloatArray:
+        """Return all equations applied to y `(unknowns, n)`."""
+        betas = self.stacked.weigh(self.to_input(y))
+        return np.concatenate([self.sizes * y, betas.reshape(-1, y.shape[-1])])
+
+    def adjoint(self, r: FloatArray) -> FloatArray:
+        """Return the transpose of `forward` applied to r `(rows, n)`."""
+        alphas, betas = np.split(r, [len(self.sizes)])
+        back = self.stacked.weigh_back(betas.reshape(*self.stacked.layer.output_shape, -1))
+        return np.asarray(self.sizes * alphas + self.from_input(back))
 
 
 def conjugate_gradients(
-    equations: StackedEquations, rhs: FloatArray, start: FloatArray, iterations: int, rtol: float
+    equations: Operator,
+    precondition: Preconditioner,
+    rhs: FloatArray,
+    *,
+    distance: float,
+    delay: int = 4,
+    iterations: int = 2000,
+    patience: int = 50,
 ) -> tuple[FloatArray, bool]:
     """Minimise the sum of squares of `equations.forward(x) - rhs` for every column of `rhs` at once.
 
     Conjugate gradients on the normal equations in the form that never squares the matrix (CGLS; Hestenes and Stiefel
-    1952), preconditioned. A column stops where its gradient has fallen by `rtol`, or stops falling.
+    1952), preconditioned, from zero. The squared distance from the solution in the norm of the equations is the sum of
+    what all steps to come will take off it; what the last few took off estimates it as it was before them (Strakoš and
+    Tichý 2002). A column stops where that falls below `distance`², or where its gradient falls no more.
 
     Args:
         equations: the operator.
+        precondition: approximate inverse of its normal equations, symmetric and positive.
         rhs: right-hand sides `(rows, n)`.
-        start: first guess `(*input_shape, n)`.
+        distance: from the solution, in the norm of the equations, at which a column is done.
+        delay: number of steps that count as the last few; one will do where the preconditioner is nearly exact.
         iterations: most steps.
-        rtol: relative size of the gradient, in the norm of the preconditioner, at which a column is done.
+        patience: steps without progress after which rounding, not the iteration, sets the error.
 
     Returns:
         The solutions, `(*input_shape, n)`, and whether every column is done.
     """
-    axes = tuple(range(start.ndim - 1))
-    x = start.copy()
-    r = rhs - equations.forward(x)
+    n = rhs.shape[-1]
+    r = rhs.copy()
     s = equations.adjoint(r)
-    p = z = equations.precondition(s)
-    gamma = np.sum(s * z, axis=axes)
-    reference = np.maximum(gamma, _size(equations, rhs, axes))
-    best = gamma.copy()
-    patience = np.zeros(len(gamma), dtype=int)
-    for _ in range(iterations):
-        going = (gamma > rtol**2 * reference) & (patience < equations.patience)
+    x = np.zeros_like(s)
+    p = z = precondition(s)
+    gamma = _products(s, z)
+    best, waiting = gamma.copy(), np.zeros(n, dtype=int)
+    taken = np.full((delay, n), np.inf)  # off the squared distance, by each of the last steps
+    done = gamma <= np.finfo(rhs.dtype).tiny
+    for k in range(iterations):
+        going = ~done & (waiting < patience)
         if not going.any():
             break
         q = equations.forward(p)
-        step = np.where(going, gamma / np.maximum(np.sum(q * q, axis=0), np.finfo(float).tiny), 0.0)
+        step = _ratio(gamma, _products(q, q), going)
         x += step * p
         r -= step * q
+        taken[k % delay] = step * gamma
+        done |= taken.sum(axis=0) <= distance**2
+        if done.all():
+            break
         s = equations.adjoint(r)
-        z = equations.precondition(s)
-        new = np.sum(s * z, axis=axes)
-        ratio = np.where(going, new / np.where(gamma > 0, gamma, 1.0), 0.0)
-        p = z + ratio * p
+        z = precondition(s)
+        new = _products(s, z)
+        p = z + _ratio(new, gamma, going) * p
         gamma = new
         better = gamma < 0.9 * best
-        patience = np.where(better, 0, patience + 1)
+        waiting = np.where(better, 0, waiting + 1)
         best = np.where(better, gamma, best)
-    return x, bool((gamma <= rtol**2 * reference).all())
+    return x, bool(done.all())
 
 
-def _size(equations: StackedEquations, rhs: FloatArray, axes: tuple[int, ...]) -> FloatArray:
-    s = equations.adjoint(rhs)
-    return (s * equations.precondition(s)).sum(axis=axes)  # type: ignore[no-any-return]
+def _ratio(a: FloatArray, b: FloatArray, where: NDArray[np.bool_]) -> FloatArray:
+    """Return a / b, zero where it is not wanted or b vanishes."""
+    return np.divide(a, b, out=np.zeros_like(a), where=where & (b > np.finfo(b.dtype).tiny))
+
+
+def _products(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Return the inner product of every column."""
+    return np.asarray(np.einsum("ij,ij->j", a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])))

@@ -36,7 +36,7 @@ def test_the_blocks_put_together_are_the_gradient_equations(zeros) -> None:
         found = np.zeros_like(expected)
         columns = []
         for b in gradient_blocks(layer, k, rows, scale):
-            found[b.group][np.ix_(b.rows, b.columns)] += b.left @ (b.singular[:, None] * b.right.T)
+            found[b.group][np.ix_(b.rows, b.columns)] += b.core if b.left is None else b.left @ b.core
             columns += [(b.group, int(q)) for q in b.columns]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
         # Every position lies in exactly one block of its group.

@@ -78,3 +78,31 @@ def test_the_shared_arrays_cannot_be_overwritten() -> None:
 def test_layers_without_a_weight_are_refused_by_name() -> None:
     with pytest.raises(ShapeError, match=r"layer act \(ReLU\) has no weight"):
         incidence(ReLU().place((1, 4), "act"))
+
+
+@given(geometries())
+def test_tables_say_what_the_triples_say(geometry) -> None:
+    S = incidence(geometry.layer)
+    found = set(triples(S))
+    T, O, Q = S.tap_count, S.output_count, S.position_count
+    meeting = {(t, int(o), q) for t in range(T) for q, o in enumerate(S.meeting[t]) if o < O}
+    seen = {(t, o, int(q)) for o in range(O) for t, q in enumerate(S.positions_seen[o]) if q < Q}
+    arrivals = {(int(p) // O, int(p) % O, q) for row in S.arrivals for q, p in enumerate(row) if p < T * O}
+    assert meeting == seen == arrivals == found
+    fields = set()
+    numbers = [np.arange(n).reshape(shape) for n, shape in ((T, S.taps), (Q, S.positions))]
+    for o, windows in enumerate(S.fields):
+        taps, places = (number[window].ravel().tolist() for number, window in zip(numbers, windows, strict=True))
+        fields |= {(t, o, q) for t, q in zip(taps, places, strict=True)}
+    assert fields == found
+
+
+@given(geometries())
+def test_residue_classes_share_nothing_and_leave_nothing_out(geometry) -> None:
+    S = incidence(geometry.layer)
+    number = {}
+    for n, (taps, places) in enumerate(S.classes):
+        number |= {("tap", int(t)): n for t in taps} | {("place", int(q)): n for q in places}
+    assert all(number["tap", t] == number["place", q] for t, _, q in triples(S))
+    assert sorted(q for kind, q in number if kind == "place") == list(range(S.position_count))
+    assert sum(len(places) for _, places in S.classes) == S.position_count

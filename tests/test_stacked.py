@@ -1,11 +1,11 @@
-"""All equations of a layer as an operator: adjoint, values, preconditioner, and the iteration on them."""
+"""All equations of a layer as an operator: values, adjoint, coordinates, and the iteration on them."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from constraint_algebra.blocks import gradient_blocks
-from constraint_algebra.stacked import StackedEquations, conjugate_gradients
+from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_gradients
 from tests.rank_oracles import looped_rows, random_layers
 
 
@@ -25,7 +25,7 @@ def operators(count=12, seed=3):
 
 
 def test_the_operator_has_the_gram_matrix_of_the_equations() -> None:
-    # The blocks' rows are rotated, so the matrices differ and their products A^T A do not.
+    # Tall blocks are compressed, so the matrices differ and their products A^T A do not.
     for equations, dense, _ in operators():
         n = dense.shape[1]
         columns = equations.forward(np.eye(n).reshape(*equations.layer.input_shape, n))
@@ -41,26 +41,85 @@ def test_adjoint() -> None:
         np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-10)
 
 
-def test_the_preconditioner_is_symmetric_and_positive() -> None:
-    for equations, dense, _ in operators():
-        if not equations.whiten.any():
-            continue
+def test_the_coordinates_are_orthonormal_and_make_the_gradient_equations_diagonal() -> None:
+    for equations, dense, rng in operators():
+        c, n = Coordinates(equations), dense.shape[1]
+        U = c.to_input(np.eye(n)).reshape(n, n)
+        np.testing.assert_allclose(U.T @ U, np.eye(n), atol=1e-10)
+        np.testing.assert_allclose(c.from_input(U.reshape(*equations.layer.input_shape, n)), np.eye(n), atol=1e-10)
+        matrix = c.forward(np.eye(n))
+        np.testing.assert_allclose(matrix.T @ matrix, U.T @ dense.T @ dense @ U, rtol=1e-8, atol=1e-8)
+        assert not (matrix[:n] - np.diag(np.diag(matrix[:n]))).any()
+        y, r = rng.standard_normal((n, 2)), rng.standard_normal((len(matrix), 2))
+        np.testing.assert_allclose((c.forward(y) * r).sum(axis=0), (y * c.adjoint(r)).sum(axis=0), atol=1e-9)
+        assert (c.gains > 0).all()
+
+
+def test_right_hand_sides_in_coordinates_have_the_same_solution() -> None:
+    for equations, dense, rng in operators():
         n = dense.shape[1]
-        P = equations.precondition(np.eye(n).reshape(*equations.layer.input_shape, n)).reshape(n, n)
-        np.testing.assert_allclose(P, P.T, rtol=1e-6, atol=1e-9 * np.abs(P).max())
-        assert np.linalg.eigvalsh((P + P.T) / 2).min() > 0
+        x = rng.standard_normal((*equations.layer.input_shape, 2))
+        c = Coordinates(equations)
+        rotated = c.rotate(*equations.split(equations.forward(x)))
+        np.testing.assert_allclose(rotated, c.forward(c.from_input(x)), rtol=1e-9, atol=1e-9 * np.sqrt(n))
+
+
+def test_split_undoes_join() -> None:
+    for equations, _, rng in operators(4):
+        r = equations.forward(rng.standard_normal((*equations.layer.input_shape, 3)))
+        np.testing.assert_array_equal(equations.join(*equations.split(r)), r)
+
+
+def test_single_precision_is_the_same_operator() -> None:
+    for equations, _, rng in operators(4):
+        x = rng.standard_normal((*equations.layer.input_shape, 2)).astype(np.float32)
+        single = equations.astype(np.float32)
+        assert single.forward(x).dtype == single.adjoint(single.forward(x)).dtype == np.float32
+        np.testing.assert_allclose(single.forward(x), equations.forward(x.astype(float)), rtol=1e-3, atol=1e-4)
+
+
+def full_rank(count=40):
+    for equations, dense, rng in operators(count):
+        if equations.whiten.any() and np.linalg.matrix_rank(dense, 1e-8) == dense.shape[1]:
+            yield equations, dense, rng
 
 
 def test_the_iteration_finds_the_least_squares_solution() -> None:
-    for equations, dense, rng in operators():
-        if not equations.whiten.any() or np.linalg.matrix_rank(dense, 1e-8) < dense.shape[1]:
-            continue
-        n = dense.shape[1]
-        matrix = equations.forward(np.eye(n).reshape(*equations.layer.input_shape, n))
+    tried = 0
+    for equations, dense, rng in full_rank():
+        c, n = Coordinates(equations), dense.shape[1]
+        matrix = c.forward(np.eye(n))
         rhs = matrix @ rng.standard_normal((n, 2)) + 0.1 * rng.standard_normal((len(matrix), 2))
-        start = np.zeros((*equations.layer.input_shape, 2))
-        found, converged = conjugate_gradients(equations, rhs, start, 1000, 1e-14)
+        found, converged = conjugate_gradients(c, c.precondition, rhs, distance=1e-9, iterations=1000)
         assert converged
-        found = found.reshape(n, 2)
-        np.testing.assert_allclose(found, np.linalg.lstsq(matrix, rhs, rcond=None)[0], rtol=1e-6, atol=1e-7)
-        assert not start.any()  # the first guess is left alone
+        np.testing.assert_allclose(found, np.linalg.lstsq(matrix, rhs, rcond=None)[0], rtol=1e-6, atol=1e-6)
+        tried += 1
+    assert tried > 4
+
+
+def test_the_iteration_stops_at_the_distance_asked_for() -> None:
+    for equations, dense, rng in full_rank():
+        c, n = Coordinates(equations), dense.shape[1]
+        matrix = c.forward(np.eye(n))
+        rhs = matrix @ rng.standard_normal((n, 1)) * 1e3
+        exact = np.linalg.lstsq(matrix, rhs, rcond=None)[0]
+        for distance in (10.0, 0.1, 1e-3):
+            found, _ = conjugate_gradients(c, c.precondition, rhs, distance=distance, iterations=1000)
+            assert np.linalg.norm(matrix @ (found - exact)) < 1.5 * distance
+
+
+def test_an_iteration_cut_short_says_so() -> None:
+    equations, dense, _ = next(full_rank())
+    c = Coordinates(equations)
+    rhs = c.forward(np.ones((dense.shape[1], 1)))
+    assert not conjugate_gradients(c, c.precondition, rhs, distance=1e-12, iterations=1)[1]
+
+
+def test_largest_and_smallest_singular_value() -> None:
+    for equations, dense, _ in full_rank():
+        n = dense.shape[1]
+        inverse = np.linalg.inv(dense.T @ dense)
+        s = np.linalg.svd(dense, compute_uv=False)
+        assert 0.5 * s[0] < equations.largest() <= s[0] * (1 + 1e-9)
+        smallest = equations.smallest(lambda x, H=inverse, n=n: (H @ x.reshape(n, -1)).reshape(x.shape))
+        assert s[-1] * (1 - 1e-9) <= smallest < 3 * s[-1]

@@ -19,9 +19,10 @@ from constraint_algebra.activations import formulas
 from constraint_algebra.capture import Capture, Recipe, from_image
 from constraint_algebra.equations import gradient_equations, weight_equations
 from constraint_algebra.generic import Knowledge, generic_rank
+from constraint_algebra.layer_equations import LayerEquations
 from constraint_algebra.layers import Activation, Conv2d, PlacedLayer
 from constraint_algebra.network import describe
-from constraint_algebra.solve import LayerEquations, TwoStage, Verdict
+from constraint_algebra.solve import TwoStage, Verdict
 from paper_repro.baselines import rconv_published as published
 from paper_repro.benchmarks import measure
 

@@ -1,0 +1,69 @@
+"""A dense factor of the normal equations `A^T A + B^T B` of a layer; `banded` holds one for layers with few of them.
+
+They square the condition number, which costs steps, not accuracy: the iteration itself works with the equations as they
+are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy.linalg import cho_solve, cholesky
+
+from constraint_algebra.banded import all_normal_equations
+from constraint_algebra.blocks import Block
+from constraint_algebra.layers import PlacedLayer
+
+FloatArray = NDArray[Any]  # of either precision
+Preconditioner = Callable[[FloatArray], FloatArray]
+
+
+class DenseFactor:
+    """A Cholesky factor of all normal equations.
+
+    Args:
+        layer: the layer.
+        weight: W.
+        blocks: the gradient equations.
+        whiten: factor of each weight row in the output shape, 0 for those that do not count.
+        ridge: relative to the largest diagonal entry; it keeps the factor alive along null vectors.
+        dtype: of the arithmetic.
+
+    Raises:
+        numpy.linalg.LinAlgError: the factorisation broke down.
+    """
+
+    def __init__(
+        self,
+        layer: PlacedLayer,
+        weight: FloatArray,
+        blocks: Sequence[Block],
+        whiten: FloatArray,
+        ridge: float,
+        dtype: DTypeLike,
+    ) -> None:
+        """Factor."""
+        self.layer, self.dtype = layer, np.dtype(dtype)
+        H = all_normal_equations(layer, weight.astype(dtype), whiten.astype(dtype))  # (*position, channel) twice
+        C = layer.channels // layer.groups
+        by_channel = H.reshape(-1, layer.channels, H.shape[0] // layer.channels, layer.channels)
+        for block in blocks:
+            core = block.core.astype(dtype)
+            gram = core.T @ core
+            for c in range(block.group * C, (block.group + 1) * C):
+                by_channel[block.columns[:, None], c, block.columns, c] += gram
+        H[np.diag_indices_from(H)] += ridge * H.diagonal().max()
+        self.factor = cholesky(
+            H.T, lower=False, overwrite_a=True, check_finite=False
+        )  # of what lies below the diagonal
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """Return the inverse applied to x `(*input_shape, n)`."""
+        C, n = self.layer.channels, x.shape[-1]
+        size = float(np.abs(x).max()) or 1.0  # the type may not hold the range of what comes
+        v = (x.reshape(C, -1, n).transpose(1, 0, 2).reshape(-1, n) / size).astype(self.dtype)
+        v = cho_solve((self.factor, False), v, check_finite=False)
+        return v.reshape(-1, C, n).transpose(1, 0, 2).reshape(x.shape).astype(x.dtype) * size

@@ -1,0 +1,98 @@
+"""Factors of the normal equations against dense inverses of matrices built by plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import constraint_algebra as ca
+from constraint_algebra.banded import BandedFactor, Bands, all_normal_equations, bands, normal_blocks
+from constraint_algebra.blocks import gradient_blocks
+from constraint_algebra.preconditioners import DenseFactor
+from tests.rank_oracles import looped_rows
+
+LAYERS = {
+    "stride": ca.Conv2d(6, 5, stride=2, padding=2).place((2, 13, 11)),
+    "dilated, in groups": ca.Conv2d(4, 3, padding=2, dilation=2, groups=2).place((4, 9, 7)),
+    "stride beyond the kernel": ca.Conv2d(3, 2, stride=3).place((2, 8, 8)),
+    "one axis": ca.Conv1d(3, 3).place((2, 70)),
+    "three axes": ca.Conv3d(3, 2).place((2, 5, 4, 4)),
+    "kernel as large as the picture": ca.Conv2d(5, 4).place((2, 4, 4)),
+}
+
+
+def setup(layer, seed=0):
+    rng = np.random.default_rng(seed)
+    W, k = rng.standard_normal(layer.weight_shape), rng.standard_normal(layer.output_shape)
+    whiten = rng.uniform(0.5, 2, layer.output_shape) * (rng.random(layer.output_shape) < 0.8)
+    rows = rng.random((layer.filters, int(np.prod(layer.taps)))) < 0.8
+    one = np.ones(layer.output_shape, dtype=bool)
+    B, A = looped_rows(layer, W, k, one, one)
+    B = B * whiten.reshape(-1, 1)
+    A = A[np.broadcast_to(rows.reshape(layer.filters, 1, *layer.taps), layer.weight_shape).ravel()]
+    return W, gradient_blocks(layer, k, rows, np.ones(rows.shape)), whiten, B.T @ B, A.T @ A
+
+
+def order(layer):
+    """Unknowns in the order (*position, channel), as indices into the order (channel, *position)."""
+    return np.arange(layer.unknowns).reshape(layer.channels, -1).T.ravel()
+
+
+@pytest.mark.parametrize("factor", [BandedFactor, DenseFactor])
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_the_factor_inverts_the_normal_equations(layer, factor) -> None:
+    W, blocks, whiten, BB, AA = setup(layer)
+    ridge = 1e-4
+    diagonal = BB.diagonal().max() if factor is BandedFactor else (BB + AA).diagonal().max()
+    H = BB + AA + ridge * diagonal * np.eye(layer.unknowns)
+    x = np.random.default_rng(1).standard_normal((*layer.input_shape, 3))
+    expected = np.linalg.solve(H, x.reshape(-1, 3)).reshape(x.shape)
+    found = factor(layer, W, blocks, whiten, ridge, np.float64)(x)
+    np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max())
+    single = factor(layer, W, blocks, whiten, ridge, np.float32)(x)
+    np.testing.assert_allclose(single, expected, atol=2e-2 * np.abs(expected).max())
+    # What the type cannot hold is scaled, column by column of nothing but zeros included.
+    np.testing.assert_allclose(
+        factor(layer, W, blocks, whiten, ridge, np.float32)(1e-60 * x), 1e-60 * single, rtol=1e-5, atol=1e-66
+    )
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("per_block", [1, 2, 3])
+def test_block_rows_of_the_normal_equations(layer, per_block) -> None:
+    W, _, whiten, BB, _ = setup(layer)
+    whole = BB[np.ix_(order(layer), order(layer))]
+    b = bands(layer)
+    height = layer.bilinear.dilations[0] * (layer.bilinear.taps[0] - 1)
+    b = Bands(b.lines, b.width, per_block, -(-height // per_block))
+    rows = normal_blocks(layer, W, whiten, b)
+    assert sum(len(row) for row in rows) == layer.unknowns
+    start = 0
+    for row in rows:
+        stop = start + len(row)
+        first = stop - row.shape[1]
+        lower = np.tri(*row.shape, row.shape[1] - len(row), dtype=bool)
+        expected = whole[start:stop, first:stop]
+        np.testing.assert_allclose(row[lower], expected[lower], atol=1e-10)
+        assert not whole[start:stop, :first].any()  # nothing lies beyond the band
+        start = stop
+    np.testing.assert_allclose(all_normal_equations(layer, W, whiten), whole, atol=1e-10)
+
+
+def test_equations_that_are_not_there_break_no_factor_down_but_show() -> None:
+    layer = ca.Conv2d(2, 3, padding=1).place((3, 6, 6))
+    W, blocks, whiten, BB, AA = setup(layer)
+    H = BB + AA
+    assert np.linalg.matrix_rank(H, 1e-9) < layer.unknowns
+    null = np.linalg.svd(H)[2][-1].reshape(*layer.input_shape, 1)
+    for factor in (BandedFactor, DenseFactor):
+        grown = factor(layer, W, blocks, whiten, 1e-6, np.float64)(null)
+        assert np.linalg.norm(grown) > 1e4 / np.linalg.norm(H, 2)
+
+
+def test_a_linear_layer_has_no_lines() -> None:
+    layer = ca.Linear(5).place((7,))
+    W = np.random.default_rng(0).standard_normal((5, 7))
+    np.testing.assert_allclose(all_normal_equations(layer, W, np.full(5, 2.0)), 4 * W.T @ W)
+    with pytest.raises(TypeError, match="no lines"):
+        bands(layer)
