@@ -245,7 +245,7 @@ class _Recursion:
         first = 0 if below is None else below.index + 1
         for layer in reversed(self.network.layers[first : above.index]):
             if isinstance(layer.layer, Activation):
-                stored = self._draw(self.rounding.deviation(np.where(y.known, y.value, 0.0)), y.value.shape)
+                stored = self._draw(2 * self.rounding.deviation(np.where(y.known, y.value, 0.0)), y.value.shape)
                 y, k = through_activation(
                     layer.layer, y, k, stored, self._bias_check(below) if layer.index == first else None
                 )

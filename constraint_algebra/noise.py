@@ -25,7 +25,7 @@ SPACING = {
 ROUNDING = 1.2
 
 # The same for factorising and solving in float64, measured on the networks of the literature.
-SOLVER = 5 * 2.0**-52
+SOLVER = 3.5 * 2.0**-52
 
 
 @dataclass(frozen=True)

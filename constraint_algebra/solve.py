@@ -42,9 +42,11 @@ DENSE_LIMIT = 4096  # open directions up to which their singular values are comp
 FACTOR_UNKNOWNS = 6144  # unknowns up to which a dense factor of the normal equations is worth its memory
 FACTOR_OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
 ROUNDED = 1e4 * float(np.finfo(float).eps)  # singular values up to here may be rounding, the largest row being 1
-POLISH = 150  # most steps to weigh the equations against each other, from a start that is right up to noise
+POLISH = 50  # most steps to weigh the equations against each other, from a start that is right up to noise
 WORTHWHILE = 0.05  # share of the variance that weight equations must remove to be worth these steps
 ITERATIONS = 2000  # most steps of the iteration otherwise
+REFINED = 5  # steps with a factor before the residual is computed afresh
+REFINEMENTS = 4
 PROBES = 3  # random vectors that ask which unknowns are determined
 # Precision of a factor, its ridge, and the smallest squared singular value that it can tell from none, both relative.
 FACTORS = ((np.float32, 3e-6, 2e-5), (np.float64, 1e-12, 1e-11))
@@ -120,7 +122,6 @@ class TwoStage:
         """
         alphas = self._project(weight_gradient)
         betas = self._whiten_output[..., None] * np.where(self.equations.weight_rows[..., None], output, 0.0)
-        betas.shape[-1]
         if not self.equations.weight_row_count:
             return self._strong_part(alphas)
         if self._factor is not None:
@@ -132,7 +133,10 @@ class TwoStage:
             return x
         rest = self.stacked.join(alphas, betas) - self.stacked.forward(x)
         steps = ITERATIONS if self.open and self._reduced is None else POLISH
-        return x + self._in_coordinates(rest, share, steps, single=single)[0]
+        more, converged = self._in_coordinates(rest, share, steps, single=single)
+        if converged or not self.verdict.determined.all() or not self._try_factors(self.stacked.largest()):
+            return x + more
+        return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
 
     def _by_factor(self, rhs: FloatArray, share: float, *, single: bool) -> FloatArray:
         """Return the least-squares solution with the help of a factor of the normal equations."""
@@ -140,7 +144,16 @@ class TwoStage:
         if single:
             return self._factor(self.stacked.adjoint(rhs))
         rhs, size, distance = self._prepared(rhs, share, single=False)
-        return conjugate_gradients(self.stacked, self._factor, rhs, distance=distance, delay=1, patience=2)[0] * size
+        x = np.zeros((*self.equations.layer.input_shape, rhs.shape[-1]))
+        for _ in range(REFINEMENTS):  # each from the true residual, which the iteration's own loses to rounding
+            more, done = conjugate_gradients(
+                self.stacked, self._factor, rhs, distance=distance, delay=1, patience=2, iterations=REFINED
+            )
+            x += more
+            if done:
+                break
+            rhs = rhs - self.stacked.forward(more)
+        return x * size
 
     def _in_coordinates(
         self, rhs: FloatArray, share: float, steps: int, *, single: bool = False
@@ -303,6 +316,7 @@ class TwoStage:
             smallest = self.stacked.smallest(self._factor)
             if smallest > np.sqrt(limit) * largest:
                 return smallest
+        self._factor = None
         return 0.0
 
     def _judge(self, shares: FloatArray, rank: int | None, condition: float, settled: bool = True) -> Verdict:
