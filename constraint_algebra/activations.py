@@ -44,6 +44,7 @@ class Formulas(NamedTuple):
         derivative: σ′(z) from y, the function d; NaN where y does not determine it.
         slope: d′(y), which carries an error of y into an error of the derivative.
         plateaus: the outputs that whole intervals of z share, where σ is cut off.
+        kink: derivatives below and above an output of zero, where they differ and both sides have an inverse.
     """
 
     value: Function
@@ -51,6 +52,7 @@ class Formulas(NamedTuple):
     derivative: Function
     slope: Function
     plateaus: tuple[float, ...] = ()
+    kink: tuple[float, float] | None = None
 
 
 def formulas(activation: Activation) -> Formulas:
@@ -76,6 +78,7 @@ def formulas(activation: Activation) -> Formulas:
                 inverse=lambda y: np.where(y > 0, y, y / a),
                 derivative=lambda y: np.where(y > 0, 1.0, a),
                 slope=zero,
+                kink=(a, 1.0),
             )
         case Sigmoid():
             return Formulas(
@@ -131,6 +134,7 @@ def _exponential(scale: float, alpha: float) -> Formulas:
         inverse=lambda y: np.where(y > 0, y / scale, _finite(lambda v: np.log1p(v / depth), np.minimum(y, 0))),
         derivative=lambda y: np.where(y > 0, scale, np.clip(y + depth, 0, None)),
         slope=lambda y: np.where(y > 0, 0.0, 1.0),
+        kink=(depth, scale) if depth != scale else None,
     )
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from constraint_algebra.activations import formulas
+from constraint_algebra.activations import Formulas, formulas
 from constraint_algebra.layers import Activation, Shape
-from constraint_algebra.masks import BiasCheck, noise_edge, settle
+from constraint_algebra.masks import BiasCheck, decide, log_odds, two_sided_odds
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+
+BENT = 0.3  # relative change of a derivative over one standard deviation, beyond which first order is not enough
 
 
 @dataclass(frozen=True)
@@ -69,44 +71,54 @@ def through_activation(
         check: the bias equations of the layer below, whose outputs are the z.
     """
     f = formulas(activation)
-    value, decided = _on_plateaus(f.plateaus, y, dy, check)
+    value, decided, doubt = _sides(f, y, dy, check)
     d, slope = f.derivative(value), f.slope(value)
     steep = y.known & decided & np.isfinite(d)
     d, slope = np.where(steep, d, 0.0), np.where(steep, slope, 0.0)
     moved = np.where(y.known[..., None], y.perturbations, 0.0)
+    arriving = np.where(dy.known, dy.value, 0.0)
+    low, high = f.kink or (0.0, 1.0)
+    doubtful = (doubt * (high - low) * arriving)[..., None] * np.sign(moved)  # noise lifted y over the edge, or not
     dz = Estimate(
-        value=np.where(dy.known, dy.value * d, 0.0),
-        known=(dy.known & (steep | (dy.value == 0))) | (steep & (d == 0)),
-        perturbations=d[..., None] * dy.perturbations + (slope * np.where(dy.known, dy.value, 0.0))[..., None] * moved,
+        value=arriving * d,
+        known=(dy.known & (steep | (dy.value == 0))) | (steep & (d == 0) & (doubt == 0)),
+        perturbations=d[..., None] * dy.perturbations + (slope * arriving)[..., None] * moved + doubtful,
     )
     z = f.inverse(value)
-    known = y.known & decided & np.isfinite(z)
+    bent = np.abs(slope) * y.deviation > BENT * d  # the noise is so large that the inverse is no straight line over it
+    known = y.known & decided & (doubt == 0) & np.isfinite(z) & ~bent
     steepness = np.where(known & (d > 0), d, 1.0)
     # Where z does not follow, the edge of the plateau stands in for it: a value with the same output.
     return Estimate(np.where(known, z, value), known, (y.perturbations + stored) / steepness[..., None]), dz
 
 
-def _on_plateaus(
-    plateaus: tuple[float, ...], y: Estimate, dy: Estimate, check: BiasCheck | None
-) -> tuple[FloatArray, BoolArray]:
-    """Return the outputs with those that noise lifted off a plateau put back on it, and where that is decided."""
-    if not plateaus:
-        return y.value, np.ones(y.value.shape, dtype=bool)
-    levels = np.array(plateaus)
-    away = np.abs(y.value[..., None] - levels)
-    nearest = levels[away.argmin(axis=-1)]
-    beyond = (y.value < levels[0]) | ((len(levels) > 1) & (y.value > levels[-1]))
+def _sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> tuple[FloatArray, BoolArray, FloatArray]:
+    """Return the outputs, each on the side of its edge where the evidence puts it; where that is decided; doubts."""
+    if not f.plateaus and f.kink is None:
+        return y.value, np.ones(y.value.shape, dtype=bool), np.zeros(y.value.shape)
+    levels = np.array(f.plateaus or (0.0,))
+    nearest = levels[np.abs(y.value[..., None] - levels).argmin(axis=-1)]
+    inward = np.where(nearest == levels[0], y.value - nearest, nearest - y.value)
+    deviations = np.where(y.known, np.maximum(y.deviation, np.finfo(float).tiny), 1.0)
     with np.errstate(over="ignore"):  # no noise, or next to none: infinitely far
-        distances = away.min(axis=-1) / np.maximum(y.deviation, np.finfo(float).tiny)
-    passes = (distances > noise_edge(distances[y.known])) & ~beyond
-    decided = np.ones(passes.shape, dtype=bool)
-    if check is not None:
-        by_filter = (len(check.gradient), -1)
-        known = (dy.known & y.known) | (dy.known & (dy.value == 0))
-        arriving = np.where(known, dy.value, np.nan).reshape(by_filter)
-        moved = dy.perturbations.reshape(*by_filter, dy.perturbations.shape[-1])
-        settled, undecided = settle(passes.reshape(by_filter), distances.reshape(by_filter), arriving, moved, check)
-        passes, decided = settled.reshape(passes.shape), ~undecided.reshape(passes.shape)
-    # A value that passes lies off the plateau, if only by rounding: on it, the formulas would cut it off.
-    inside = np.where(nearest == levels[0], np.nextafter(nearest, np.inf), np.nextafter(nearest, -np.inf))
-    return np.where(passes, np.where(beyond | (y.value == nearest), inside, y.value), nearest), decided
+        distances = np.where(y.known, np.clip(inward / deviations, -1e9, 1e9), 0.0)
+    if f.plateaus:
+        size = float(np.abs(inward[y.known]).max(initial=0.0))
+        odds = log_odds(distances, deviations, 1 / size if size > 0 else 0.0)
+    else:
+        odds = two_sided_odds(distances)
+    by_filter = (len(check.gradient) if check is not None else 1, -1)
+    known = (dy.known & y.known) | (dy.known & (dy.value == 0))
+    found = decide(
+        np.where(y.known, odds, np.nan).reshape(by_filter),
+        np.where(known, dy.value, np.nan).reshape(by_filter),
+        dy.perturbations.reshape(*by_filter, dy.perturbations.shape[-1]),
+        f.kink or (0.0, 1.0),
+        check,
+    )
+    passes, decided, doubt = (part.reshape(odds.shape) for part in (found.passes, found.decided, found.doubt))
+    # What lies on a side lies off the edge, if only by rounding: on it, the formulas would not know the side.
+    towards = np.where(nearest == levels[0], np.inf, -np.inf)
+    above = np.where(inward <= 0, np.nextafter(nearest, towards), y.value)
+    below = nearest if f.plateaus else np.where(inward >= 0, np.nextafter(nearest, -towards), y.value)
+    return np.where(passes, above, below), decided, doubt

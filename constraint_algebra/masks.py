@@ -1,25 +1,33 @@
-"""Which outputs of a ReLU passed their value on: decided by evidence.
+"""On which side of its edge an activation worked at each output: decided by evidence.
 
-An output of a ReLU that was reconstructed with an error bar is either zero or small, and near zero the error bar cannot
-tell which. The bias equations of the layer below can: the gradients that pass through a filter's active outputs must
-add up to its bias gradient. Where they do not, one or two outputs on the wrong side explain the difference, or none do.
+An output of a ReLU that was reconstructed with an error bar is either zero or positive, and near zero the error bar
+cannot tell which; that of a LeakyReLU is positive or negative. Three pieces of evidence are weighed, as odds:
+
+- its distance from the edge in standard deviations. Where it was cut off, noise alone sets that distance (a Student
+  distribution: the deviation itself is estimated from a few members); elsewhere values are spread evenly over a far
+  larger range;
+- the bias equation of its filter in the layer below: the gradients that arrive at the outputs, times the derivative on
+  their side of the edge, add up to the bias gradient. Every choice for the least certain outputs is weighed by how well
+  it fits that sum;
+- where neither decides, the output stays open.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr, logsumexp
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-NOISE_TAIL = (4.0, 200.0)  # standard deviations that noise reaches in any case, and never
-MISFIT = 6.0  # standard deviations beyond which a sum does not fit
-PAIRS = 512  # candidates up to which pairs are tried
-TRIPLES = 24  # likewise triples, among those nearest to the edge
+TAIL = 6  # degrees of freedom of the noise: fewer than the members of the ensemble, to be generous to outliers
+WEIGHED = 10  # outputs of a filter for which every choice is weighed
+SURE = float(np.log(1e3))  # odds at which an output counts as decided
+QUESTIONED = float(np.log(1e9))  # odds up to which the bias equation may overrule the error bars
 
 
 @dataclass(frozen=True)
@@ -37,63 +45,99 @@ class BiasCheck:
     arithmetic: float
 
 
-def noise_edge(distances: FloatArray) -> float:
-    """Return where noise ends and signal begins among distances in standard deviations: amid their widest gap.
+@dataclass(frozen=True)
+class Decision:
+    """What the evidence says of each output, `(filters, outputs)`.
 
-    >>> noise_edge(np.array([0.1, 2.0, 9.0, 4e6, 5e7])), (9.0 * 4e6) ** 0.5
-    (6000.0, 6000.0)
+    Attributes:
+        passes: whether it more likely lies on the upper side of the edge, that of a ReLU which passes its value on.
+        decided: whether the evidence suffices to say so, or the gradient is so small that it does not matter.
+        doubt: standard deviation of `passes`, as a number from 0 to 1, where the evidence does not suffice.
     """
-    surely, never = NOISE_TAIL
-    low = np.concatenate([[surely], np.sort(distances[(distances > surely) & (distances <= never)])])
-    beyond = distances[distances > never].min(initial=1e9)
-    high = np.append(low[1:], beyond)
-    widest = int(np.argmax(high / low))
-    return float(np.sqrt(low[widest] * high[widest]))
+
+    passes: BoolArray
+    decided: BoolArray
+    doubt: FloatArray
 
 
-def settle(
-    passes: BoolArray, distances: FloatArray, dy: FloatArray, moved: FloatArray, check: BiasCheck
-) -> tuple[BoolArray, BoolArray]:
-    """Return which outputs pass their value on, corrected by the bias equations, and which stay open.
+def log_odds(distances: FloatArray, deviations: FloatArray, density: float) -> FloatArray:
+    """Return the logarithm of the odds that an output passed its value on.
 
     Args:
-        passes: what the error bars say, `(filters, outputs)`.
-        distances: distance of each output from the cut-off, in standard deviations, same shape.
-        dy: the gradient that arrives at each output, same shape; NaN where unknown, and then its filter is left alone.
+        distances: signed distance from the cut-off in standard deviations; positive on the side that passes.
+        deviations: the standard deviations.
+        density: of the values that pass, next to the cut-off: their number by unit of value.
+
+    >>> small = np.full(4, 1e-6)
+    >>> np.round(log_odds(np.array([-20.0, 0.0, 9.0, 1e4]), small, density=1.0))
+    array([-202.,  -14.,   -3.,   45.])
+    """
+    with np.errstate(divide="ignore"):
+        among_many = np.log(density * deviations)
+    cut_off = -0.5 * (TAIL + 1) * np.log1p(distances**2 / TAIL) - 0.96  # log of Student's density, t with 6 degrees
+    return np.asarray(among_many + log_ndtr(distances) - cut_off)
+
+
+def decide(
+    odds: FloatArray,
+    dy: FloatArray,
+    moved: FloatArray,
+    slopes: tuple[float, float] | tuple[FloatArray, FloatArray],
+    check: BiasCheck | None,
+) -> Decision:
+    """Return on which side of the edge each output lies, and which stay open.
+
+    Args:
+        odds: logarithms of the odds by the error bars alone, `(filters, outputs)`; NaN where nothing is known.
+        dy: the gradient that arrives at each output, same shape; NaN where unknown, and then the bias equation of its
+            filter says nothing.
         moved: perturbations of dy, `(filters, outputs, members)`.
-        check: the bias equations.
+        slopes: the derivative on the lower and on the upper side of the edge.
+        check: the bias equations, `None` where there are none.
     """
-    passes, undecided = passes.copy(), np.zeros(passes.shape, dtype=bool)
-    k = np.where(passes, dy, 0.0)
-    misfit = check.gradient - k.sum(axis=1)
-    summed = np.where(passes[..., None], moved, 0.0).sum(axis=1)
-    noise = np.sqrt(check.deviation**2 + (summed**2).mean(axis=-1) + (check.arithmetic**2) * (k**2).sum(axis=1))
-    for f in np.flatnonzero(np.abs(misfit) > MISFIT * noise):  # NaN compares false
-        near = np.flatnonzero((distances[f] <= NOISE_TAIL[1]) & (np.abs(dy[f]) > noise[f]))
-        near = near[np.argsort(distances[f, near])]
-        effect = np.where(passes[f, near], -dy[f, near], dy[f, near])
-        solutions = _explanations(effect, float(misfit[f]), MISFIT * float(noise[f]))
-        if len(solutions) == 1:
-            flipped = near[list(solutions[0])]
-            passes[f, flipped] = ~passes[f, flipped]
-        for solution in solutions[1:] and solutions:
-            undecided[f, near[list(solution)]] = True
-    return passes, undecided
+    posterior = odds.copy()
+    light = np.zeros(odds.shape, dtype=bool)
+    if check is not None:
+        low, high = slopes
+        d = np.where(odds > 0, high, low)
+        k, effect = d * dy, (high - low) * dy
+        misfit = check.gradient - k.sum(axis=1)
+        summed = (d[..., None] * moved).sum(axis=1)
+        noise = np.sqrt(check.deviation**2 + (summed**2).mean(axis=-1) + check.arithmetic**2 * (k**2).sum(axis=1))
+        light = np.abs(effect) <= noise[:, None]
+        open_ones = (np.abs(odds) < QUESTIONED) & ~light & np.isfinite(effect)
+        needed = (np.abs(misfit) > 3 * noise) | (open_ones & (np.abs(odds) < 3 * SURE)).any(axis=1)
+        for f in np.flatnonzero(needed & np.isfinite(misfit)):
+            some = np.flatnonzero(open_ones[f])
+            some = some[np.argsort(np.abs(odds[f, some]))][:WEIGHED]
+            if len(some):
+                rest = misfit[f] + effect[f, some][odds[f, some] > 0].sum()
+                posterior[f, some] = _weighed(odds[f, some], effect[f, some], rest, noise[f])
+    share = np.where(np.isnan(posterior), 0.5, 0.5 * (1 + np.tanh(0.5 * np.nan_to_num(posterior))))
+    sure = np.abs(posterior) > SURE
+    return Decision(posterior > 0, sure | light, np.where(sure, 0.0, np.sqrt(share * (1 - share))))
 
 
-def _explanations(effects: FloatArray, misfit: float, allowed: float) -> list[tuple[int, ...]]:
-    """Return the smallest sets of effects that add up to the misfit: all singles, or all pairs, or all triples.
+def two_sided_odds(distances: FloatArray) -> FloatArray:
+    """Return the logarithm of the odds that an output lies above an edge with values on both sides of it.
 
-    >>> _explanations(np.array([1.0, 2.0, 4.0, 4.5]), 6.0, 0.1)
-    [(1, 2)]
+    >>> two_sided_odds(np.array([-40.0, 0.0, 2.0])).round(1)
+    array([-804.6,    0. ,    3.8])
     """
-    singles: list[tuple[int, ...]] = [(int(i),) for i in np.flatnonzero(np.abs(effects - misfit) <= allowed)]
-    if singles:
-        return singles
-    few = effects[:PAIRS]
-    i, j = np.triu_indices(len(few), k=1)
-    fits = np.flatnonzero(np.abs(few[i] + few[j] - misfit) <= allowed)
-    if len(fits):
-        return [(int(i[n]), int(j[n])) for n in fits]
-    triples = combinations(range(min(len(effects), TRIPLES)), 3)
-    return [t for t in triples if abs(effects[list(t)].sum() - misfit) <= allowed]
+    return np.asarray(log_ndtr(distances) - log_ndtr(-distances))
+
+
+def _weighed(odds: FloatArray, effect: FloatArray, rest: float, noise: float) -> FloatArray:
+    """Return the logarithms of the odds of some outputs of a filter, given that their effects add up to `rest`.
+
+    >>> _weighed(np.array([-2.0, -2.0, -2.0]), np.array([1.0, 2.0, 4.0]), 6.0, 0.01).round()
+    array([-26.,  26.,  33.])
+    """
+    choices = np.array(list(product((0.0, 1.0), repeat=len(odds))))
+    distance = (rest - choices @ effect) / noise if noise > 0 else np.where(choices @ effect == rest, 0.0, np.inf)
+    weights = choices @ odds - 0.5 * (TAIL + 1) * np.log1p(distance**2 / TAIL)
+    with np.errstate(divide="ignore"):
+        by_choice = [
+            logsumexp(weights[choices[:, j] == 1]) - logsumexp(weights[choices[:, j] == 0]) for j in range(len(odds))
+        ]
+    return np.array(by_choice)
