@@ -116,7 +116,8 @@ def _sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> t
         f.kink or (0.0, 1.0),
         check,
     )
-    passes, decided, doubt = (part.reshape(odds.shape) for part in (found.passes, found.decided, found.doubt))
+    shape = y.value.shape
+    passes, decided, doubt = found.passes.reshape(shape), found.decided.reshape(shape), found.doubt.reshape(shape)
     # What lies on a side lies off the edge, if only by rounding: on it, the formulas would not know the side.
     towards = np.where(nearest == levels[0], np.inf, -np.inf)
     above = np.where(inward <= 0, np.nextafter(nearest, towards), y.value)

@@ -8,7 +8,7 @@ import torch
 
 import constraint_algebra as ca
 from constraint_algebra.activations import apply
-from constraint_algebra.estimates import Estimate, noise_edge, through_activation
+from constraint_algebra.estimates import Estimate, through_activation
 
 SMOOTH = {
     "LeakyReLU": (ca.LeakyReLU(0.2), torch.nn.LeakyReLU(0.2)),
@@ -102,15 +102,6 @@ def test_exact_values_without_noise_do_not_overflow() -> None:
     z, dz = through_activation(ca.ReLU(), y, estimate(np.ones(3)))
     np.testing.assert_array_equal(z.known, [False, True, False])
     np.testing.assert_array_equal(dz.known, [True, True, False])
-
-
-def test_the_edge_lies_in_the_widest_gap() -> None:
-    assert 12 < noise_edge(np.array([0.3, 2.0, 12.0, 1e4, 1e5])) < 1e4
-    assert noise_edge(np.array([0.1, 0.4])) > 4
-    assert 4 <= noise_edge(np.array([])) < np.inf
-    # Noise is never as large as 200 deviations, signals never as small as 4.
-    assert noise_edge(np.array([201.0, 1e9])) < 201
-    assert noise_edge(np.array([3.9, 1e9])) > 4
 
 
 def test_unknown_and_filled() -> None:
