@@ -101,7 +101,7 @@ def _sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> t
     inward = np.where(nearest == levels[0], y.value - nearest, nearest - y.value)
     deviations = np.where(y.known, np.maximum(y.deviation, np.finfo(float).tiny), 1.0)
     with np.errstate(over="ignore"):  # no noise, or next to none: infinitely far
-        distances = np.where(y.known, np.clip(inward / deviations, -1e9, 1e9), 0.0)
+        distances = np.where(y.known, np.clip(inward / deviations, -1e150, 1e150), 0.0)
     if f.plateaus:
         size = float(np.abs(inward[y.known]).max(initial=0.0))
         odds = log_odds(distances, deviations, 1 / size if size > 0 else 0.0)

@@ -69,13 +69,13 @@ def test_perturbations_are_finite_differences(activation, module) -> None:
     y, dz = back_by_torch(module, z, dy)
     direction_z, direction_dy = draw(2)
     moved_y, moved_dz = back_by_torch(module, z + step * direction_z, dy + step * direction_dy)
-    y_estimate = Estimate(y, np.ones_like(y, dtype=bool), ((moved_y - y) / step)[:, None])
-    dy_estimate = Estimate(dy, np.ones_like(y, dtype=bool), direction_dy[:, None])
+    y_estimate = Estimate(y, np.ones_like(y, dtype=bool), (moved_y - y)[:, None])
+    dy_estimate = Estimate(dy, np.ones_like(y, dtype=bool), step * direction_dy[:, None])
     found_z, found_dz = through_activation(activation, y_estimate, dy_estimate)
     inside = np.abs(z) > 1e-4  # away from the kink
-    np.testing.assert_allclose(found_z.perturbations[inside, 0], direction_z[inside], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found_z.perturbations[inside, 0] / step, direction_z[inside], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(
-        found_dz.perturbations[inside, 0], ((moved_dz - dz) / step)[inside], rtol=1e-3, atol=1e-4
+        found_dz.perturbations[inside, 0] / step, ((moved_dz - dz) / step)[inside], rtol=1e-3, atol=1e-4
     )
 
 
