@@ -63,8 +63,7 @@ def torch_gradients(
     {'weight': array([[-0.5, -2. ],
            [ 0.5,  2. ]])}
     """
-    if isinstance(loss, str) and loss not in _LOSSES:
-        raise UnknownNameError(f"no loss is called {loss!r}; use {' or '.join(map(repr, _LOSSES))}, or pass a function")
+    check_loss(loss)
     parameters = dict(model.named_parameters())
     if not parameters:
         raise ShapeError("the model has no parameters and therefore no gradient; pass a model with a weight")
@@ -78,12 +77,25 @@ def torch_gradients(
     y = to_tensor(target).to(like.device)
     with torch.enable_grad():
         output = _output(model, x, batched=isinstance(loss, str) and y.numel() > 1)
-        value = _named_loss(loss, output, y.reshape(-1)) if isinstance(loss, str) else _own_loss(loss, output, y)
+        value = loss_value(loss, output, y)
         found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     for name, gradient in zip(parameters, found, strict=True):
         if gradient is None:
             raise ParameterError(name, f"the loss does not depend on parameter {name!r}; remove it from the model")
     return {name: to_numpy(gradient) for name, gradient in zip(parameters, found, strict=True)}
+
+
+def check_loss(loss: Loss) -> None:
+    """Raise `UnknownNameError` for a name that is no loss."""
+    if isinstance(loss, str) and loss not in _LOSSES:
+        raise UnknownNameError(f"no loss is called {loss!r}; use {' or '.join(map(repr, _LOSSES))}, or pass a function")
+
+
+def loss_value(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """Return the loss of a batch of outputs as one number."""
+    if isinstance(loss, str):
+        return _named_loss(loss, output, target.reshape(-1))
+    return _own_loss(loss, output, target)
 
 
 def _output(model: nn.Module, x: Tensor, *, batched: bool) -> Tensor:

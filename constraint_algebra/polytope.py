@@ -1,0 +1,258 @@
+"""All differences n that a layer's equations and inequalities allow, with bounds that need no trust in a solver.
+
+    |E n| <= margin,   C n <= slack,   lower <= n <= upper
+
+E are the equations (rows of unit norm), C the outputs that are cut off and must stay so. The margins hold rounding, and
+for an observer the noise. Two facts make every statement about this set checkable:
+
+- *Inner.* The set is convex: a point that is not quite feasible is drawn towards one that is.
+- *Outer.* For any multipliers λ and any μ >= 0, with `r = c - E^T λ - C^T μ`,
+
+      c·n = λ·(E n) + μ·(C n) + r·n <= |λ|·margin + μ·slack + sum over j of max(r_j lower_j, r_j upper_j)
+
+  This is weak duality. It holds whichever solver proposed λ and μ and however early it was stopped; the rounding of the
+  evaluation is added on top.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg as la
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from constraint_algebra.errors import UnknownNameError
+from constraint_algebra.interior_point import Solution, interior_point
+from constraint_algebra.null_space import NullSpace
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+EPSILON = 2.0**-52
+SAFETY = 1e-9  # distance that points keep from a cut-off, so that rounding cannot carry them across
+ROUNDING = 1e-13  # rows of the basis below this size are zeros
+ROOM = 1e-6  # inequalities that leave less room than this everywhere count as equations
+RELAXED = 1e-8  # by which a set without an interior is widened for the solver
+SOLVERS = ("interior-point", "highs")
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What is known about the largest `c·n` over the set.
+
+    Attributes:
+        difference: a feasible n, flat.
+        inner: `c·n` there: the maximum is at least this.
+        outer: the maximum is at most this, by weak duality.
+    """
+
+    difference: FloatArray
+    inner: float
+    outer: float
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Bounds and inequalities in null-space coordinates, each row of unit norm.
+
+    Attributes:
+        moving, met: which values move at all, and which inequalities can be met.
+        sizes, cut_sizes: the norms that their rows had.
+        N, lower, upper: the bounds `lower <= N y <= upper` of the values that move.
+        M, slack: the inequalities `M y <= slack`.
+    """
+
+    moving: BoolArray
+    met: BoolArray
+    sizes: FloatArray
+    cut_sizes: FloatArray
+    N: FloatArray
+    M: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    slack: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Polytope:
+    """The set of all differences from an anchor.
+
+    Attributes:
+        null: null space of the equations, with their matrix E.
+        margin: how far each equation may be off, shape `(rows,)`.
+        cut: the inequalities C, rows of unit norm.
+        slack: their right-hand sides.
+        lower, upper: bounds of each difference, flat.
+    """
+
+    null: NullSpace
+    margin: FloatArray
+    cut: sp.csr_array
+    slack: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+
+    @cached_property
+    def _rows(self) -> Rows:
+        """The bounds and inequalities in null-space coordinates, scaled to unit norm, without those never violated."""
+        N, M = self.null.basis, np.asarray(self.cut @ self.null.basis)
+        sizes, cut_sizes = la.norm(N, axis=1), la.norm(M, axis=1)
+        moving, met = sizes > ROUNDING, cut_sizes > ROUNDING
+        far = 2 * la.norm(np.maximum(np.abs(self.lower), np.abs(self.upper)))  # no coordinate reaches this
+        slack = self.slack - np.minimum(SAFETY, np.maximum(self.slack, 0.0) / 2)
+        return Rows(
+            moving=moving,
+            met=met,
+            sizes=sizes[moving],
+            cut_sizes=cut_sizes[met],
+            N=N[moving] / sizes[moving][:, None],
+            M=M[met] / cut_sizes[met][:, None],
+            lower=np.maximum(self.lower[moving] / sizes[moving], -far),
+            upper=np.minimum(self.upper[moving] / sizes[moving], far),
+            slack=np.minimum(slack[met] / cut_sizes[met], far),
+        )
+
+    def prepare(self) -> None:
+        """Compute what every call needs, before threads ask for it at once."""
+        _ = self._inside
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the set: the nullity, less the inequalities that leave no room on either side."""
+        return int(self._inside[1].shape[1])
+
+    @cached_property
+    def _tight(self) -> bool:
+        """Whether the anchor itself lies on a bound or a cut-off, so that nothing can be drawn in towards it."""
+        rows = self._rows
+        return bool(min(rows.upper.min(), (-rows.lower).min(), rows.slack.min(initial=np.inf)) <= ROOM)
+
+    @cached_property
+    def _inside(self) -> tuple[FloatArray, FloatArray]:
+        """Return a point amid the set and an orthonormal basis of the directions in which the set has room there."""
+        basis, rows = self.null.basis, self._rows
+        if self.null.nullity == 0 or not self._tight:
+            return np.zeros(len(basis)), basis
+        limits, face = np.concatenate([rows.upper, -rows.lower, rows.slack]), np.eye(basis.shape[1])
+        normals = np.vstack([rows.N, -rows.N, rows.M])
+        while face.shape[1]:
+            y, room, binding = _deepest(normals @ face, limits)
+            if room > ROOM:
+                return basis @ (face @ y), basis @ face
+            # Multipliers prove that these inequalities leave no room to any point of the set: they are equations.
+            face = face @ la.null_space((normals @ face)[binding], rcond=self.null.tolerance)
+        return np.zeros(len(basis)), basis @ face
+
+    def maximise(self, c: FloatArray, *, time_limit: float | None = None, solver: str = SOLVERS[0]) -> Optimum:
+        """Return a feasible point and both bounds of the largest `c·n`; stopped early, both still hold.
+
+        Args:
+            c: the objective, flat.
+            time_limit: seconds after which the solver stops; by default it finishes.
+            solver: "interior-point", or "highs" for HiGHS on the sparse equations.
+
+        Raises:
+            UnknownNameError: another solver.
+        """
+        if solver not in SOLVERS:
+            raise UnknownNameError(f"solver must be {' or '.join(map(repr, SOLVERS))}, got {solver!r}")
+        if self.null.nullity == 0:
+            return self._optimum(c, np.zeros(len(c)), np.zeros(len(self.slack)), np.zeros(len(c)))
+        return (self._by_highs if solver == "highs" else self._by_interior_point)(c, time_limit)
+
+    def nearest(self, target: FloatArray, *, time_limit: float | None = None) -> FloatArray:
+        """Return the feasible n nearest to a flat target, in the Euclidean norm."""
+        if self.null.nullity == 0:
+            return np.zeros(len(target))
+        return self.draw_in(self.null.basis @ self._solve(target, 1.0, time_limit).y)
+
+    def draw_in(self, difference: FloatArray) -> FloatArray:
+        """Return the last point on the way to `difference`, from one inside the set, that is inside itself."""
+        centre, basis = self._inside
+        way = basis @ (basis.T @ (difference - centre))
+        start = np.concatenate([centre, -centre, self.cut @ centre])
+        rise = np.concatenate([way, -way, self.cut @ way])
+        slack = self.slack - np.minimum(SAFETY, np.maximum(self.slack, 0.0) / 2)
+        room = np.maximum(np.concatenate([self.upper, -self.lower, slack]) - start, 0.0)
+        over = rise > np.maximum(room, 4 * EPSILON)
+        share = float((room[over] / rise[over]).min(initial=1.0))
+        return np.clip(centre + share * way, np.minimum(self.lower, 0.0), np.maximum(self.upper, 0.0))
+
+    def outer(self, c: FloatArray, equations: FloatArray, cut: FloatArray) -> float:
+        """Return an upper bound of `c·n` over the set from any multipliers, rounding included.
+
+        Args:
+            c: the objective, flat.
+            equations: λ, one for each row of E.
+            cut: μ, one for each inequality; negative ones count as zero.
+        """
+        E, C, mu = self.null.matrix, self.cut, np.maximum(cut, 0.0)
+        r = c - E.T @ equations - C.T @ mu
+        size = np.abs(c) + abs(E).T @ np.abs(equations) + abs(C).T @ mu
+        error = (E.shape[0] + C.shape[0] + 3) * EPSILON * size
+        terms = [
+            np.abs(equations) * self.margin,
+            mu * self.slack,
+            np.maximum(r * self.lower, r * self.upper),
+            error * np.maximum(np.abs(self.lower), np.abs(self.upper)),
+        ]
+        total, absolute = sum(float(t.sum()) for t in terms), sum(float(np.abs(t).sum()) for t in terms)
+        return total + 2 * sum(map(len, terms)) * EPSILON * absolute
+
+    def _optimum(self, c: FloatArray, difference: FloatArray, mu: FloatArray, bounds: FloatArray) -> Optimum:
+        """Return what a candidate and its multipliers (of inequalities and of bounds) prove."""
+        equations = self.null.multipliers(c - self.cut.T @ mu - bounds)
+        feasible = self.draw_in(difference)
+        inner = float(c @ feasible)
+        # Without any multiplier the bounds alone answer; a solver stopped early may have nothing better.
+        alone = self.outer(c, np.zeros(len(self.margin)), np.zeros(len(mu)))
+        equations_only = self.outer(c, self.null.multipliers(c), np.zeros(len(mu)))
+        return Optimum(feasible, inner, max(min(self.outer(c, equations, mu), equations_only, alone), inner))
+
+    def _solve(self, c: FloatArray, q: float, time_limit: float | None) -> Solution:
+        """Minimise `q/2 n·n - c·n`; a set without an interior is widened a little, which inner and outer put right."""
+        rows, wider = self._rows, RELAXED if self._tight else 0.0
+        deadline = np.inf if time_limit is None else time.monotonic() + time_limit
+        bounds = rows.lower - wider, rows.upper + wider, rows.M, rows.slack + wider
+        return interior_point(-self.null.basis.T @ c, rows.N, *bounds, q=q, deadline=deadline)
+
+    def _by_interior_point(self, c: FloatArray, time_limit: float | None) -> Optimum:
+        found, rows = self._solve(c, 0.0, time_limit), self._rows
+        mu, bounds = np.zeros(len(self.slack)), np.zeros(len(c))
+        mu[rows.met] = found.at_rows / rows.cut_sizes
+        bounds[rows.moving] = (found.at_upper - found.at_lower) / rows.sizes
+        return self._optimum(c, self.null.basis @ found.y, mu, bounds)
+
+    def _by_highs(self, c: FloatArray, time_limit: float | None) -> Optimum:
+        E, moving, met = self.null.matrix, self._rows.moving, self._rows.met
+        found = linprog(
+            -c[moving],
+            A_ub=self.cut[met][:, moving],
+            b_ub=self.slack[met],
+            A_eq=E[:, moving],
+            b_eq=np.zeros(E.shape[0]),
+            bounds=np.column_stack([self.lower, self.upper])[moving],
+            method="highs",
+            options={} if time_limit is None else {"time_limit": time_limit},
+        )
+        difference, mu, bounds = np.zeros(len(c)), np.zeros(len(self.slack)), np.zeros(len(c))
+        if found.x is not None:
+            difference[moving] = found.x
+            if found.status == 0:
+                mu[met] = -found.ineqlin.marginals
+                bounds[moving] = -found.lower.marginals - found.upper.marginals
+        return self._optimum(c, self.null.project(difference), mu, bounds)
+
+
+def _deepest(normals: FloatArray, limits: FloatArray) -> tuple[FloatArray, float, BoolArray]:
+    """Return the point of `normals y <= limits` farthest from all of them, its distance, and which ones hold it."""
+    d = normals.shape[1]
+    rows = np.hstack([normals, np.ones((len(normals), 1))])
+    depth = np.append(np.zeros(d), 1.0)
+    found = interior_point(-depth, depth[None], np.array([-1.0]), np.array([1.0]), rows, limits)
+    return found.y[:d], float(found.y[d]), found.at_rows > 1e-3 * found.at_rows.max()
