@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+PATIENCE = 5  # steps without progress
+REGULAR = 1e-15  # on a unit diagonal
 STEP = 0.995  # share of the way to the nearest bound
 
 
@@ -82,27 +84,39 @@ def interior_point(
     y = np.zeros(len(c))
     w = np.maximum(h, 1e-3)
     z = np.full(2 * p + m, 1 / np.sqrt(p + m))
-    converged = False
+    converged, best, best_error, since = False, (y, z), np.inf, 0
     for _ in range(iterations):
         rd, rp, gap = q * y + c + Gt(z), G(y) + w - h, float(w @ z)
         objective = abs(float(c @ y)) + q * float(y @ y)
         if gap <= rtol * max(objective, 1e-3) and la.norm(rd) <= rtol and np.abs(rp).max() <= rtol:
-            converged = True
+            converged, best = True, (y, z)
             break
-        if time.monotonic() > deadline:
+        # Near the end rounding spoils what is left; the best iterate counts.
+        error = gap / max(objective, 1e-3) + float(la.norm(rd)) + float(np.abs(rp).max())
+        best, best_error, since = ((y, z), error, 0) if error < best_error else (best, best_error, since + 1)
+        if time.monotonic() > deadline or since == PATIENCE:
             break
         d = z / w
         X, Y = np.sqrt(d[:p] + d[p : 2 * p])[:, None] * N, np.sqrt(d[2 * p :])[:, None] * M
         H = X.T @ X + Y.T @ Y
-        H[np.diag_indices_from(H)] += q + 1e-14 * np.trace(H) / len(H)
+        H[np.diag_indices_from(H)] += q
+        # Scaled to a unit diagonal, bounds of very different weight leave a matrix that can be factored.
+        scale = 1 / np.sqrt(np.diag(H))
+        H *= scale[:, None] * scale
+        H[np.diag_indices_from(H)] += REGULAR
         try:
             factor = la.cho_factor(H, overwrite_a=True, check_finite=False)
         except la.LinAlgError:
             break
         mean = gap / len(w)
 
+        def solve(rhs: FloatArray) -> FloatArray:
+            dy = scale * la.cho_solve(factor, scale * rhs, check_finite=False)  # noqa: B023
+            missed = rhs - q * dy - Gt(z / w * G(dy))  # noqa: B023 -- one step of refinement
+            return np.asarray(dy + scale * la.cho_solve(factor, scale * missed, check_finite=False))  # noqa: B023
+
         def newton(rc: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-            dy = la.cho_solve(factor, -rd - Gt((z * rp - rc) / w), check_finite=False)  # noqa: B023
+            dy = solve(-rd - Gt((z * rp - rc) / w))  # noqa: B023
             dw = -rp - G(dy)  # noqa: B023
             return dy, dw, -(rc + z * dw) / w  # noqa: B023
 
@@ -114,7 +128,7 @@ def interior_point(
         if q:
             primal = dual = min(primal, dual)
         y, w, z = y + primal * dy, w + primal * dw, z + dual * dz
-    z = z * size
+    y, z = best[0], best[1] * size
     return Solution(y, z[:p], z[p : 2 * p], z[2 * p :], converged)
 
 

@@ -42,6 +42,8 @@ class NullSpace:
     Attributes:
         matrix: all rows that count, gradient rows first, each of unit norm.
         basis: orthonormal columns, `(unknowns, nullity)`.
+        gradient_rows: which gradient rows (filter, tap) count.
+        row_counts, row_scale: the same for each channel and the factors to unit norm, `(channels, rows of its group)`.
         gap: smallest singular value counted and largest not counted, relative to the size of their matrix.
 
     >>> from constraint_algebra.layers import Linear
@@ -70,10 +72,10 @@ class NullSpace:
             unknown = _side_by_side(layer, (~known).astype(float))[1]
             rows &= contractions.row_sums(wide, unknown) == 0
         scale = np.where(rows, 1 / np.where(rows, size * largest, 1.0), 0.0)
-        self.gradient_rows, self.gradient_scale = rows, scale
-        self._counts = np.repeat(rows.reshape(layer.groups, -1), layer.channels // layer.groups, axis=0).ravel()
-        factors = np.repeat(scale.reshape(layer.groups, -1), layer.channels // layer.groups, axis=0).ravel()
-        A = gradient_equations(wide, k).matrix[self._counts] * factors[self._counts][:, None]
+        self.gradient_rows = rows
+        self.row_counts = np.repeat(rows.reshape(layer.groups, -1), layer.channels // layer.groups, axis=0)
+        self.row_scale = np.repeat(scale.reshape(layer.groups, -1), layer.channels // layer.groups, axis=0)
+        A = gradient_equations(wide, k).matrix[self.row_counts.ravel()] * self.row_scale[self.row_counts][:, None]
         self.matrix = sp.csr_array(sp.vstack([A, weight_rows], format="csr"))
         self._blocks = gradient_blocks(wide, k, rows, scale)
         strong = [rtol * block.singular.max(initial=0.0) for block in self._blocks]
@@ -100,17 +102,17 @@ class NullSpace:
         """Return the part of a flat vector inside the null space."""
         return np.asarray(self.basis @ (self.basis.T @ vector))
 
-    def multipliers(self, vector: FloatArray) -> FloatArray:
-        """Return λ with `matrix^T λ ≈ vector`, exact up to rounding where the vector is orthogonal to the null space."""
-        weight = self._u @ ((self._vt @ self._to_open(vector)) / self._s)
-        rest = (vector - self.weight_rows.T @ weight).reshape(self.layer.channels, -1)
-        gradient = np.zeros((self.layer.channels, self.gradient_rows.size // self.layer.groups))
-        per_group = self.layer.channels // self.layer.groups
+    def multipliers(self, vectors: FloatArray) -> FloatArray:
+        """Return λ with `matrix^T λ = vectors` for flat vectors in columns, up to their part in the null space."""
+        number, per_group = vectors.shape[1], self.layer.channels // self.layer.groups
+        weight = self._u @ ((self._vt @ self._to_open(vectors)) / self._s[:, None])
+        rest = (vectors - self.weight_rows.T @ weight).reshape(self.layer.channels, -1, number)
+        gradient = np.zeros((self.layer.channels, self.gradient_rows.size // self.layer.groups, number))
         for block, strong in zip(self._blocks, self._strong, strict=True):
-            channels = slice(block.group * per_group, (block.group + 1) * per_group)
-            along = (rest[channels][:, block.columns] @ block.right[:, strong]) / block.singular[strong]
-            gradient[channels, block.rows] = along @ block.left[:, strong].T
-        return np.concatenate([gradient.ravel()[self._counts], weight])
+            for channel in range(block.group * per_group, (block.group + 1) * per_group):
+                along = (block.right[:, strong].T @ rest[channel][block.columns]) / block.singular[strong][:, None]
+                gradient[channel][block.rows] = block.left[:, strong] @ along
+        return np.concatenate([gradient[self.row_counts], weight])
 
     def _second_stage(self, rtol: float) -> None:
         reduced = np.asarray(self._from_rows(self.weight_rows))
@@ -156,10 +158,10 @@ class NullSpace:
             start += N.shape[1]
         return x.reshape(self.layer.unknowns, -1)
 
-    def _to_open(self, vector: FloatArray) -> FloatArray:
-        x = vector.reshape(self.layer.channels, -1)
+    def _to_open(self, vectors: FloatArray) -> FloatArray:
+        x = vectors.reshape(self.layer.channels, -1, vectors.shape[1])
         parts = [N.T @ x[channel][columns] for channel, N, columns in self._pieces()]
-        return np.concatenate([np.zeros(0), *parts])
+        return np.concatenate([np.zeros((0, vectors.shape[1])), *parts])
 
 
 def unit_rows(rows: sp.csr_array) -> tuple[sp.csr_array, FloatArray]:

@@ -103,6 +103,60 @@ def comparison(
     return axes
 
 
+def certificate(
+    image: FloatArray,
+    *,
+    fixed: BoolArray,
+    ambiguous: BoolArray,
+    width: FloatArray,
+    twin: FloatArray | None,
+    axes: Sequence[Axes],
+) -> Sequence[Axes]:
+    """Draw image, verdicts, range over the twins, strongest twin and difference on five Axes.
+
+    Args:
+        image: `(channels, height, width)` in [0, 1], as all arrays here.
+        fixed, ambiguous: the verdicts; for a pixel with several channels the share of each counts.
+        width: range of each value over all verified twins; the largest over the channels is shown.
+        twin: the strongest twin, `None` where there is none.
+        axes: five Axes.
+    """
+    picture(image, title="Image", ax=axes[0])
+    shares = np.stack([fixed.mean(axis=0), (~fixed & ~ambiguous).mean(axis=0), ambiguous.mean(axis=0)])
+    # Grey by the share that is fixed, so that print in grey keeps the meaning; undecided pixels are hatched.
+    shown = axes[1].imshow(shares[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    height, across = image.shape[1:]
+    if shares[1].any():
+        extent = (-0.5, across - 0.5, height - 0.5, -0.5)
+        axes[1].imshow(hatching(shares[1] > 0), interpolation="nearest", extent=extent)
+    bar = axes[1].figure.colorbar(shown, ax=axes[1], fraction=0.046, pad=0.04)
+    bar.set_label("share of channels that is fixed")
+    _titled(axes[1], f"Fixed: {int(fixed.sum()):,} of {fixed.size:,} values" + "\n(hatched: undecided)" * bool(shares[1].any()))
+    shown = axes[2].imshow(width.max(axis=0), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    bar = axes[2].figure.colorbar(shown, ax=axes[2], fraction=0.046, pad=0.04)
+    bar.set_label("width of the range over twins\n(largest channel)")
+    _titled(axes[2], "What stays open")
+    if twin is None:
+        for ax in axes[3:]:
+            ax.text(0.5, 0.5, "no twin", ha="center", va="center", transform=ax.transAxes)
+            _titled(ax, "")
+        return axes
+    picture(twin, title="Strongest twin,\nsame gradients", ax=axes[3])
+    difference(twin - image, title="Twin minus image", ax=axes[4])
+    return axes
+
+
+def difference(values: FloatArray, *, title: str = "Difference", ax: Axes | None = None) -> Axes:
+    """Draw signed differences, `(channels, height, width)`: of each pixel the channel that differs most."""
+    ax = _axes(ax)
+    strongest = np.take_along_axis(values, np.abs(values).argmax(axis=0)[None], axis=0)[0]
+    largest = float(np.abs(strongest).max()) or 1.0
+    shown = ax.imshow(strongest, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.04)
+    bar.set_label("difference in the channel\nthat differs most")
+    return _titled(ax, title)
+
+
 def decades(error: FloatArray) -> tuple[float, float]:
     """Return the powers of ten around the positive finite errors, two different ones in any case.
 

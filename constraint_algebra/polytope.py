@@ -34,10 +34,11 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 EPSILON = 2.0**-52
+CHUNK = 256  # objectives at a time
 SAFETY = 1e-9  # distance that points keep from a cut-off, so that rounding cannot carry them across
 ROUNDING = 1e-13  # rows of the basis below this size are zeros
-ROOM = 1e-6  # inequalities that leave less room than this everywhere count as equations
-RELAXED = 1e-8  # by which a set without an interior is widened for the solver
+ROOM = 1e-10  # inequalities that leave less room than this everywhere count as equations
+RELAXED = 1e-11  # by which a set without an interior is widened for the solver
 SOLVERS = ("interior-point", "highs")
 
 
@@ -146,6 +147,8 @@ class Polytope:
                 return basis @ (face @ y), basis @ face
             # Multipliers prove that these inequalities leave no room to any point of the set: they are equations.
             face = face @ la.null_space((normals @ face)[binding], rcond=self.null.tolerance)
+            left = la.norm(normals @ face, axis=1) > self.null.tolerance
+            normals, limits = normals[left], limits[left]
         return np.zeros(len(basis)), basis @ face
 
     def maximise(self, c: FloatArray, *, time_limit: float | None = None, solver: str = SOLVERS[0]) -> Optimum:
@@ -183,50 +186,83 @@ class Polytope:
         share = float((room[over] / rise[over]).min(initial=1.0))
         return np.clip(centre + share * way, np.minimum(self.lower, 0.0), np.maximum(self.upper, 0.0))
 
-    def outer(self, c: FloatArray, equations: FloatArray, cut: FloatArray) -> float:
+    def outer(self, c: FloatArray, equations: FloatArray, cut: FloatArray) -> FloatArray:
         """Return an upper bound of `c·n` over the set from any multipliers, rounding included.
 
         Args:
-            c: the objective, flat.
-            equations: λ, one for each row of E.
-            cut: μ, one for each inequality; negative ones count as zero.
+            c: objectives in columns, `(unknowns, number)`.
+            equations: λ, one row for each row of E.
+            cut: μ, one row for each inequality; negative ones count as zero.
         """
         E, C, mu = self.null.matrix, self.cut, np.maximum(cut, 0.0)
         r = c - E.T @ equations - C.T @ mu
         size = np.abs(c) + abs(E).T @ np.abs(equations) + abs(C).T @ mu
-        error = (E.shape[0] + C.shape[0] + 3) * EPSILON * size
+        lower, upper = self.lower[:, None], self.upper[:, None]
         terms = [
-            np.abs(equations) * self.margin,
-            mu * self.slack,
-            np.maximum(r * self.lower, r * self.upper),
-            error * np.maximum(np.abs(self.lower), np.abs(self.upper)),
+            np.abs(equations) * self.margin[:, None],
+            mu * self.slack[:, None],
+            np.maximum(r * lower, r * upper),
+            (E.shape[0] + C.shape[0] + 3) * EPSILON * size * np.maximum(np.abs(lower), np.abs(upper)),
         ]
-        total, absolute = sum(float(t.sum()) for t in terms), sum(float(np.abs(t).sum()) for t in terms)
-        return total + 2 * sum(map(len, terms)) * EPSILON * absolute
+        total, absolute = (sum(part.sum(axis=0) for part in f) for f in (terms, map(np.abs, terms)))
+        return np.asarray(total + 2 * sum(map(len, terms)) * EPSILON * absolute)
+
+    def reach(self, flat: NDArray[np.intp]) -> FloatArray:
+        """Return how far values may move at most, by the equations and bounds alone: rounding where they are fixed."""
+        found = []
+        for some in np.split(flat, range(CHUNK, len(flat), CHUNK)):
+            c = np.zeros((len(self.lower), len(some)))
+            c[some, np.arange(len(some))] = 1.0
+            equations, none = self.null.multipliers(c), np.zeros((len(self.slack), len(some)))
+            found.append(np.maximum(self.outer(c, equations, none), self.outer(-c, -equations, none)))
+        return np.concatenate(found)
 
     def _optimum(self, c: FloatArray, difference: FloatArray, mu: FloatArray, bounds: FloatArray) -> Optimum:
         """Return what a candidate and its multipliers (of inequalities and of bounds) prove."""
-        equations = self.null.multipliers(c - self.cut.T @ mu - bounds)
         feasible = self.draw_in(difference)
         inner = float(c @ feasible)
-        # Without any multiplier the bounds alone answer; a solver stopped early may have nothing better.
-        alone = self.outer(c, np.zeros(len(self.margin)), np.zeros(len(mu)))
-        equations_only = self.outer(c, self.null.multipliers(c), np.zeros(len(mu)))
-        return Optimum(feasible, inner, max(min(self.outer(c, equations, mu), equations_only, alone), inner))
+        if inner < 0:  # the anchor itself is better
+            feasible, inner = np.zeros(len(c)), 0.0
+        return Optimum(feasible, inner, max(self._least_outer(c, mu, bounds), inner))
 
-    def _solve(self, c: FloatArray, q: float, time_limit: float | None) -> Solution:
+    def _least_outer(self, c: FloatArray, mu: FloatArray, bounds: FloatArray) -> float:
+        """Return the best outer bound of three: with the solver's multipliers, from the equations, from the bounds."""
+        several = np.zeros((len(mu), 3))
+        several[:, 0] = mu
+        explained = np.column_stack([c - self.cut.T @ mu - bounds, c, np.zeros(len(c))])
+        return float(self.outer(np.column_stack([c] * 3), self.null.multipliers(explained), several).min())
+
+    def bound(self, c: FloatArray, *, widen: float, time_limit: float | None = None) -> float:
+        """Return an upper bound of `c·n` alone, where the anchor need not belong to the set.
+
+        Args:
+            c: the objective, flat.
+            widen: by how much noise may keep the anchor outside; only the solver sees it, the bound needs no such help.
+            time_limit: seconds after which the solver stops.
+        """
+        nothing = np.zeros(len(self.slack)), np.zeros(len(c))
+        if self.null.nullity == 0:
+            return self._least_outer(c, *nothing)
+        return self._least_outer(c, *self._multipliers(self._solve(c, 0.0, time_limit, widen)))
+
+    def _multipliers(self, found: Solution) -> tuple[FloatArray, FloatArray]:
+        """Return the multipliers of all inequalities and of all bounds."""
+        rows, mu, bounds = self._rows, np.zeros(len(self.slack)), np.zeros(len(self.lower))
+        mu[rows.met] = found.at_rows / rows.cut_sizes
+        bounds[rows.moving] = (found.at_upper - found.at_lower) / rows.sizes
+        return mu, bounds
+
+    def _solve(self, c: FloatArray, q: float, time_limit: float | None, widen: float | None = None) -> Solution:
         """Minimise `q/2 n·n - c·n`; a set without an interior is widened a little, which inner and outer put right."""
-        rows, wider = self._rows, RELAXED if self._tight else 0.0
+        rows = self._rows
+        wider = widen if widen is not None else RELAXED if self._tight else 0.0
         deadline = np.inf if time_limit is None else time.monotonic() + time_limit
         bounds = rows.lower - wider, rows.upper + wider, rows.M, rows.slack + wider
         return interior_point(-self.null.basis.T @ c, rows.N, *bounds, q=q, deadline=deadline)
 
     def _by_interior_point(self, c: FloatArray, time_limit: float | None) -> Optimum:
-        found, rows = self._solve(c, 0.0, time_limit), self._rows
-        mu, bounds = np.zeros(len(self.slack)), np.zeros(len(c))
-        mu[rows.met] = found.at_rows / rows.cut_sizes
-        bounds[rows.moving] = (found.at_upper - found.at_lower) / rows.sizes
-        return self._optimum(c, self.null.basis @ found.y, mu, bounds)
+        found = self._solve(c, 0.0, time_limit)
+        return self._optimum(c, self.null.basis @ found.y, *self._multipliers(found))
 
     def _by_highs(self, c: FloatArray, time_limit: float | None) -> Optimum:
         E, moving, met = self.null.matrix, self._rows.moving, self._rows.met

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from constraint_algebra.attacker_view import FirstLayer, PixelBounds, Progress, pixel_bounds
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -94,6 +96,32 @@ class Reconstruction:
             return replace(self, status=Status.PARTIAL)
         wrong = any(found > allowed[name] for name, found in self.discrepancy.items())
         return replace(self, status=Status.INCONSISTENT if wrong else Status.DETERMINED)
+
+    def intervals(
+        self,
+        first: FirstLayer,
+        *,
+        pixels: BoolArray | None = None,
+        time_limit: float | None = None,
+        progress: Progress | None = None,
+    ) -> PixelBounds:
+        """Return what an observer knows of each value: fixed with its error bar, bounded with its interval, or free.
+
+        Args:
+            first: `first_layer_equations` of the same network, parameters and gradients.
+            pixels: which values to look at, by default all.
+            time_limit: seconds for each value; its bounds are then wider, and as sound.
+            progress: called with (values done, values in all, index).
+        """
+        return pixel_bounds(
+            first,
+            self.input,
+            self.determined,
+            self.error_bar,
+            pixels=pixels,
+            time_limit=time_limit,
+            progress=progress,
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per layer, first layer first."""
