@@ -70,6 +70,8 @@ _PUBLIC = {
     "certificates": ("IndistinguishabilitySet", "indistinguishable"),
     "attacker_view": ("FirstLayer", "PixelBounds"),
     "first_layer": ("first_layer_equations",),
+    "exact_certificates": ("ExactCertificate", "exact_certificate"),
+    "interval_map": ("IntervalMap", "interval_map"),
     "intervals": ("Interval",),
     "local_uniqueness": ("LocalUniqueness", "local_uniqueness"),
     "twins": ("Twin",),

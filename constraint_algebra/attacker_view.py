@@ -1,7 +1,7 @@
-"""What an observer can say about each value of the input, from the equations that the gradients yield, noise included.
+"""What an observer can say about each input value, from the equations that the gradients yield, noise included.
 
-The observer does not know the input. Each equation of the first layer holds up to its noise, an output seen to be cut off
-gives an inequality, and values lie in the valid range. A value is *fixed* where the reconstruction determined it,
+The observer does not know the input. Each equation of the first layer holds up to its noise, an output seen to be cut
+off gives an inequality, and values lie in the valid range. A value is *fixed* where the reconstruction determined it,
 *bounded* where these leave it an interval smaller than the range, and *free* otherwise.
 """
 
@@ -71,9 +71,13 @@ class FirstLayer:
         gradient_error = self._gradient_error(largest)
         rough = NullSpace(layer, k, sp.csr_array(B[passing]), known[None])
         margin = self._margins(rough, gradient_error, rounding[passing], factors[passing])
-        null = NullSpace(
-            layer, k, sp.csr_array(B[passing]), known[None], rtol=max(RTOL, 3 * float(np.median(margin, axis=None)))
-        ) if len(margin) else rough
+        null = (
+            NullSpace(
+                layer, k, sp.csr_array(B[passing]), known[None], rtol=max(RTOL, 3 * float(np.median(margin, axis=None)))
+            )
+            if len(margin)
+            else rough
+        )
         rhs = self._rhs(null, factors[passing], passing)
         C = sp.csr_array(B[cut] * self.side.ravel()[cut][:, None])
         limit = (self.side * self.edge).ravel()[cut] * factors[cut]
@@ -164,7 +168,9 @@ def pixel_bounds(
 
     Args:
         first: the equations of the first layer.
-        values, determined, error_bar: of the reconstruction.
+        values: the reconstruction.
+        determined: which of its values are.
+        error_bar: one standard deviation of each.
         pixels: which values to look at, by default all.
         time_limit: seconds for each value; its bounds are then wider, and as sound.
         progress: called with (values done, values in all, index).

@@ -53,8 +53,8 @@ class Certificate:
         reasons: for undecided values the reason, and which values it holds for.
         local: what the Jacobian of the gradients says nearby, where anything is undecided.
         nullity, gap: of the first layer's equations.
-        delta, tolerance, fixed_tolerance, valid_range: what was asked: size of a change, equality of gradients, share of
-            a null vector up to which a value counts as fixed, range of valid values.
+        delta, tolerance, fixed_tolerance, valid_range: size of a change, equality of gradients, share of a null vector
+            up to which a value counts as fixed, range of valid values.
         status: that of the reconstruction from the gradients, `None` where none could start.
         digests: SHA-256 of every parameter.
         architecture: the network in words.
@@ -178,7 +178,9 @@ class Certificate:
         out = Path(folder)
         there = [name for name in FILES if (out / name).exists()]
         if there and not overwrite:
-            raise OutputExistsError(f"{out} already holds {', '.join(there)}; pass overwrite=True or name another folder")
+            raise OutputExistsError(
+                f"{out} already holds {', '.join(there)}; pass overwrite=True or name another folder"
+            )
         out.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (out / name).unlink(missing_ok=True)

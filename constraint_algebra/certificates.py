@@ -1,7 +1,7 @@
 """Proofs of ambiguity: the set of all inputs that a network's gradients cannot tell from a given one.
 
-For one sample, let x be the input of the first layer with a weight, A its gradient equations and B its weight equations.
-Let n satisfy
+For one sample, let x be the input of the first layer with a weight, A its gradient equations and B its weight
+equations. Let n satisfy
 
     A n[c] = 0                      for every channel c
     B_r n = 0                       for every output r whose activation passes its value on
@@ -184,7 +184,7 @@ def indistinguishable(
         passing=passing,
         polytope=Polytope(
             null=null,
-            margin=COEFFICIENTS * (high - low) * np.asarray(abs(null.matrix).sum(axis=1)),
+            margin=COEFFICIENTS * (high - low) * np.asarray(abs(null.matrix).sum(axis=1), dtype=float),
             cut=C,
             slack=slack,
             lower=low - x.ravel(),

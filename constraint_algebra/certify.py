@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,10 +24,7 @@ from constraint_algebra.network import Network
 from constraint_algebra.reconstruction import Reconstruction, Status
 from constraint_algebra.tracing import from_torch
 from constraint_algebra.twins import Twin
-from constraint_algebra.verification import ENTRIES, TOLERANCE, gradient_jacobian, verify_twin
-
-if TYPE_CHECKING:
-    from torch import nn
+from constraint_algebra.verification import ENTRIES, TOLERANCE, Model, doubled, gradient_jacobian, verify_twin
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -40,12 +35,12 @@ SPREAD = 6.0  # error bars in a bound
 
 
 def certify(
-    model: nn.Module,
+    model: Model,
     input: ArrayLike,  # noqa: A002 -- the word for it
     target: int,
     *,
     loss: str = "cross_entropy",
-    delta: float = 0.01,
+    delta: float = 1e-3,
     tolerance: float = TOLERANCE,
     valid_range: tuple[float, float] = (0.0, 1.0),
     time_limit: float = 600.0,
@@ -83,7 +78,7 @@ def certify(
     network, arrays = from_torch(model, x.shape)
     parameters = {name: np.asarray(values).astype(float) for name, values in arrays.items()}
     found = indistinguishable(network, parameters, x, target, loss=loss, valid_range=valid_range)
-    exact = _double(model)
+    exact = doubled(model)
     search = _Search(exact, found, target, loss, delta, tolerance, time.monotonic() + time_limit, progress)
     result, obstacle = _from_gradients(exact, network, parameters, x, target, loss, valid_range, seed)
     for other in () if result is None else result.alternatives:
@@ -125,7 +120,7 @@ class _Search:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         found: IndistinguishabilitySet,
         target: int,
         loss: str,
@@ -214,7 +209,7 @@ class _Search:
 
 
 def _from_gradients(
-    model: nn.Module,
+    model: Model,
     network: Network,
     parameters: dict[str, FloatArray],
     x: FloatArray,
@@ -259,7 +254,7 @@ def _fixed(
     return np.where(bound < delta, bound, np.inf)
 
 
-def _local(model: nn.Module, x: FloatArray, target: int, loss: str) -> LocalUniqueness | None:
+def _local(model: Model, x: FloatArray, target: int, loss: str) -> LocalUniqueness | None:
     try:
         return local_uniqueness(gradient_jacobian(model, x, target, loss), x.shape)
     except ShapeError:
@@ -299,9 +294,3 @@ def _inside(image: FloatArray, valid_range: tuple[float, float]) -> FloatArray |
     if not ((image >= low - slack) & (image <= high + slack)).all():  # NaN is outside
         return None
     return np.clip(image, low, high)
-
-
-def _double(model: nn.Module) -> Any:
-    import copy
-
-    return copy.deepcopy(model).double()

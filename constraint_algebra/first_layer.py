@@ -1,8 +1,8 @@
 """From gradients alone to the equations of the first layer, each with an error bound.
 
 The network without its first layer is a network too, whose input is the first layer's activation: reconstructing that
-yields the activations with error bars. The output gradient follows by the chain rule, value by value where everything it
-needs is known. Errors are carried along by absolute values, so that they bound what they stand for.
+yields the activations with error bars. The output gradient follows by the chain rule, value by value where everything
+it needs is known. Errors are carried along by absolute values, so that they bound what they stand for.
 """
 
 from __future__ import annotations
@@ -58,9 +58,14 @@ def first_layer_equations(
     and as unknown where they do not.
 
     Args:
-        network, parameters, gradients, loss, noise, seed: as for `reconstruct`.
+        network: the architecture.
+        parameters: weights and biases, as for `reconstruct`.
+        gradients: as for `reconstruct`.
+        loss: as for `reconstruct`.
+        noise: as for `reconstruct`.
         valid_range: smallest and largest valid value.
         spread: how many standard deviations every error bound stands for.
+        seed: of the noise ensembles.
 
     Raises:
         What `reconstruct` raises; and `UnsupportedLayerError` for an activation before the first layer with a weight.

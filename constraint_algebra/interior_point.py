@@ -58,8 +58,10 @@ def interior_point(
     Args:
         c: linear cost, shape `(d,)`.
         N: shape `(p, d)`, of full column rank.
-        lower, upper: shape `(p,)`.
-        M, s: shapes `(m, d)` and `(m,)`.
+        lower: shape `(p,)`.
+        upper: shape `(p,)`.
+        M: shape `(m, d)`.
+        s: shape `(m,)`.
         q: curvature.
         rtol: gap and residuals, relative to the size of the values.
         iterations: most steps.

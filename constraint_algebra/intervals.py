@@ -111,7 +111,8 @@ def intervals(
     Threads share the factorised set; the products inside release Python's lock.
 
     Args:
-        polytope, anchor: see `interval`.
+        polytope: the differences allowed.
+        anchor: what they are differences from.
         pixels: indices of the values.
         valid_range: smallest and largest valid value.
         workers: how many at a time.

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
 
+from constraint_algebra.null_space import row_norms
 from constraint_algebra.rank import gap_at
 
 FloatArray = NDArray[np.float64]
@@ -71,9 +72,9 @@ def local_uniqueness(
     for values in jacobian.values():
         rows = values.reshape(-1, size)
         for start in range(0, len(rows), ROWS):  # one triangle stands for all rows seen
-            R = la.qr(np.vstack([R, rows[start : start + ROWS]]), mode="r")[0][:size]
+            R = np.asarray(la.qr(np.vstack([R, rows[start : start + ROWS]]), mode="r")[0][:size])
     _, s, vectors = la.svd(R)
     rank = int(np.count_nonzero(s > rtol * s[0])) if s[0] > 0 else 0
-    norms = la.norm(vectors[rank:], axis=0) if rank < size else np.zeros(size)
+    norms = row_norms(vectors[rank:].T)
     gap = gap_at(s / (s[0] or 1.0), rank)
-    return LocalUniqueness(rank, np.asarray(norms).reshape(input_shape), rtol, gap, tolerance)
+    return LocalUniqueness(rank, norms.reshape(input_shape), rtol, gap, tolerance)

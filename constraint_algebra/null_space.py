@@ -91,7 +91,7 @@ class NullSpace:
     @cached_property
     def norms(self) -> FloatArray:
         """Row norms of the basis, in the input shape: 0 for an unknown that the equations determine."""
-        return np.asarray(la.norm(self.basis, axis=1).reshape(self.layer.input_shape))
+        return row_norms(self.basis).reshape(self.layer.input_shape)
 
     @property
     def fixed(self) -> BoolArray:
@@ -118,21 +118,22 @@ class NullSpace:
         reduced = np.asarray(self._from_rows(self.weight_rows))
         kept = [b.singular[s] / b.singular[0] for b, s in zip(self._blocks, self._strong, strict=True) if s.any()]
         opens = reduced.shape[1]
-        Q = None
-        if reduced.shape[0] > opens:
-            Q, reduced = la.qr(reduced, mode="economic")
-        u, s, vt = (
-            la.svd(reduced, full_matrices=False) if min(reduced.shape) else (reduced, np.zeros(0), np.zeros((0, opens)))
-        )
-        u = u if Q is None or not min(reduced.shape) else Q @ u
+        u, s, vt = np.zeros((len(reduced), 0)), np.zeros(0), np.zeros((0, opens))
+        if reduced.size:
+            # A tall matrix first loses its length.
+            Q, R = la.qr(reduced, mode="economic") if len(reduced) > opens else (None, reduced)
+            u, s, vt = la.svd(R, full_matrices=False)
+            u = u if Q is None else Q @ u
         B = abs(self.weight_rows)
         size = math.sqrt(B.sum(axis=0).max() * B.sum(axis=1).max()) if B.nnz else 1.0  # at least the largest of B
         counts = s > rtol * size
-        self._u, self._s, self._vt = u[:, : len(s)][:, counts], s[counts], vt[counts]
+        self._u, self._s, self._vt = u[:, counts], s[counts], vt[counts]
         values = np.concatenate([*kept, self._s / size])
         self.gap = (float(values.min(initial=1.0)), float((s[~counts] / size).max(initial=0.0)))
         rank = len(self._s)
-        null = np.eye(opens) if rank == 0 else la.qr(self._vt.T)[0][:, rank:]
+        null: FloatArray = np.eye(opens)
+        if rank:
+            null = np.asarray(la.qr(self._vt.T)[0][:, rank:])
         self.basis = self._from_open(null)
 
     def _pieces(self) -> list[tuple[int, FloatArray, NDArray[np.intp]]]:
@@ -162,6 +163,11 @@ class NullSpace:
         x = vectors.reshape(self.layer.channels, -1, vectors.shape[1])
         parts = [N.T @ x[channel][columns] for channel, N, columns in self._pieces()]
         return np.concatenate([np.zeros((0, vectors.shape[1])), *parts])
+
+
+def row_norms(matrix: FloatArray) -> FloatArray:
+    """Return the Euclidean norm of each row."""
+    return np.asarray(np.sqrt((matrix**2).sum(axis=1)))
 
 
 def unit_rows(rows: sp.csr_array) -> tuple[sp.csr_array, FloatArray]:

@@ -116,7 +116,8 @@ def certificate(
 
     Args:
         image: `(channels, height, width)` in [0, 1], as all arrays here.
-        fixed, ambiguous: the verdicts; for a pixel with several channels the share of each counts.
+        fixed: values with that verdict; for a pixel with several channels the share of them counts.
+        ambiguous: values with that verdict.
         width: range of each value over all verified twins; the largest over the channels is shown.
         twin: the strongest twin, `None` where there is none.
         axes: five Axes.
@@ -131,7 +132,10 @@ def certificate(
         axes[1].imshow(hatching(shares[1] > 0), interpolation="nearest", extent=extent)
     bar = axes[1].figure.colorbar(shown, ax=axes[1], fraction=0.046, pad=0.04)
     bar.set_label("share of channels that is fixed")
-    _titled(axes[1], f"Fixed: {int(fixed.sum()):,} of {fixed.size:,} values" + "\n(hatched: undecided)" * bool(shares[1].any()))
+    _titled(
+        axes[1],
+        f"Fixed: {int(fixed.sum()):,} of {fixed.size:,} values" + "\n(hatched: undecided)" * bool(shares[1].any()),
+    )
     shown = axes[2].imshow(width.max(axis=0), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     bar = axes[2].figure.colorbar(shown, ax=axes[2], fraction=0.046, pad=0.04)
     bar.set_label("width of the range over twins\n(largest channel)")

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.linalg as la
@@ -28,7 +29,7 @@ from scipy.optimize import linprog
 
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.interior_point import Solution, interior_point
-from constraint_algebra.null_space import NullSpace
+from constraint_algebra.null_space import NullSpace, row_norms
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -102,8 +103,8 @@ class Polytope:
     def _rows(self) -> Rows:
         """The bounds and inequalities in null-space coordinates, scaled to unit norm, without those never violated."""
         N, M = self.null.basis, np.asarray(self.cut @ self.null.basis)
-        sizes, cut_sizes = la.norm(N, axis=1), la.norm(M, axis=1)
-        moving, met = sizes > ROUNDING, cut_sizes > ROUNDING
+        sizes, cut_sizes = row_norms(N), row_norms(M)
+        moving, met = np.asarray(sizes > ROUNDING), np.asarray(cut_sizes > ROUNDING)
         far = 2 * la.norm(np.maximum(np.abs(self.lower), np.abs(self.upper)))  # no coordinate reaches this
         slack = self.slack - np.minimum(SAFETY, np.maximum(self.slack, 0.0) / 2)
         return Rows(
@@ -147,7 +148,7 @@ class Polytope:
                 return basis @ (face @ y), basis @ face
             # Multipliers prove that these inequalities leave no room to any point of the set: they are equations.
             face = face @ la.null_space((normals @ face)[binding], rcond=self.null.tolerance)
-            left = la.norm(normals @ face, axis=1) > self.null.tolerance
+            left = row_norms(normals @ face) > self.null.tolerance
             normals, limits = normals[left], limits[left]
         return np.zeros(len(basis)), basis @ face
 
@@ -266,15 +267,17 @@ class Polytope:
 
     def _by_highs(self, c: FloatArray, time_limit: float | None) -> Optimum:
         E, moving, met = self.null.matrix, self._rows.moving, self._rows.met
-        found = linprog(
+        options: Any = {} if time_limit is None else {"time_limit": time_limit}
+        problem: Any = linprog  # its stubs know no sparse arrays
+        found = problem(
             -c[moving],
             A_ub=self.cut[met][:, moving],
             b_ub=self.slack[met],
             A_eq=E[:, moving],
             b_eq=np.zeros(E.shape[0]),
-            bounds=np.column_stack([self.lower, self.upper])[moving],
+            bounds=[*zip(self.lower[moving], self.upper[moving], strict=True)],
             method="highs",
-            options={} if time_limit is None else {"time_limit": time_limit},
+            options=options,
         )
         difference, mu, bounds = np.zeros(len(c)), np.zeros(len(self.slack)), np.zeros(len(c))
         if found.x is not None:

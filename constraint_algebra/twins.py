@@ -99,7 +99,7 @@ def _read(objective: Objective, original: FloatArray, seed: int) -> tuple[str, F
         if not array.any():
             raise ShapeError("a region needs at least one value, got a mask without any")
         return f"largest change of the mean over {int(array.sum())} values", array / array.sum(), None
-    if array.shape == original.shape and array.dtype.kind in "fiu" and array.ndim > 1 or array.dtype.kind == "f":
+    if (array.shape == original.shape and array.dtype.kind in "fiu" and array.ndim > 1) or array.dtype.kind == "f":
         if array.shape != original.shape or not np.isfinite(array).all():
             raise ShapeError(f"an image to come near must be finite and of shape {original.shape}, got {array.shape}")
         return "nearest to a given image", nothing, array.astype(float)

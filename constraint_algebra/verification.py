@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 
+Model = nn.Module
+
 TOLERANCE = 1e-10  # relative to the largest gradient
 ENTRIES = 150_000_000  # of a Jacobian, 1.2 GB
 CHUNK = 64  # directions at a time
@@ -87,7 +89,8 @@ def verify_twin(
 
     Args:
         model: any model of `torch_gradients`.
-        input, twin: one sample each, of the same shape.
+        input: one sample.
+        twin: another of the same shape.
         target: the class of both.
         loss: as for `torch_gradients`.
         tolerance: difference, relative to the largest gradient, at which gradients count as equal.
@@ -96,14 +99,14 @@ def verify_twin(
         ShapeError: inputs of different shapes; and what `torch_gradients` raises.
 
     >>> model = nn.Linear(2, 2, dtype=torch.float64)
-    >>> verify_twin(model, [0.25, 0.5], [0.25, 0.5], 1)
-    <TwinVerification: inputs differ by 0, gradients equal (0.0e+00 of the largest, tolerance 1e-10), in float32 identical
-    bit by bit>
+    >>> same = verify_twin(model, [0.25, 0.5], [0.25, 0.5], 1)
+    >>> same.equal, same.bit_identical_float32, same.difference
+    (True, True, 0.0)
     """
     x, other = (to_numpy(to_tensor(values).double()) for values in (input, twin))
     if x.shape != other.shape:
         raise ShapeError(f"input and twin must have the same shape, got {x.shape} and {other.shape}")
-    exact, coarse = copy.deepcopy(model).double(), copy.deepcopy(model).float()
+    exact, coarse = doubled(model), copy.deepcopy(model).float()
     first, second = (torch_gradients(exact, values, target, loss) for values in (x, other))
     absolute = {name: float(np.abs(first[name] - second[name]).max()) for name in first}
     sizes = {name: float(np.abs(values).max()) for name, values in first.items()}
@@ -116,6 +119,11 @@ def verify_twin(
         change=float(np.abs(x - other).max(initial=0.0)),
         bit_identical_float32=all(bits[0][name].tobytes() == bits[1][name].tobytes() for name in bits[0]),
     )
+
+
+def doubled(model: Model) -> Model:
+    """Return a copy of a model in float64; the model itself stays as it is."""
+    return copy.deepcopy(model).double()
 
 
 def gradient_jacobian(
@@ -148,7 +156,7 @@ def gradient_jacobian(
     array([24.])
     """
     check_loss(loss)
-    exact = copy.deepcopy(model).double()
+    exact = doubled(model)
     parameters = {name: p.detach() for name, p in exact.named_parameters()}
     buffers = {name: b.detach().clone() for name, b in exact.named_buffers()}
     x, y = to_tensor(input).double(), to_tensor(target)
