@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from constraint_algebra import __version__, plotting, storage
 from constraint_algebra.errors import OutputExistsError, ShapeError
 from constraint_algebra.intervals import flat_index
-from constraint_algebra.local_uniqueness import LocalUniqueness
+from constraint_algebra.neighbourhood import LocalUniqueness
 from constraint_algebra.twins import Twin
 from constraint_algebra.verification import TwinVerification
 

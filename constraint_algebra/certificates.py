@@ -71,7 +71,7 @@ class IndistinguishabilitySet:
     @property
     def fixed(self) -> BoolArray:
         """Which values every point of the set shares by the equations alone, in the input shape."""
-        return self.polytope.null.fixed
+        return self.polytope.null.fixed.reshape(self.input.shape)
 
     @property
     def gap(self) -> tuple[float, float]:

@@ -8,6 +8,7 @@ its place, and then agree for every loss and every target.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -188,11 +189,21 @@ def exact_gradients(network: Network, parameters: Mapping[str, Rationals], x: Ra
         gradients: dict[str, Rationals] = {}
         for layer in reversed(network.layers):
             if layer.is_bilinear:
-                gradients[layer.weight_name] = _times(_rows(gradient_equations(layer), k), values[layer.index])
+                gradients[layer.weight_name] = _weight_gradient(layer, k, values[layer.index])
                 if layer.bias_name is not None:
                     gradients[layer.bias_name] = _times(_rows(bias_equations(layer), [Fraction(1)]), k)
             k = _back(layer, parameters, values[layer.index], k)
         found.append(gradients)
+    return found
+
+
+def _weight_gradient(layer: PlacedLayer, k: Rationals, x: Rationals) -> Rationals:
+    """Return dL/dW flat, each output's share added where the weight equation has the weight."""
+    p, found = weight_equations(layer).pattern, [Fraction(0)] * math.prod(layer.weight_shape)
+    for row, value in enumerate(k):
+        if value:
+            for place in range(p.indptr[row], p.indptr[row + 1]):
+                found[p.data[place] - 1] += value * x[p.indices[place]]
     return found
 
 

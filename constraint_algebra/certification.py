@@ -19,7 +19,7 @@ from constraint_algebra.certificate import Certificate, Witness, digest
 from constraint_algebra.certificates import IndistinguishabilitySet, indistinguishable
 from constraint_algebra.errors import MissingBiasError, ParameterError, ShapeError, ZeroGradientError
 from constraint_algebra.gradients import to_numpy, torch_gradients
-from constraint_algebra.local_uniqueness import LocalUniqueness, local_uniqueness
+from constraint_algebra.neighbourhood import LocalUniqueness, local_uniqueness
 from constraint_algebra.network import Network
 from constraint_algebra.reconstruction import Reconstruction, Status
 from constraint_algebra.tracing import from_torch
@@ -173,6 +173,8 @@ class _Search:
             twin = self.found.twin(objective, seed=seed + number, time_limit=self._left())
             self.offer(None if twin is None else twin.image, objective)
             self._report(fixed, f"twin {number + 1}")
+            if (fixed | self.narrow | (self.moved >= self.delta)).all():
+                return
         for pixel in np.argwhere(~fixed & ~self.narrow).tolist():
             place = tuple(pixel)
             if self._late():
