@@ -176,11 +176,7 @@ class Certificate:
             OutputExistsError: one of them is there and `overwrite` is false.
         """
         out = Path(folder)
-        there = [name for name in FILES if (out / name).exists()]
-        if there and not overwrite:
-            raise OutputExistsError(
-                f"{out} already holds {', '.join(there)}; pass overwrite=True or name another folder"
-            )
+        refuse_existing(out, overwrite=overwrite)
         out.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             (out / name).unlink(missing_ok=True)
@@ -216,6 +212,15 @@ class Certificate:
             width=self.seen[1] - self.seen[0],
             twin=None if self.strongest is None else self.strongest.twin.image,
             axes=axes,
+        )
+
+
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Raise `OutputExistsError` where a certificate would be overwritten; call it before the work as well."""
+    there = [name for name in FILES if (out / name).exists()]
+    if there and not overwrite:
+        raise OutputExistsError(
+            f"{out} already holds {', '.join(there)}; pass overwrite=True (--force), or name another folder"
         )
 
 

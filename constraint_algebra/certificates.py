@@ -162,7 +162,7 @@ def indistinguishable(
     >>> found.fixed, found.dimension
     (array([[ True,  True, False, False]]), 2)
     >>> found.interval((0, 2))
-    Interval: from 0 to 1, at least from 4.12206e-12 to 1
+    Interval: from 0 to 1, at least from 0 to 1
     >>> found.twin((0, 2)).image.round(3)
     array([[0.75, 0.5 , 1.  , 0.  ]])
     """

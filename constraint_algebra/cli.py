@@ -186,6 +186,58 @@ def capture(
         say(f"{count:,} gradient values in {dtype.value} and as many parameters in {out}")
 
 
+@app.command(epilog=EPILOG)
+def certify(
+    model: Model,
+    image: Image,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the certificate.")] = Path("out"),
+    delta: Annotated[float, typer.Option(help="Smallest change of a value that counts.")] = 1e-3,
+    time_limit: Annotated[float, typer.Option(min=0, help="Seconds for the search of twins.")] = 600.0,
+    seed: Seed = 0,
+    init: InitOption = None,
+    label: Label = None,
+    loss: LossOption = None,
+    input_shape: InputShape = None,
+    force: Force = False,
+) -> None:
+    """Say of every value of an image whether the gradients fix it, with the proof.
+
+    Writes certificate.json (verdicts, tolerances, digests), certificate.npz (bounds, and the twins: other images with
+    the same gradients) and certificate.png (the picture) into --out. All of it holds in float64.
+
+    Exit code 0: every value is fixed. 1: not every one. 2: bad input.
+    """
+    with refusals():
+        from constraint_algebra.capture import from_image
+        from constraint_algebra.certificate import refuse_existing
+        from constraint_algebra.certification import certify as prove
+
+        if loss is Loss.other:
+            raise typer.BadParameter("a certificate needs --loss cross_entropy or --loss logistic")
+        refuse_existing(out, overwrite=force)
+        recipe = _recipe(model, seed, init, Dtype.float64, input_shape)
+        captured = from_image(recipe, image, label=label, loss=loss)
+        assert captured.truth is not None
+        assert captured.loss is not None
+        with _bars() as bars:
+            bar = bars.add_task("certify", total=captured.truth.size)
+            found = prove(
+                recipe.build().model,
+                captured.truth,
+                int(captured.about["label"]),
+                loss=captured.loss,
+                delta=delta,
+                time_limit=time_limit,
+                seed=seed,
+                progress=lambda done, total, doing: bars.update(bar, completed=done, total=total, description=doing),
+            )
+        paths = found.save(out, overwrite=force)
+        say(repr(found))
+        for path in paths:
+            say(str(path))
+    raise typer.Exit(0 if found.fixed.all() else 1)
+
+
 @app.command()
 def zoo() -> None:
     """List the networks that come with the library."""
@@ -235,12 +287,17 @@ def _capture(
     return from_image(recipe, image, label=label, loss=loss)
 
 
+def _bars() -> Progress:
+    """Return a progress bar on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
 def _solve(captured: Capture) -> tuple[Reconstruction, float]:
     """Reconstruct with a progress bar on stderr; return the result and the CPU time of the solution alone."""
     from constraint_algebra.backsubstitution import reconstruct as solve
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with _bars() as bars:
         bar = bars.add_task("head", total=len(captured.network.bilinear))
 
         def progress(done: int, total: int, name: str) -> None:

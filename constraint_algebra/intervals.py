@@ -55,9 +55,9 @@ class Interval:
         return self.lower_outer <= value <= self.upper_outer
 
     def __repr__(self) -> str:
-        """Return both in words."""
-        outer = f"from {self.lower_outer:.6g} to {self.upper_outer:.6g}"
-        return f"Interval: {outer}, at least from {self.lower_inner:.6g} to {self.upper_inner:.6g}"
+        """Return both in words, to six digits after the point."""
+        ends = (self.lower_outer, self.upper_outer, self.lower_inner, self.upper_inner)
+        return "Interval: from {} to {}, at least from {} to {}".format(*(f"{round(end, 6) + 0.0:g}" for end in ends))
 
 
 def interval(

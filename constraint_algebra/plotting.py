@@ -146,18 +146,16 @@ def certificate(
             _titled(ax, "")
         return axes
     picture(twin, title="Strongest twin,\nsame gradients", ax=axes[3])
-    difference(twin - image, title="Twin minus image", ax=axes[4])
+    difference(twin - image, title="|Twin − image|", ax=axes[4])
     return axes
 
 
 def difference(values: FloatArray, *, title: str = "Difference", ax: Axes | None = None) -> Axes:
-    """Draw signed differences, `(channels, height, width)`: of each pixel the channel that differs most."""
+    """Draw the largest absolute difference over the channels of each pixel, from 0 to 1, dark for small ones."""
     ax = _axes(ax)
-    strongest = np.take_along_axis(values, np.abs(values).argmax(axis=0)[None], axis=0)[0]
-    largest = float(np.abs(strongest).max()) or 1.0
-    shown = ax.imshow(strongest, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+    shown = ax.imshow(np.abs(values).max(axis=0), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.04)
-    bar.set_label("difference in the channel\nthat differs most")
+    bar.set_label("largest difference\nover channels")
     return _titled(ax, title)
 
 

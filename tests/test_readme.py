@@ -27,6 +27,16 @@ def test_the_ten_lines_reconstruct_the_photograph(capsys) -> None:
     assert columns[0] == columns[1]
 
 
+def test_the_proofs_are_those_shown(capsys) -> None:
+    exec(BLOCKS[2], {"ca": ca, "sample": ca.samples.load("cifar10:7")})
+    shown = re.search(r"```\n({'fixed'.*?)```", README, re.DOTALL)[1]
+
+    def without_rounding(text: str) -> str:
+        return re.sub(r"\([0-9.e-]+ of the largest", "(of the largest", text)
+
+    assert without_rounding(capsys.readouterr().out) == without_rounding(shown)
+
+
 def test_the_names_of_rows_and_unknowns_are_those_shown() -> None:
     names = {"ca": ca}
     exec(BLOCKS[1], names)

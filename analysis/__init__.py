@@ -1,0 +1,1 @@
+"""Studies: one module a question, result in `analysis/results`. A user of `constraint_algebra`, never its part."""

@@ -1,0 +1,27 @@
+"""The command certify: verdicts by exit code, files, and refusals before the work."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import constraint_algebra as ca
+from tests.command import run, strict
+
+
+def test_a_determined_image_and_one_with_twins(folder) -> None:
+    fixed = run("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out/fixed")
+    assert "192 fixed, 0 ambiguous, 0 undecided" in fixed.output
+    run("certify", "-m", "models.py:blind", "-i", "picture.png", "-o", "out/blind", code=1)
+    came = strict(folder / "out/blind/certificate.json")
+    assert came["counts"]["ambiguous"] > 0
+    twin = ca.load(folder / "out/blind/certificate.npz")["twins/0"]
+    assert np.abs(twin - ca.load(folder / "out/blind/certificate.npz")["input"]).max() > 1e-3
+
+
+def test_nothing_is_overwritten_and_bad_input_is_one_line(folder) -> None:
+    command = ("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out")
+    run(*command)
+    assert "already holds certificate.json" in run(*command, code=2).output
+    run(*command, "--force")
+    assert "--loss" in run(*command, "--force", "--loss", "other", code=2).output
+    assert "GELU" in run("certify", "-m", "models.py:gelu", "-i", "picture.png", "-o", "out/gelu", code=2).output
