@@ -37,7 +37,7 @@ def draw() -> Figure:
             ax.plot(mean.index, mean, label=activation, ms=5, **style)
         ax.set(xlabel="filters of the first layer (5/2/2 on 3×16×16)", ylabel=label, ylim=(-0.03, 1.03))
         ax.grid(alpha=0.3)
-    figure.axes[0].legend(title="activation", loc="upper left")
+    figure.axes[0].legend(title="activation", loc="center right")
     photographs = data.image.nunique()
     figure.suptitle(f"What the gradient fixes and what it leaves open (mean and range over {photographs} photographs)")
     return figure

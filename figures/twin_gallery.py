@@ -22,14 +22,20 @@ def draw() -> Figure:
     """Return the figure: one row a photograph."""
     data = ca.load(RESULT)
     count = len(data["original"])
-    figure = Figure(figsize=(9, 2.35 * count), layout="constrained")
-    for axes, original, twin, relative in zip(
-        figure.subplots(count, 3), data["original"], data["twin"], data["relative"], strict=True
-    ):
-        plotting.picture(original, title="Photograph", ax=axes[0])
-        plotting.picture(twin, title=f"Twin: gradients differ by {relative:.0e}\nof the largest", ax=axes[1])
-        plotting.difference(twin - original, title="|Twin − photograph|", ax=axes[2])
-    figure.suptitle(f"Different images, the same gradient of every parameter\n({FILTERS} filters 5/2/2 and ReLU)")
+    figure = Figure(figsize=(8.4, 2.05 * count + 0.7), layout="constrained")
+    titles = ("Photograph", "Another one", "Nearest twin to it", "|Twin − photograph|")
+    rows = zip(figure.subplots(count, 4, squeeze=False), *(data[n] for n in ("original", "target", "twin", "relative")))
+    for number, (axes, original, target, twin, relative) in enumerate(rows):
+        shown = titles if number == 0 else ("",) * 4
+        for ax, image, title in zip(axes, (original, target, twin), shown, strict=False):
+            plotting.picture(image, title=title, ax=ax)
+        axes[2].set_xlabel(f"gradients: {relative:.0e} apart", fontsize=9)
+        plotting.difference(twin - original, title=shown[3], ax=axes[3])
+    figure.suptitle(
+        f"Different images, the same gradient of every parameter ({FILTERS} filters 5/2/2 and ReLU)\n"
+        "“apart”: largest difference of any gradient, relative to the largest gradient, in float64",
+        fontsize=11,
+    )
     return figure
 
 

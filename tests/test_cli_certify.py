@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import constraint_algebra as ca
 from tests.command import run, strict
@@ -18,7 +19,8 @@ def test_a_determined_image_and_one_with_twins(folder) -> None:
     assert np.abs(twin - ca.load(folder / "out/blind/certificate.npz")["input"]).max() > 1e-3
 
 
-def test_nothing_is_overwritten_and_bad_input_is_one_line(folder) -> None:
+@pytest.mark.usefixtures("folder")
+def test_nothing_is_overwritten_and_bad_input_is_one_line() -> None:
     command = ("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out")
     run(*command)
     assert "already holds certificate.json" in run(*command, code=2).output

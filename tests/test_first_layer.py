@@ -62,3 +62,21 @@ def test_an_activation_first_is_refused() -> None:
     c = case(net, np.zeros(3))
     with pytest.raises(ca.UnsupportedLayerError, match="bends the set"):
         ca.first_layer_equations(net, c.parameters, c.gradients())
+
+
+def test_an_output_that_only_seems_cut_off_is_found_out_by_its_bias_equation() -> None:
+    """It passes 3e-8, below the noise of float32 in a convolution above; taken for a zero, its k would be wrong by far."""
+    layers = [ca.Conv2d(1, 1), ca.ReLU(), ca.Conv2d(3, 2), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(4)]
+    c = case(ca.Network((1, 4, 4), layers), np.full((1, 4, 4), 0.75))
+    c.image[0, 1, 1] = 0.5
+    with torch.no_grad():
+        c.model[0].weight[:] = 1.0
+        c.model[0].bias[:] = -0.5 + 2.0**-25
+    parameters = {name: values.astype(np.float32) for name, values in c.parameters.items()}
+    first = ca.first_layer_equations(c.network, parameters, c.gradients(dtype=torch.float32))
+    z, k = truth(c)
+    assert 0 < z[0, 1, 1] < 1e-7
+    assert first.side[0, 1, 1] == 1  # it does seem cut off
+    wrong = np.abs(first.output_gradient - k) > first.output_gradient_error + 1e-6
+    assert wrong.any()
+    assert not (wrong & first.output_gradient_known).any()
