@@ -83,11 +83,13 @@ def certify(
     result, obstacle = _from_gradients(exact, network, parameters, x, target, loss, valid_range, seed)
     for other in () if result is None else result.alternatives:
         search.offer(_inside(other.input, valid_range), "another input that a head without bias allows")
+    if search.refused:
+        obstacle = obstacle or "a head without bias allows another input, whose gradients are equal up to rounding only"
     bound = _fixed(found, result, obstacle, delta)
     search.run(np.isfinite(bound), seed)
     settled_by_width = search.narrow if obstacle is None else np.zeros(x.shape, dtype=bool)
     bound = np.where(settled_by_width & ~np.isfinite(bound), search.outer, bound)
-    ambiguous = search.moved >= delta
+    ambiguous, bound = search.moved >= delta, np.maximum(bound, search.moved)
     fixed = np.isfinite(bound) & ~ambiguous
     undecided = ~fixed & ~ambiguous
     local = _local(exact, x, target, loss) if undecided.any() else None

@@ -56,7 +56,7 @@ def interval_map(
     pixels: BoolArray | None = None,
     *,
     path: str | Path | None = None,
-    workers: int = 2,
+    workers: int = 1,
     time_limit: float | None = None,
     progress: Progress | None = None,
 ) -> IntervalMap:
@@ -66,7 +66,7 @@ def interval_map(
         found: the set.
         pixels: mask in the input shape.
         path: an `.npz` file to keep finished intervals in; where it is there, only what is missing is computed.
-        workers: how many values at a time.
+        workers: how many processes; more than one need `if __name__ == "__main__":` in a script.
         time_limit: seconds for each value.
         progress: called with (values done, values in all, index).
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,33 +101,59 @@ def interval(
 def intervals(
     polytope: Polytope,
     anchor: FloatArray,
-    pixels: Iterable[Pixel],
+    pixels: Sequence[Pixel],
     valid_range: tuple[float, float],
     *,
-    workers: int = 2,
+    workers: int = 1,
     time_limit: float | None = None,
 ) -> Iterator[tuple[Pixel, Interval]]:
-    """Yield pixels and their intervals as they are ready, several at a time.
-
-    Threads share the factorised set; the products inside release Python's lock.
+    """Yield pixels and their intervals as they are ready.
 
     Args:
         polytope: the differences allowed.
         anchor: what they are differences from.
         pixels: indices of the values.
         valid_range: smallest and largest valid value.
-        workers: how many at a time.
+        workers: how many processes; more than one are started afresh, so that a script needs the usual
+            `if __name__ == "__main__":` around what it runs.
         time_limit: seconds for each.
     """
     polytope.prepare()
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(interval, polytope, anchor, p, valid_range, time_limit=time_limit): p for p in pixels}
+    task = _Task(polytope, anchor, valid_range, time_limit)
+    if workers == 1:
+        yield from map(task, pixels)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (task,)) as pool:
+        waiting = [pool.submit(_work, pixel) for pixel in pixels]
         try:
             for done in as_completed(waiting):
-                yield waiting[done], done.result()
+                yield done.result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a process keeps, to be asked for one pixel after the other."""
+
+    polytope: Polytope
+    anchor: FloatArray
+    valid_range: tuple[float, float]
+    time_limit: float | None
+
+    def __call__(self, pixel: Pixel) -> tuple[Pixel, Interval]:
+        return pixel, interval(self.polytope, self.anchor, pixel, self.valid_range, time_limit=self.time_limit)
+
+
+_tasks: list[_Task] = []
+
+
+def _begin(task: _Task) -> None:
+    _tasks[:] = [task]
+
+
+def _work(pixel: Pixel) -> tuple[Pixel, Interval]:
+    return _tasks[0](pixel)
 
 
 def flat_index(shape: tuple[int, ...], pixel: Pixel) -> int:

@@ -120,7 +120,7 @@ class Polytope:
         )
 
     def prepare(self) -> None:
-        """Compute what every call needs, before threads ask for it at once."""
+        """Compute what every call needs, before copies go to other processes."""
         _ = self._inside
 
     @property
@@ -165,7 +165,7 @@ class Polytope:
         """
         if solver not in SOLVERS:
             raise UnknownNameError(f"solver must be {' or '.join(map(repr, SOLVERS))}, got {solver!r}")
-        if self.null.nullity == 0:
+        if la.norm(self.null.basis.T @ c) <= ROUNDING * la.norm(c):  # the equations alone decide
             return self._optimum(c, np.zeros(len(c)), np.zeros(len(self.slack)), np.zeros(len(c)))
         return (self._by_highs if solver == "highs" else self._by_interior_point)(c, time_limit)
 

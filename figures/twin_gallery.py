@@ -24,7 +24,8 @@ def draw() -> Figure:
     count = len(data["original"])
     figure = Figure(figsize=(8.4, 2.05 * count + 0.7), layout="constrained")
     titles = ("Photograph", "Another one", "Nearest twin to it", "|Twin − photograph|")
-    rows = zip(figure.subplots(count, 4, squeeze=False), *(data[n] for n in ("original", "target", "twin", "relative")))
+    columns = (data[name] for name in ("original", "target", "twin", "relative"))
+    rows = zip(figure.subplots(count, 4, squeeze=False), *columns, strict=True)
     for number, (axes, original, target, twin, relative) in enumerate(rows):
         shown = titles if number == 0 else ("",) * 4
         for ax, image, title in zip(axes, (original, target, twin), shown, strict=False):

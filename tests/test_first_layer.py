@@ -65,7 +65,7 @@ def test_an_activation_first_is_refused() -> None:
 
 
 def test_an_output_that_only_seems_cut_off_is_found_out_by_its_bias_equation() -> None:
-    """It passes 3e-8, below the noise of float32 in a convolution above; taken for a zero, its k would be wrong by far."""
+    """It passes 3e-8, below the noise that float32 leaves above; taken for a zero, its k would be wrong by far."""
     layers = [ca.Conv2d(1, 1), ca.ReLU(), ca.Conv2d(3, 2), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(4)]
     c = case(ca.Network((1, 4, 4), layers), np.full((1, 4, 4), 0.75))
     c.image[0, 1, 1] = 0.5

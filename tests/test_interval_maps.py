@@ -52,3 +52,10 @@ def test_the_file_of_another_set_is_refused(tmp_path) -> None:
         ca.interval_map(other, FEW, path=path)
     with pytest.raises(ca.ShapeError, match="mask must have"):
         ca.interval_map(FOUND, FEW[0])
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_same() -> None:
+    one, two = ca.interval_map(FOUND, FEW), ca.interval_map(FOUND, FEW, workers=2)
+    np.testing.assert_array_equal(one.lower_outer, two.lower_outer)
+    np.testing.assert_array_equal(one.upper_inner, two.upper_inner)
