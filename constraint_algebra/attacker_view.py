@@ -179,8 +179,9 @@ def pixel_bounds(
     wanted = np.ones(values.shape, dtype=bool) if pixels is None else np.asarray(pixels, dtype=bool)
     lower, upper = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
     fixed = wanted & determined
-    lower[fixed] = (values - first.spread * error_bar)[fixed]
-    upper[fixed] = (values + first.spread * error_bar)[fixed]
+    # No value is known better than arithmetic allows, whatever its error bar says.
+    reach = first.spread * np.maximum(error_bar, first.arithmetic * max(abs(low), abs(high)))
+    lower[fixed], upper[fixed] = (values - reach)[fixed], (values + reach)[fixed]
     todo = np.argwhere(wanted & ~determined).tolist()
     anchor = np.where(np.isfinite(values), values, (low + high) / 2).ravel()  # solves the equations, not the bounds
     polytope = first.polytope(anchor) if todo else None

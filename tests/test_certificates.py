@@ -177,3 +177,20 @@ def test_the_limits_are_stated() -> None:
     for words in ("one sample", "noise-free", "activation pattern"):
         assert words in ca.indistinguishable.__doc__
     assert "nullity" in repr(random_case(8).set())
+
+
+@pytest.mark.slow
+def test_at_32_by_32_a_twin_verifies_and_a_time_limit_costs_width_alone() -> None:
+    layers = [ca.Conv2d(6, 5, 2, 2), ca.ReLU(), ca.Conv2d(16, 5, 2, 2), ca.ReLU(), ca.Flatten(), ca.Linear(10)]
+    sample = ca.samples.load("cifar10:3")
+    c = case(ca.Network((3, 32, 32), layers), sample.image, sample.label)
+    found, pixel = c.set(), (0, 3, 7)
+    assert found.nullity > 1200
+    twin = found.twin(pixel)
+    assert c.verify(twin.image).equal
+    assert twin.change > 0.5
+    early, full = found.interval(pixel, time_limit=1.0), found.interval(pixel)
+    assert early.lower_outer <= full.lower_inner <= sample.image[pixel] <= full.upper_inner <= early.upper_outer
+    assert early.lower_inner >= full.lower_outer
+    assert early.upper_inner <= full.upper_outer
+    assert full.doubt < 1e-5

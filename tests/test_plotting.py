@@ -76,3 +76,18 @@ def test_a_comparison_returns_its_three_axes_titled() -> None:
     drawn = plotting.comparison(np.zeros((1, 4, 4)), np.full((1, 4, 4), 0.1), axes=given)
     assert drawn is given
     assert [ax.get_title() for ax in drawn] == ["Original", "Reconstruction", "Absolute error"]
+
+
+def test_a_certificate_shows_what_is_open_and_what_is_undecided() -> None:
+    image = np.random.default_rng(0).random((3, 4, 5))
+    fixed, ambiguous = np.zeros((3, 4, 5), dtype=bool), np.zeros((3, 4, 5), dtype=bool)
+    fixed[:, 0], ambiguous[:2, 1:] = True, True  # the last channel of three rows is undecided
+    five, alone = axes(5), axes(5)
+    plotting.certificate(image, fixed=fixed, ambiguous=ambiguous, width=0.3 * image, twin=1 - image, axes=five)
+    assert five[1].get_title() == "Fixed: 15 of 60 values\n(hatched: undecided)"
+    np.testing.assert_array_equal(five[1].images[0].get_array(), fixed.mean(axis=0))
+    np.testing.assert_allclose(five[2].images[0].get_array(), 0.3 * image.max(axis=0))
+    np.testing.assert_allclose(five[4].images[0].get_array(), np.abs(1 - 2 * image).max(axis=0))
+    plotting.certificate(image, fixed=fixed, ambiguous=~fixed, width=image, twin=None, axes=alone)
+    assert [text.get_text() for text in alone[3].texts] == ["no twin"]
+    assert alone[1].get_title() == "Fixed: 15 of 60 values"
