@@ -64,20 +64,14 @@ class FirstLayer:
         largest = max(abs(low), abs(high))
         B, factors = unit_rows(weight_equations(layer, self.weight).matrix)
         passing, cut = np.isfinite(self.output).ravel(), (self.side != 0).ravel()
-        # What the client's rounding may add to each output.
-        sums = self.spread * self.arithmetic * np.sqrt((weight_equations(layer, self.weight).matrix ** 2).sum(axis=1))
-        rounding = (largest * sums + self.spread * self.arithmetic * np.abs(self.edge).ravel()) * factors
-        k, known = self.output_gradient[None], self.output_gradient_known
-        gradient_error = self._gradient_error(largest)
-        rough = NullSpace(layer, k, sp.csr_array(B[passing]), known[None])
-        margin = self._margins(rough, gradient_error, rounding[passing], factors[passing])
-        null = (
-            NullSpace(
-                layer, k, sp.csr_array(B[passing]), known[None], rtol=max(RTOL, 3 * float(np.median(margin, axis=None)))
-            )
-            if len(margin)
-            else rough
-        )
+        # What the client's rounding may add to each output, whose row of B has unit norm.
+        rounding = self.spread * self.arithmetic * (largest + np.abs(self.edge).ravel() * factors)
+        equations = layer, self.output_gradient[None], sp.csr_array(B[passing]), self.output_gradient_known[None]
+        null = NullSpace(*equations)
+        margin = self._margins(null, self._gradient_error(largest), rounding[passing], factors[passing])
+        noise = 3 * float(np.median(margin)) if len(margin) else 0.0
+        if noise > RTOL:  # directions that noise alone would tell apart are open
+            null = NullSpace(*equations, rtol=noise)
         rhs = self._rhs(null, factors[passing], passing)
         C = sp.csr_array(B[cut] * self.side.ravel()[cut][:, None])
         limit = (self.side * self.edge).ravel()[cut] * factors[cut]
