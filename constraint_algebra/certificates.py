@@ -31,7 +31,7 @@ from constraint_algebra.errors import LayerProblem, ParameterError, ShapeError, 
 from constraint_algebra.layers import Activation, Flatten, PlacedLayer
 from constraint_algebra.network import Network, Parameters, bind
 from constraint_algebra.null_space import RTOL, TOLERANCE, NullSpace, unit_rows
-from constraint_algebra.polytope import SOLVERS, Polytope
+from constraint_algebra.polytope import Polytope
 from constraint_algebra.twins import Objective, Twin
 
 FloatArray = NDArray[np.float64]
@@ -96,12 +96,13 @@ class IndistinguishabilitySet:
         )
 
     def interval(
-        self, pixel: tuple[int, ...], *, time_limit: float | None = None, solver: str = SOLVERS[0]
+        self, pixel: tuple[int, ...], *, time_limit: float | None = None, solver: str | None = None
     ) -> intervals.Interval:
         """Return the smallest and the largest value of a pixel over the set, by linear programming.
 
         Each end comes from inside (a point of the set has it) and from outside (weak duality), so that a result after
-        `time_limit` seconds is as sound as a finished one. `solver="highs"` asks HiGHS, as a second opinion.
+        `time_limit` seconds is as sound as a finished one. `solver` is "interior-point" or "highs"; by default the
+        first, whose dense coordinates suit these sets, and HiGHS for a set without an interior.
 
         Raises:
             ShapeError: no such pixel.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.polytope import SOLVERS, Polytope
+from constraint_algebra.polytope import Polytope
 
 FloatArray = NDArray[np.float64]
 Pixel = tuple[int, ...]
@@ -68,7 +68,7 @@ def interval(
     valid_range: tuple[float, float],
     *,
     time_limit: float | None = None,
-    solver: str = SOLVERS[0],
+    solver: str | None = None,
 ) -> Interval:
     """Return the interval of one value; after `time_limit` seconds a wider one, equally sound.
 

@@ -129,40 +129,48 @@ class Polytope:
         return int(self._inside[1].shape[1])
 
     @cached_property
-    def _tight(self) -> bool:
-        """Whether the anchor itself lies on a bound or a cut-off, so that nothing can be drawn in towards it."""
+    def _tight(self) -> FloatArray:
+        """The rows of bounds and cut-offs that the anchor itself lies on: nothing can be drawn in towards it."""
         rows = self._rows
-        return bool(min(rows.upper.min(), (-rows.lower).min(), rows.slack.min(initial=np.inf)) <= ROOM)
+        return np.vstack(
+            [rows.N[rows.upper <= ROOM], -rows.N[rows.lower >= -ROOM], rows.M[rows.slack <= ROOM]],
+        )
 
     @cached_property
     def _inside(self) -> tuple[FloatArray, FloatArray]:
-        """Return a point amid the set and an orthonormal basis of the directions in which the set has room there."""
-        basis, rows = self.null.basis, self._rows
-        if self.null.nullity == 0 or not self._tight:
-            return np.zeros(len(basis)), basis
-        limits, face = np.concatenate([rows.upper, -rows.lower, rows.slack]), np.eye(basis.shape[1])
-        normals = np.vstack([rows.N, -rows.N, rows.M])
-        while face.shape[1]:
-            y, room, binding = _deepest(normals @ face, limits)
+        """Return a point inside the set and an orthonormal basis of the directions in which the set has room there."""
+        basis, rows, tight = self.null.basis, self._rows, self._tight
+        face = np.eye(basis.shape[1])
+        while face.shape[1] and len(tight):
+            y, room, binding = _deepest(tight @ face)
             if room > ROOM:
-                return basis @ (face @ y), basis @ face
+                y = face @ y  # away from all bounds that the anchor lies on: half the way to the next one
+                limits = np.concatenate([rows.upper, -rows.lower, rows.slack])
+                rise = np.concatenate([rows.N @ y, -rows.N @ y, rows.M @ y])
+                ahead = (limits > ROOM) & (rise > 0)
+                step = (limits[ahead] / rise[ahead]).min(initial=1.0) / 2
+                return basis @ (step * y), basis @ face
+            if not binding.any():
+                return np.zeros(len(basis)), basis[:, :0]
             # Multipliers prove that these inequalities leave no room to any point of the set: they are equations.
-            face = face @ la.null_space((normals @ face)[binding], rcond=self.null.tolerance)
-            left = row_norms(normals @ face) > self.null.tolerance
-            normals, limits = normals[left], limits[left]
+            face = face @ la.null_space((tight @ face)[binding], rcond=self.null.tolerance)
+            tight = tight[row_norms(tight @ face) > self.null.tolerance]
         return np.zeros(len(basis)), basis @ face
 
-    def maximise(self, c: FloatArray, *, time_limit: float | None = None, solver: str = SOLVERS[0]) -> Optimum:
+    def maximise(self, c: FloatArray, *, time_limit: float | None = None, solver: str | None = None) -> Optimum:
         """Return a feasible point and both bounds of the largest `c·n`; stopped early, both still hold.
 
         Args:
             c: the objective, flat.
             time_limit: seconds after which the solver stops; by default it finishes.
-            solver: "interior-point", or "highs" for HiGHS on the sparse equations.
+            solver: "interior-point", or "highs" for HiGHS on the sparse equations; by default the first, and HiGHS
+                where inequalities leave the set no interior, as values at the edge of the range can do.
 
         Raises:
             UnknownNameError: another solver.
         """
+        if solver is None:
+            solver = SOLVERS[self.dimension < self.null.nullity]
         if solver not in SOLVERS:
             raise UnknownNameError(f"solver must be {' or '.join(map(repr, SOLVERS))}, got {solver!r}")
         if la.norm(self.null.basis.T @ c) <= ROUNDING * la.norm(c):  # the equations alone decide
@@ -256,7 +264,7 @@ class Polytope:
     def _solve(self, c: FloatArray, q: float, time_limit: float | None, widen: float | None = None) -> Solution:
         """Minimise `q/2 n·n - c·n`; a set without an interior is widened a little, which inner and outer put right."""
         rows = self._rows
-        wider = widen if widen is not None else RELAXED if self._tight else 0.0
+        wider = widen if widen is not None else RELAXED if len(self._tight) else 0.0
         deadline = np.inf if time_limit is None else time.monotonic() + time_limit
         bounds = rows.lower - wider, rows.upper + wider, rows.M, rows.slack + wider
         return interior_point(-self.null.basis.T @ c, rows.N, *bounds, q=q, deadline=deadline)
@@ -288,10 +296,9 @@ class Polytope:
         return self._optimum(c, self.null.project(difference), mu, bounds)
 
 
-def _deepest(normals: FloatArray, limits: FloatArray) -> tuple[FloatArray, float, BoolArray]:
-    """Return the point of `normals y <= limits` farthest from all of them, its distance, and which ones hold it."""
+def _deepest(normals: FloatArray) -> tuple[FloatArray, float, BoolArray]:
+    """Return the direction within `[-1, 1]` deepest below all `normals y <= 0`, its depth, and which rows hold it."""
     d = normals.shape[1]
-    rows = np.hstack([normals, np.ones((len(normals), 1))])
-    depth = np.append(np.zeros(d), 1.0)
-    found = interior_point(-depth, depth[None], np.array([-1.0]), np.array([1.0]), rows, limits)
+    rows, depth = np.hstack([normals, np.ones((len(normals), 1))]), np.append(np.zeros(d), 1.0)
+    found = interior_point(-depth, np.eye(d + 1), -np.ones(d + 1), np.ones(d + 1), rows, np.zeros(len(rows)))
     return found.y[:d], float(found.y[d]), found.at_rows > 1e-3 * found.at_rows.max()

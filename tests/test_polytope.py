@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 
 import constraint_algebra as ca
 from constraint_algebra.polytope import Polytope
-from tests.twin_cases import random_case
+from tests.twin_cases import case, random_case
 
 SEEDS = [1, 5, 8, 27, 42, 44]  # 1 and 44 begin on the edge of their sets, 44 with nearly dependent equations
 
@@ -98,3 +98,16 @@ def test_reach_is_rounding_where_values_are_fixed_and_bounds_all_twins() -> None
 def test_an_unknown_solver_is_refused() -> None:
     with pytest.raises(ca.UnknownNameError, match=r"'interior-point' or 'highs', got 'simplex'"):
         random_case(5).set().interval((0, 0, 0), solver="simplex")
+
+
+def test_a_set_without_an_interior_is_bounded_from_both_sides() -> None:
+    """A digit on black, no bias: every value and many outputs are at their edge, and together they leave no room."""
+    net = ca.Network((1, 28, 28), [ca.Conv2d(3, 5, 2, 2, bias=False), ca.ReLU(), ca.Flatten(), ca.Linear(10)])
+    sample = ca.samples.load("mnist:2")
+    c = case(net, sample.image, sample.label, seed=2)
+    found = c.set()
+    assert found.nullity > 600
+    assert found.dimension == 0
+    assert found.twin() is None
+    for pixel in ((0, 13, 14),):
+        assert found.interval(pixel).outer_width < 1e-4
