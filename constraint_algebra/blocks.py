@@ -67,6 +67,12 @@ class Block:
         """The right singular vectors, shape `(columns, rank)`."""
         return self.svd[2]
 
+    @property
+    def left_singular(self) -> FloatArray:
+        """The left singular vectors of the block itself, shape `(rows, rank)`."""
+        U = self.svd[0]
+        return U if self.left is None else np.asarray(self.left @ U)
+
     def weak_count(self, strong: float) -> int:
         """Return the dimension of what singular values above `strong` leave open."""
         return len(self.columns) - int(np.count_nonzero(self.singular > strong))

@@ -111,7 +111,7 @@ class NullSpace:
         for block, strong in zip(self._blocks, self._strong, strict=True):
             for channel in range(block.group * per_group, (block.group + 1) * per_group):
                 along = (block.right[:, strong].T @ rest[channel][block.columns]) / block.singular[strong][:, None]
-                gradient[channel][block.rows] = block.left[:, strong] @ along
+                gradient[channel][block.rows] = block.left_singular[:, strong] @ along
         return np.concatenate([gradient[self.row_counts], weight])
 
     def _second_stage(self, rtol: float) -> None:
