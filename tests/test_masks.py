@@ -1,0 +1,115 @@
+"""Sides of an edge decided by evidence: odds against densities, choices against brute force, and what stays open."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from constraint_algebra.masks import TAIL, BiasCheck, _weighed, decide, log_odds, two_sided_odds
+
+MEMBERS = 8
+
+
+def check(gradient, deviation=1e-9) -> BiasCheck:
+    gradient = np.atleast_1d(np.asarray(gradient, dtype=float))
+    return BiasCheck(gradient, np.full(gradient.shape, deviation), 0.0)
+
+
+def still(odds) -> np.ndarray:
+    return np.zeros((*np.shape(odds), MEMBERS))
+
+
+def test_odds_are_the_ratio_of_two_densities() -> None:
+    distances = np.array([-9.0, -1.0, 0.0, 0.5, 3.0, 30.0])
+    expected = np.log(2.0 * 1e-4 * stats.norm.cdf(distances)) - stats.t.logpdf(distances, TAIL)
+    np.testing.assert_allclose(log_odds(distances, np.full(6, 1e-4), 2.0), expected, atol=0.01)
+    two = np.log(stats.norm.cdf(distances)) - np.log(stats.norm.sf(distances))
+    np.testing.assert_allclose(two_sided_odds(distances[:5]), two[:5], rtol=1e-9)
+
+
+def test_no_density_means_no_output_passes() -> None:
+    assert (log_odds(np.array([0.0, 1e3]), np.ones(2), 0.0) == -np.inf).all()
+
+
+def test_the_choices_are_weighed_as_by_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    odds, effect = 2 * rng.standard_normal(5), rng.standard_normal(5)
+    rest, noise = 0.7, 0.2
+    likelihood = {
+        bits: np.exp(np.dot(bits, odds))
+        * (1 + ((rest - np.dot(bits, effect)) / noise) ** 2 / TAIL) ** (-(TAIL + 1) / 2)
+        for bits in product((0, 1), repeat=5)
+    }
+    for j in range(5):
+        one = sum(p for bits, p in likelihood.items() if bits[j])
+        assert _weighed(odds, effect, rest, noise)[j] == pytest.approx(np.log(one / (sum(likelihood.values()) - one)))
+
+
+def test_the_bias_equation_decides_what_error_bars_leave_open() -> None:
+    dy = np.array([[1.0, 2.0, 4.0, 8.0]])
+    odds = np.array([[0.0, 0.5, -0.5, 100.0]])
+    for truth in ([1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 1]):
+        found = decide(odds, dy, still(odds), (0.0, 1.0), check(dy @ truth))
+        np.testing.assert_array_equal(found.passes[0], truth)
+        assert found.decided.all()
+        assert not found.doubt.any()
+
+
+def test_it_overrules_error_bars_that_are_wrong() -> None:
+    dy = np.array([[1.0, 2.0, 4.0]])
+    odds = np.array([[12.0, -12.0, -12.0]])
+    found = decide(odds, dy, still(odds), (0.0, 1.0), check(4.0))
+    np.testing.assert_array_equal(found.passes[0], [False, False, True])
+
+
+def test_two_choices_that_fit_alike_stay_open() -> None:
+    dy = np.array([[3.0, 3.0, 1.0]])
+    odds = np.array([[0.0, 0.0, 50.0]])
+    found = decide(odds, dy, still(odds), (0.0, 1.0), check(4.0))
+    np.testing.assert_array_equal(found.decided[0], [False, False, True])
+    np.testing.assert_allclose(found.doubt[0], [0.5, 0.5, 0.0])
+
+
+def test_without_a_bias_only_the_error_bars_speak() -> None:
+    odds = np.array([[-20.0, 1.0, 20.0]])
+    found = decide(odds, np.ones((1, 3)), still(odds), (0.0, 1.0), None)
+    np.testing.assert_array_equal(found.decided[0], [True, False, True])
+    np.testing.assert_array_equal(found.passes[0], [False, True, True])
+
+
+def test_an_unknown_gradient_silences_the_bias_equation_of_its_filter_alone() -> None:
+    odds = np.array([[0.0, 50.0], [0.0, 50.0]])
+    dy = np.array([[1.0, np.nan], [1.0, 2.0]])
+    found = decide(odds, dy, still(odds), (0.0, 1.0), check([3.0, 3.0]))
+    np.testing.assert_array_equal(found.decided, [[False, True], [True, True]])
+    assert found.passes[1].all()
+
+
+def test_a_gradient_within_the_noise_of_the_sum_does_not_matter_and_is_doubted() -> None:
+    odds = np.array([[0.0, 50.0]])
+    found = decide(odds, np.array([[1e-4, 1.0]]), still(odds), (0.0, 1.0), check(1.0, deviation=1e-3))
+    assert found.decided.all()
+    np.testing.assert_allclose(found.doubt[0], [0.5, 0.0])
+
+
+def test_a_leaky_edge_has_a_slope_on_both_sides() -> None:
+    dy = np.array([[1.0, 2.0, 4.0]])
+    odds = np.array([[0.3, -0.2, 50.0]])
+    for truth in ([1, 0, 1], [0, 1, 1], [0, 0, 1], [1, 1, 1]):
+        sums = (dy * np.where(truth, 1.0, 0.2)).sum()
+        found = decide(odds, dy, still(odds), (0.2, 1.0), check(sums))
+        np.testing.assert_array_equal(found.passes[0], truth)
+        assert found.decided.all()
+
+
+def test_noise_in_what_arrives_weakens_the_bias_equation() -> None:
+    odds = np.array([[0.0, 50.0, 50.0]])
+    dy = np.array([[1.0, 2.0, 4.0]])
+    rng = np.random.default_rng(0)
+    for size, decided in ((1e-4, True), (3.0, False)):
+        moved = size * rng.choice([-1.0, 1.0], (1, 3, MEMBERS))
+        found = decide(odds, dy, moved, (0.0, 1.0), check(7.0))
+        assert (abs(found.doubt[0, 0]) < 1e-9) == decided
