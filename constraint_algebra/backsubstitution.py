@@ -36,8 +36,8 @@ FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 
 MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20 %
-# A normal error lies within 1.045 estimates of its deviation as often as within one deviation, where twelve members make
-# the estimate (Student); and the members are carried to a distance of 0.3 of their own size.
+# A normal error lies within 1.045 estimates of its deviation as often as within one deviation, where twelve members
+# make the estimate (Student); and the members are carried to a distance of 0.3 of their own size.
 FEW = 1.045 * float(np.hypot(1, 0.3))
 DRAWS = 2  # members that show how far the error bars of the input move the gradients
 GENEROUS = 30.0  # times that distance, a discrepancy is still explained
