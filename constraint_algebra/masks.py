@@ -15,11 +15,12 @@ cannot tell which; that of a LeakyReLU is positive or negative. Three pieces of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, logsumexp
+from scipy.special import log_ndtr
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -133,11 +134,16 @@ def _weighed(odds: FloatArray, effect: FloatArray, rest: float, noise: float) ->
     >>> _weighed(np.array([-2.0, -2.0, -2.0]), np.array([1.0, 2.0, 4.0]), 6.0, 0.01).round()
     array([-26.,  26.,  33.])
     """
-    choices = np.array(list(product((0.0, 1.0), repeat=len(odds))))
-    distance = (rest - choices @ effect) / noise if noise > 0 else np.where(choices @ effect == rest, 0.0, np.inf)
+    choices = _choices(len(odds))
+    sums = choices @ effect
+    distance = (rest - sums) / noise if noise > 0 else np.where(sums == rest, 0.0, np.inf)
     weights = choices @ odds - 0.5 * (TAIL + 1) * np.log1p(distance**2 / TAIL)
-    with np.errstate(divide="ignore"):
-        by_choice = [
-            logsumexp(weights[choices[:, j] == 1]) - logsumexp(weights[choices[:, j] == 0]) for j in range(len(odds))
-        ]
-    return np.array(by_choice)
+    likelihood = np.exp(weights - weights.max())
+    with np.errstate(divide="ignore"):  # beyond the range of numbers: surely
+        return np.asarray(np.log(choices.T @ likelihood) - np.log((1 - choices).T @ likelihood))
+
+
+@lru_cache(maxsize=WEIGHED + 1)
+def _choices(n: int) -> FloatArray:
+    """Return all rows of n zeros and ones."""
+    return np.array(list(product((0.0, 1.0), repeat=n)))
