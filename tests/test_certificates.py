@@ -24,7 +24,10 @@ DETERMINED = {
 
 
 def assert_sound(c, seeds: range) -> int:
-    """Every twin of a case verifies and leaves fixed values alone; return the number of twins."""
+    """Every twin of a case verifies and leaves fixed values alone; return how many change a value by 1e-3 or more.
+
+    Some sets are narrower than that in every direction: one of the 600 of the slow sweep.
+    """
     found = c.set()
     twins = [twin for seed in seeds if (twin := found.twin("random", seed=seed)) is not None]
     twins += [twin for objective in ("mean",) if (twin := found.twin(objective)) is not None]
@@ -32,13 +35,13 @@ def assert_sound(c, seeds: range) -> int:
         check = c.verify(twin.image)
         assert check.equal, (check, found)
         assert check.tolerance == 1e-10
-        assert twin.change >= 1e-3
+        assert twin.change > 1e-6
         assert twin.image.min() >= 0
         assert twin.image.max() <= 1
         assert np.abs(twin.difference[found.fixed]).max(initial=0) < 1e-7
         assert found.contains(twin.image)
     assert (found.dimension == 0) == (not twins)
-    return len(twins)
+    return sum(twin.change >= 1e-3 for twin in twins)
 
 
 @pytest.mark.parametrize("block", range(10))
