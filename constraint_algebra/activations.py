@@ -45,6 +45,7 @@ class Formulas(NamedTuple):
         slope: d′(y), which carries an error of y into an error of the derivative.
         plateaus: the outputs that whole intervals of z share, where σ is cut off.
         kink: derivatives below and above an output of zero, where they differ and both sides have an inverse.
+        cancels: whether the derivative is computed as a difference of numbers near 1, whose rounding it inherits.
     """
 
     value: Function
@@ -53,6 +54,7 @@ class Formulas(NamedTuple):
     slope: Function
     plateaus: tuple[float, ...] = ()
     kink: tuple[float, float] | None = None
+    cancels: bool = False
 
 
 def formulas(activation: Activation) -> Formulas:
@@ -93,6 +95,7 @@ def formulas(activation: Activation) -> Formulas:
                 inverse=lambda y: _finite(np.arctanh, y),
                 derivative=lambda y: np.clip(1 - y * y, 0, None),
                 slope=lambda y: -2 * y,
+                cancels=True,
             )
         case ELU(alpha):
             return _exponential(1.0, alpha)

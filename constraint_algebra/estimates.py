@@ -79,6 +79,8 @@ def through_activation(
     arriving = np.where(dy.known, dy.value, 0.0)
     low, high = f.kink or (0.0, 1.0)
     doubtful = (doubt * (high - low) * arriving)[..., None] * np.sign(moved)  # noise lifted y over the edge, or not
+    if f.cancels:  # slope · stored / 4 is of the size of one rounding of those numbers
+        moved = moved + 0.25 * stored
     dz = Estimate(
         value=arriving * d,
         known=(dy.known & (steep | (dy.value == 0))) | (steep & (d == 0) & (doubt == 0)),
