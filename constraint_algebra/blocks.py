@@ -82,11 +82,6 @@ class Block:
         return np.hstack([self.right[:, self.singular <= strong], self._null])
 
     @cached_property
-    def basis(self) -> FloatArray:
-        """An orthonormal basis of all input positions: the right singular vectors, then the null space."""
-        return self.weak_basis(np.inf)
-
-    @cached_property
     def _null(self) -> FloatArray:
         q, r = self.right.shape
         if q == r:

@@ -183,11 +183,16 @@ class TwoStage:
 
     @cached_property
     def _coordinates(self) -> Coordinates:
-        return Coordinates(self.stacked)
+        return Coordinates(self.stacked, self._iterated)
 
     @cached_property
     def _single_coordinates(self) -> Coordinates:
-        return Coordinates(self._single)
+        return Coordinates(self._single, self._iterated)
+
+    @property
+    def _iterated(self) -> float:
+        """Up to which singular value the iteration moves a direction: of a large layer only what is open."""
+        return self.strong if self.open > DENSE_LIMIT and self._reduced is None else np.inf
 
     @cached_property
     def _worth_weighing(self) -> bool:
@@ -290,8 +295,12 @@ class TwoStage:
         if self.open > DENSE_LIMIT:
             probes = np.random.default_rng(seed).standard_normal((*layer.input_shape, PROBES))
             rhs = self.stacked.forward(probes)
-            back, converged = self._in_coordinates(rhs, 1e-11 * float(np.linalg.norm(rhs)) / self.unit, ITERATIONS)
-            return self._judge(np.abs(probes - back).max(axis=-1), None, largest / max(smallest, 1e-300), converged)
+            share = 1e-11 * float(np.linalg.norm(rhs)) / self.unit
+            back = self._strong_part(self.stacked.split(rhs)[0])
+            more, converged = self._in_coordinates(rhs - self.stacked.forward(back), share, ITERATIONS)
+            return self._judge(
+                np.abs(probes - back - more).max(axis=-1), None, largest / max(smallest, 1e-300), converged
+            )
         rounding = layer.unknowns * float(np.finfo(float).eps)  # the largest row is of size 1
         self._reduced = Reduced(self._reduced_matrix(), max(self.cut / self.scale, rounding))
         null = self._from_reduced(self._reduced.null)

@@ -123,14 +123,21 @@ class Coordinates:
     x = U y with an orthonormal basis U of every block: its right singular vectors, then its null space. The gradient
     equations become `σ y`, with zeros along the null space. With the weight equations replaced by β² times the
     identity, β the size of their columns, the normal equations are diagonal: a cheap preconditioner.
+
+    Args:
+        stacked: the equations.
+        strong: singular value above which a direction is left out, as one that is solved for already.
     """
 
-    def __init__(self, stacked: StackedEquations) -> None:
+    def __init__(self, stacked: StackedEquations, strong: float = np.inf) -> None:
         """Decompose every block."""
-        self.stacked = stacked
+        self.stacked, self.strong = stacked, strong
         dtype, C = stacked.weight.dtype, stacked.grouped[1]
-        self.bases = [block.basis.astype(dtype, copy=False) for block in stacked.blocks]
-        lengths = [np.pad(block.singular, (0, len(block.columns) - len(block.singular))) for block in stacked.blocks]
+        self.bases = [block.weak_basis(strong).astype(dtype, copy=False) for block in stacked.blocks]
+        lengths = []
+        for block, U in zip(stacked.blocks, self.bases, strict=True):
+            weak = block.singular[block.singular <= strong]
+            lengths.append(np.pad(weak, (0, U.shape[1] - len(weak))))
         self.sizes = np.concatenate([np.repeat(length, C) for length in lengths])[:, None].astype(dtype)
         squares = contractions.input_gradient(stacked.layer, stacked.weight**2, stacked.whiten**2)
         largest = float(self.sizes.max(initial=0)) or 1.0
@@ -144,13 +151,11 @@ class Coordinates:
     def rotate(self, alphas: Sequence[FloatArray], betas: FloatArray) -> FloatArray:
         """Return right-hand sides of the cores, and those of the weight equations, as `forward` orders them."""
         n = betas.shape[-1]
-        rotated = [
-            np.concatenate(
-                [block.svd[0].T @ alpha, np.zeros((len(block.columns) - len(block.singular), alpha.shape[1]))]
-            )
-            for block, alpha in zip(self.stacked.blocks, alphas, strict=True)
-        ]
-        return np.concatenate([*(part.reshape(-1, n) for part in rotated), betas.reshape(-1, n)])
+        rotated = []
+        for block, U, alpha in zip(self.stacked.blocks, self.bases, alphas, strict=True):
+            weak = (block.svd[0].T @ alpha)[block.singular <= self.strong]
+            rotated.append(np.pad(weak, ((0, U.shape[1] - len(weak)), (0, 0))).reshape(-1, n))
+        return np.concatenate([*rotated, betas.reshape(-1, n)])
 
     def to_input(self, y: FloatArray) -> FloatArray:
         """Return x = U y in the input shape, `(*input_shape, n)`."""
@@ -158,20 +163,20 @@ class Coordinates:
         C = self.stacked.grouped[1]
         x4 = np.empty((*self.stacked.grouped, n), dtype=y.dtype)
         for block, U in zip(self.stacked.blocks, self.bases, strict=True):
-            stop = start + C * len(U)
-            scatter(x4, block, U @ y[start:stop].reshape(len(U), C * n))
+            stop = start + C * U.shape[1]
+            scatter(x4, block, U @ y[start:stop].reshape(U.shape[1], C * n))
             start = stop
         return x4.reshape(*self.stacked.layer.input_shape, n)
 
     def from_input(self, x: FloatArray) -> FloatArray:
-        """Return y = U^T x, `(unknowns, n)`."""
+        """Return y = U^T x, `(coordinates, n)`."""
         n = x.shape[-1]
         x4 = x.reshape(*self.stacked.grouped, n)
         parts = [U.T @ gather(x4, block) for block, U in zip(self.stacked.blocks, self.bases, strict=True)]
         return np.concatenate([part.reshape(-1, n) for part in parts])
 
     def forward(self, y: FloatArray) -> FloatArray:
-        """Return all equations applied to y `(unknowns, n)`."""
+        """Return all equations applied to y `(coordinates, n)`."""
         betas = self.stacked.weigh(self.to_input(y))
         return np.concatenate([self.sizes * y, betas.reshape(-1, y.shape[-1])])
 
