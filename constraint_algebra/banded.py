@@ -115,8 +115,9 @@ class BandedFactor:
         size = max(float(np.diagonal(row, row.shape[1] - row.shape[0]).max()) for row in rows)
         self.diagonal: list[FloatArray] = []
         self.left: list[FloatArray] = []
-        for i, row in enumerate(rows):
-            self._factor_row(i, row, ridge * size)
+        rows.reverse()
+        for i in range(len(rows)):  # each is given back as soon as it is factored
+            self._factor_row(i, rows.pop(), ridge * size)
         self.Y = self._gradient_columns(blocks)
         self._forward(self.Y)
         core = self.Y.T @ self.Y

@@ -46,10 +46,10 @@ POLISH = 80  # most steps to weigh the equations against each other, from a star
 WORTHWHILE = 0.05  # share of the variance that weight equations must remove to be worth these steps
 ITERATIONS = 2000  # most steps of the iteration otherwise
 REFINED = 5  # steps with a factor before the residual is computed afresh
-REFINEMENTS = 4
+REFINEMENTS = 10
 PROBES = 3  # random vectors that ask which unknowns are determined
 # Precision of a factor, its ridge, and the smallest squared singular value that it can tell from none, both relative.
-FACTORS = ((np.float32, 3e-6, 2e-5), (np.float64, 1e-12, 1e-11))
+FACTORS = ((np.float32, 3e-6, 3e-7), (np.float64, 1e-12, 1e-11))
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class TwoStage:
         self.strong = max((30 if equations.weight_row_count else 1) * self.cut / self.scale, ROUNDED)
         self._reduced: Reduced | None = None
         self._factor: Preconditioner | None = None
+        self._exact = False  # whether the factor inverts the normal equations but for some percent
         self.verdict = self._verdict(seed)
 
     def solve(
@@ -141,13 +142,21 @@ class TwoStage:
     def _by_factor(self, rhs: FloatArray, share: float, *, single: bool) -> FloatArray:
         """Return the least-squares solution with the help of a factor of the normal equations."""
         assert self._factor is not None
-        if single:
+        if single and self._exact:
             return self._factor(self.stacked.adjoint(rhs))
-        rhs, size, distance = self._prepared(rhs, share, single=False)
+        rhs, size, distance = self._prepared(rhs, share, single=single)
+        if single:
+            return conjugate_gradients(self._single, self._factor, rhs, distance=distance, delay=2)[0] * size
         x = np.zeros((*self.equations.layer.input_shape, rhs.shape[-1]))
         for _ in range(REFINEMENTS):  # each from the true residual, which the iteration's own loses to rounding
             more, done = conjugate_gradients(
-                self.stacked, self._factor, rhs, distance=distance, delay=1, patience=2, iterations=REFINED
+                self.stacked,
+                self._factor,
+                rhs,
+                distance=distance,
+                delay=1 if self._exact else 2,
+                patience=2 if self._exact else 10,
+                iterations=REFINED if self._exact else 20 * REFINED,
             )
             x += more
             if done:
@@ -324,6 +333,7 @@ class TwoStage:
                 continue
             smallest = self.stacked.smallest(self._factor)
             if smallest > np.sqrt(limit) * largest:
+                self._exact = smallest**2 > 10 * ridge * largest**2
                 return smallest
         self._factor = None
         return 0.0

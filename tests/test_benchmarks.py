@@ -243,3 +243,14 @@ def test_the_library_does_not_know_its_users() -> None:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert users.isdisjoint(name.split(".")[0] for name in names), path
+
+
+def test_a_row_of_the_scaling_benchmark() -> None:
+    from paper_repro.benchmarks import scaling
+
+    row = scaling.run(32)
+    assert row["status"] == "DETERMINED"
+    assert row["unknowns"] == row["determined"] == 3072
+    assert row["psnr_dB"] > 250
+    assert row["within_4_bars"] > 0.99
+    assert scaling.picture(64).shape == (3, 64, 64)
