@@ -59,7 +59,8 @@ class Verdict:
     Attributes:
         determined: which input values are unique, in the input shape.
         rank: numerical rank of all equations together; `None` where the layer is too large and not determined.
-        condition: largest over smallest singular value of the directions solved for, an estimate.
+        condition: largest over smallest singular value of the directions solved for, an estimate; an upper bound where
+            the gradient equations alone determine all, NaN where the layer is too large to tell.
         settled: whether the iteration behind the verdict converged; where not, what is not determined may yet be.
         tolerance: share of a null vector above which an unknown counts as undetermined.
         gap: largest share among the determined unknowns, smallest among the others.
@@ -307,9 +308,7 @@ class TwoStage:
             share = 1e-11 * float(np.linalg.norm(rhs)) / self.unit
             back = self._strong_part(self.stacked.split(rhs)[0])
             more, converged = self._in_coordinates(rhs - self.stacked.forward(back), share, ITERATIONS)
-            return self._judge(
-                np.abs(probes - back - more).max(axis=-1), None, largest / max(smallest, 1e-300), converged
-            )
+            return self._judge(np.abs(probes - back - more).max(axis=-1), None, np.nan, converged)
         rounding = layer.unknowns * float(np.finfo(float).eps)  # the largest row is of size 1
         self._reduced = Reduced(self._reduced_matrix(), max(self.cut / self.scale, rounding))
         null = self._from_reduced(self._reduced.null)
