@@ -22,9 +22,10 @@ demo: $(VENV)/stamp  ## reconstruct a photograph through LeNet-O from its gradie
 test: $(VENV)/stamp  ## run all tests and doctests
 	$(BIN)/python -m pytest -n 2
 
-bench: $(VENV)/stamp  ## measure speed beside the published algorithm, and accuracy, in minutes
+bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy and scaling, in minutes
 	$(BIN)/python -m paper_repro.benchmarks.speed --quick
 	$(BIN)/python -m paper_repro.benchmarks.accuracy --quick
+	$(BIN)/python -m paper_repro.benchmarks.scaling --resolution 32 --resolution 64 --resolution 128
 
 lint: $(VENV)/stamp  ## check format, style, types and the order of imports
 	$(BIN)/ruff format --check .
