@@ -29,6 +29,8 @@ class BaselineResult:
         wall: seconds on the clock.
         cpu: seconds of processor time.
         steps: for each step done what it found, such as rows used per layer, in order.
+        label: the label that the method found, `None` where it looks for none.
+        alternatives: other inputs that the method cannot tell from `input`.
     """
 
     method: str
@@ -38,3 +40,5 @@ class BaselineResult:
     wall: float
     cpu: float
     steps: tuple[str, ...] = ()
+    label: int | None = None
+    alternatives: tuple[NDArray[np.float64], ...] = ()

@@ -18,8 +18,7 @@ in float32, that least squares over all equations does not have. Nothing here us
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,36 +29,14 @@ from constraint_algebra.errors import MissingBiasError, ShapeError
 from constraint_algebra.layers import Activation, Conv2d, Linear, PlacedLayer
 from constraint_algebra.network import Network, Parameters, bind
 from paper_repro.baselines import BaselineResult, Outcome
+from paper_repro.baselines.convolution_rows import arrive, gradient_rows, weight_rows
+from paper_repro.baselines.watch import Progress, RunEnds, Watch
 
 FloatArray = NDArray[np.float64]
-Progress = Callable[[int, int, str], None]
 Rows = Iterable[tuple[FloatArray, FloatArray]]
 
 METHOD = "rconv2024"
 DIGITS = 7  # of the rounding that decides whether a ReLU was active
-
-
-class RunEnds(Exception):  # noqa: N818 -- it says how a run ends; `rconv_published` lets none out
-    """The run ends here; the message says why."""
-
-    def __init__(self, outcome: Outcome, reason: str) -> None:
-        """Remember how the run ends."""
-        super().__init__(reason)
-        self.outcome = outcome
-
-
-@dataclass
-class Watch:
-    """Time since the start of a run, and its limit in seconds."""
-
-    limit: float | None = None
-    wall: float = field(default_factory=time.perf_counter)
-    cpu: float = field(default_factory=time.process_time)
-
-    def check(self, where: str) -> None:
-        """End the run if its time is over."""
-        if self.limit is not None and time.perf_counter() - self.wall > self.limit:
-            raise RunEnds(Outcome.OUT_OF_TIME, f"time limit of {self.limit:g} s reached in {where}")
 
 
 def rconv_published(
@@ -231,55 +208,3 @@ def independent_rows(
             kept.append(row)
             rhs.append(value)
     return np.array(kept).reshape(-1, A.shape[1]), np.array(rhs).reshape(-1, b.shape[1])
-
-
-def gradient_rows(layer: PlacedLayer, k: FloatArray) -> Iterator[tuple[int, int, int, FloatArray]]:
-    """Yield (filter, i, j, row over the pixels of one channel) for every gradient equation of one channel."""
-    for f in range(layer.filters):
-        for i, j in np.ndindex(*layer.taps):
-            padded = _padded(layer, 1)
-            padded[0][_window(layer, i, j)] = k[f]
-            yield f, i, j, _cropped(layer, padded).ravel()
-
-
-def weight_rows(layer: PlacedLayer, W: FloatArray) -> Iterator[FloatArray]:
-    """Yield the row over all unknowns of every weight equation, in the order of the outputs."""
-    conv = layer.layer
-    assert isinstance(conv, Conv2d)
-    (si, sj), (di, dj), (ki, kj) = conv.strides, conv.dilations, conv.taps
-    for f, y, x in np.ndindex(*layer.output_shape):
-        padded = _padded(layer, layer.channels)
-        padded[:, y * si : y * si + di * (ki - 1) + 1 : di, x * sj : x * sj + dj * (kj - 1) + 1 : dj] = W[f]
-        yield _cropped(layer, padded).ravel()
-
-
-def arrive(layer: PlacedLayer, W: FloatArray, k: FloatArray) -> FloatArray:
-    """Return the gradient with respect to the layer's input."""
-    padded = _padded(layer, layer.channels)
-    for i, j in np.ndindex(*layer.taps):
-        padded[:, *_window(layer, i, j)] += np.tensordot(W[:, :, i, j], k, axes=(0, 0))
-    return _cropped(layer, padded)
-
-
-def _window(layer: PlacedLayer, i: int, j: int) -> tuple[slice, slice]:
-    """Return which pixels of the padded picture tap (i, j) meets."""
-    conv = layer.layer
-    assert isinstance(conv, Conv2d)
-    first, second = (
-        slice(tap * d, tap * d + s * (n - 1) + 1, s)
-        for tap, d, s, n in zip((i, j), conv.dilations, conv.strides, layer.outputs, strict=True)
-    )
-    return first, second
-
-
-def _padded(layer: PlacedLayer, channels: int) -> FloatArray:
-    assert isinstance(layer.layer, Conv2d)
-    sizes = [n + before + after for n, (before, after) in zip(layer.positions, layer.layer.paddings, strict=True)]
-    return np.zeros((channels, *sizes))
-
-
-def _cropped(layer: PlacedLayer, padded: FloatArray) -> FloatArray:
-    assert isinstance(layer.layer, Conv2d)
-    (top, _), (left, _) = layer.layer.paddings
-    height, width = layer.positions
-    return padded[:, top : top + height, left : left + width]

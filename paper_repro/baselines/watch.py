@@ -1,0 +1,34 @@
+"""How a run ends before its time, and the clock that it looks at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from paper_repro.baselines import Outcome
+
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, name of the step
+
+
+class RunEnds(Exception):  # noqa: N818 -- it says how a run ends; no baseline lets one out
+    """The run ends here; the message says why."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        """Remember how the run ends."""
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+@dataclass
+class Watch:
+    """Time since the start of a run, and its limit in seconds."""
+
+    limit: float | None = None
+    wall: float = field(default_factory=time.perf_counter)
+    cpu: float = field(default_factory=time.process_time)
+
+    def check(self, where: str) -> None:
+        """End the run if its time is over."""
+        if self.limit is not None and time.perf_counter() - self.wall > self.limit:
+            raise RunEnds(Outcome.OUT_OF_TIME, f"time limit of {self.limit:g} s reached in {where}")
