@@ -86,7 +86,8 @@ BLOCKS = (
     Block(("lenet-all-relu",), LENET_DATA, (OURS,)),
     Block(("lenet-all-relu",), ("cifar100",), (RCONV,), dtypes=("float64",), images=1),
     # DLG's LeNet: sigmoid is its best setting, ReLU its known limit.
-    Block(("lenet-dlg",), LENET_DATA, (OURS,), activations=("sigmoid", "relu")),
+    Block(("lenet-dlg",), LENET_DATA, (OURS,), activations=("sigmoid",)),
+    Block(("lenet-dlg",), LENET_DATA, (OURS,), activations=("relu",), images=1),
     Block(("lenet-dlg",), LENET_DATA, (DLG,), activations=("sigmoid", "relu"), dtypes=("float32",)),
     Block(("lenet-dlg",), ("cifar100",), (DLG,), activations=("sigmoid",), dtypes=("float64",), images=2),
     Block(("lenet-dlg",), LENET_DATA, (IDLG,), activations=("sigmoid",), dtypes=("float32",), images=2),
@@ -96,8 +97,8 @@ BLOCKS = (
     # R-GAP's CNN6, from both starts, and the variant that is rank-deficient on purpose.
     Block(("cnn6",), ("cifar10",), (OURS, RGAP), activations=("leakyrelu",), init="default"),
     Block(("cnn6",), ("cifar10",), (OURS, RGAP), activations=("leakyrelu",), init="uniform"),
-    Block(("cnn6-d",), ("cifar10",), (OURS, RGAP), activations=("leakyrelu",), init="default", images=2),
-    Block(("cnn6",), ("cifar10",), (OURS,), activations=("relu",), init="default", images=2),
+    Block(("cnn6-d",), ("cifar10",), (OURS, RGAP), activations=("leakyrelu",), init="default", images=1),
+    Block(("cnn6",), ("cifar10",), (OURS,), activations=("relu",), init="default", images=1),
     Block(("cnn6",), ("cifar10",), (RGAP,), activations=("relu",), init="default"),
     # What a method is not made for, said by the method itself.
     Block(("cnn6",), ("cifar10",), (RCONV, DLG), activations=("leakyrelu",), init="default", images=1),

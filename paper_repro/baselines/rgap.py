@@ -30,7 +30,7 @@ from scipy.linalg import LinAlgError, cho_factor, solve_triangular
 from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, lsmr
 
-from constraint_algebra.errors import LayerProblem, ShapeError, UnsupportedLayerError
+from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers import Activation, Conv, Conv2d, Flatten, Identity, LeakyReLU, Linear, PlacedLayer
 from constraint_algebra.network import Network, Parameters, bind
 from paper_repro.baselines import BaselineResult, Outcome
@@ -82,8 +82,7 @@ def rgap(
         `alternatives` are the others.
 
     Raises:
-        ShapeError: a network that the algorithm is not made for.
-        UnsupportedLayerError: layers that it is not made for, all of them.
+        ShapeError: a network that the algorithm is not made for, with all the reasons.
         ParameterError: parameters or gradients that do not fit the network.
     """
     check(network)
@@ -105,27 +104,29 @@ def rgap(
 
 def check(network: Network) -> None:
     """Raise unless R-GAP is made for the network; see `rgap`."""
-    problems = []
+    reasons: dict[str, list[str]] = {}
     for layer in network.layers:
-        kind, name = layer.layer, layer.name
-        advice = "use constraint_algebra.reconstruct"
-        if layer.is_bilinear:
-            if layer.bias_name is not None:
-                problems.append(LayerProblem(name, "R-GAP's networks have no biases", advice))
-            if isinstance(kind, Conv) and (not isinstance(kind, Conv2d) or kind.groups > 1):
-                problems.append(LayerProblem(name, "R-GAP is written for two axes without groups", advice))
-        elif isinstance(kind, Activation):
-            if not isinstance(kind, Identity) and not (isinstance(kind, LeakyReLU) and kind.slope > 0):
-                problems.append(
-                    LayerProblem(name, f"R-GAP inverts LeakyReLU, and {layer.kind} is not invertible for it", advice)
-                )
-        elif not isinstance(kind, Flatten):
-            problems.append(LayerProblem(name, f"R-GAP knows no {layer.kind}", advice))
-    if problems:
-        raise UnsupportedLayerError(problems)
+        reason = _obstacle(layer)
+        if reason:
+            reasons.setdefault(reason, []).append(layer.name)
     last = network.layers[-1]
     if not isinstance(last.layer, Linear) or last.filters != 1:
-        raise ShapeError(f"R-GAP needs one logistic output from a linear layer at the end, got\n{network!r}")
+        reasons.setdefault("it needs one logistic output from a linear layer at the end", []).append(last.name)
+    if reasons:
+        found = "; ".join(f"{reason} (layer {', '.join(names)})" for reason, names in reasons.items())
+        raise ShapeError(f"R-GAP is not made for this network: {found}; use constraint_algebra.reconstruct")
+
+
+def _obstacle(layer: PlacedLayer) -> str:
+    """Return why R-GAP cannot take a layer, empty if it can."""
+    kind = layer.layer
+    if layer.is_bilinear and layer.bias_name is not None:
+        return "it has no place for biases"
+    if isinstance(kind, Conv) and (not isinstance(kind, Conv2d) or kind.groups > 1):
+        return "it is written for two axes without groups"
+    if isinstance(kind, Activation) and not isinstance(kind, Identity | LeakyReLU):
+        return f"it cannot invert {layer.kind}"
+    return "" if layer.is_bilinear or isinstance(kind, Activation | Flatten) else f"it knows no {layer.kind}"
 
 
 def margins(target: float) -> list[float]:

@@ -1,0 +1,93 @@
+"""The paper, redone in one command: runs, tables, figures, report.
+
+    python -m paper_repro.run --quick
+    python -m paper_repro.run --processes 2
+
+The whole takes about 45 minutes on two cores, `--quick` some minutes. Interrupted, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from matplotlib.figure import Figure
+
+from figures.twin_gallery import save
+from paper_repro import claims, constraints, plan, study, tables
+from paper_repro.benchmarks import measure
+from paper_repro.benchmarks.resume import resumed
+from paper_repro.figures import architectures, constraint_kinds, reconstructions
+from paper_repro.report import report
+
+OUT, QUICK_OUT = Path("out/repro"), Path("out/repro-quick")
+
+
+def do_runs(out: Path, *, quick: bool, processes: int) -> pd.DataFrame:
+    """Do the runs that `out/runs.csv` does not hold yet; return all of the study."""
+    limit = plan.QUICK_LIMIT if quick else plan.LIMIT
+    judge = partial(study.judge, limit=limit, pictures=out / "reconstructions")
+    return resumed(plan.runs(quick=quick), out / "runs.csv", study.COLUMNS, judge, processes=processes)
+
+
+def evidence_of(runs: pd.DataFrame) -> claims.Evidence:
+    """Return what the report rests on: the runs, and the constraints counted anew."""
+    counts = pd.concat([constraints.counts(name) for name in constraints.COUNTED], ignore_index=True)
+    informed = pd.DataFrame([row for name in constraints.INFORMED for row in constraints.informed(name)])
+    return claims.Evidence(runs, counts, informed)
+
+
+def write_tables(evidence: claims.Evidence, folder: Path) -> None:
+    """Write all tables."""
+    cells = tables.quality(evidence.runs)
+    tables.write(cells, folder, "quality", shown=tables.side_by_side(cells, tables.quality_text))
+    times = cells[[*plan.CELL, "method", "runs", "cpu", "longest cpu", "memory MB"]]
+    tables.write(times, folder, "time", shown=tables.side_by_side(cells, tables.time_text))
+    tables.write(tables.rivals(cells), folder, "rivals")
+    tables.write(evidence.counts, folder, "constraints")
+    tables.write(evidence.informed, folder, "constraint_kinds")
+
+
+def write_figures(evidence: claims.Evidence, pictures: Path, folder: Path) -> None:
+    """Draw all figures, PNG and PDF."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: dict[str, Figure] = {
+        "figure1_architectures": architectures.draw(),
+        "figure2_dlg": reconstructions.figure_2(evidence.runs, pictures),
+        "figure3_rgap": reconstructions.figure_3(evidence.runs, pictures),
+        "claim2_constraint_kinds": constraint_kinds.draw(evidence.informed),
+    }
+    for name, figure in drawn.items():
+        save(figure, folder / name)
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="One image and one seed of each cell; some minutes.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = os.cpu_count() or 1,
+    out: Annotated[
+        Path | None, typer.Option(help=f"Folder, by default {OUT}, quick {QUICK_OUT}; runs in it are not repeated.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew: remove the folder's runs first.")] = False,
+) -> None:
+    """Run every method on its networks and images, then write tables, figures and the report."""
+    folder = out or (QUICK_OUT if quick else OUT)
+    if restart:
+        (folder / "runs.csv").unlink(missing_ok=True)
+        shutil.rmtree(folder / "reconstructions", ignore_errors=True)
+    evidence = evidence_of(do_runs(folder, quick=quick, processes=processes))
+    write_tables(evidence, folder / "tables")
+    write_figures(evidence, folder / "reconstructions", folder / "figures")
+    entries = claims.load()
+    (folder / "REPORT.md").write_text(report(entries, evidence, quick=quick), encoding="utf-8")
+    verdicts = pd.DataFrame([{"entry": e["id"], "verdict": claims.judged(e, evidence).verdict.value} for e in entries])
+    measure.show(verdicts, "Claims and stored figures")
+    measure.say(f"{len(evidence.runs)} runs, tables, figures and REPORT.md in {folder}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
