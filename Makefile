@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test bench repro lint clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy 
 	$(BIN)/python -m paper_repro.benchmarks.speed --quick
 	$(BIN)/python -m paper_repro.benchmarks.accuracy --quick
 	$(BIN)/python -m paper_repro.benchmarks.scaling --resolution 32 --resolution 64 --resolution 128
+
+repro: $(VENV)/stamp  ## redo the paper: all runs, tables, figures and the report, into out/repro, in less than an hour
+	$(BIN)/python -m paper_repro.run --processes 2
 
 lint: $(VENV)/stamp  ## check format, style, types and the order of imports
 	$(BIN)/ruff format --check .

@@ -77,6 +77,10 @@ def _no_runs(what: str) -> Judgement:
     return Judgement(Verdict.NOT_COMPARED, "none", f"this study has no runs of {what}; the complete one has")
 
 
+def _runs(values: pd.Series) -> str:
+    return "1 run" if len(values) == 1 else f"{len(values)} runs"
+
+
 def _select(runs: pd.DataFrame, entry: Entry, **more: str) -> pd.DataFrame:
     """Return the runs that an entry is about: those that agree with each of its keys that are columns."""
     wanted = {name: entry[name] for name in ("network", "activation", "init", "dataset", "dtype", "method")
@@ -178,7 +182,7 @@ def _notebook_mse(entry: Entry, evidence: Evidence) -> Judgement:
     errors = theirs["mse"].dropna()
     if ours.empty:
         return _no_runs(f"{entry['network']} on {entry['dataset']}")
-    numbers = f"stored {entry['value']:.1e}; library {ours.min():.1e} to {ours.max():.1e} in {len(ours)} runs"
+    numbers = f"stored {entry['value']:.1e}; library {ours.min():.1e} to {ours.max():.1e} in {_runs(ours)}"
     if errors.empty:
         why = "; ".join(sorted(set(theirs["reason"].dropna()))) or "it was not run"
         reason = f"the algorithm as published, in our code, gives no image here ({why})"
@@ -206,10 +210,10 @@ def _success_share(entry: Entry, evidence: Evidence) -> Judgement:
     chosen = _select(evidence.runs, entry)
     if chosen.empty:
         return _no_runs(f"{METHODS[entry['method']]} on {entry['network']}")
-    share = chosen["recognised"].mean()
-    numbers = f"{int(chosen['recognised'].sum())} of {len(chosen)} runs, expected a share of {entry['value']:g}"
-    good = chosen[chosen["recognised"].astype(bool)]["mse"].median()
-    reason = f"median MSE of the successes {good:.1e}" if share else "no run succeeds"
+    good = chosen[chosen["mse"] < entry["threshold"]]
+    share = len(good) / len(chosen)
+    numbers = f"{len(good)} of {len(chosen)} runs, expected a share of {entry['value']:g}"
+    reason = f"median MSE of the successes {good['mse'].median():.1e}" if share else "no run succeeds"
     return Judgement(_verdict(abs(share - entry["value"]) <= entry["tolerance"]), numbers, reason)
 
 
@@ -217,7 +221,7 @@ def _psnr_range(entry: Entry, evidence: Evidence) -> Judgement:
     psnr = _select(evidence.runs, entry)["psnr"].dropna()
     if psnr.empty:
         return _no_runs(f"{METHODS[entry['method']]} on {entry['network']}")
-    numbers = f"{psnr.min():.1f} to {psnr.max():.1f} dB, median {psnr.median():.1f}, in {len(psnr)} runs"
+    numbers = f"{psnr.min():.1f} to {psnr.max():.1f} dB, median {psnr.median():.1f}, in {_runs(psnr)}"
     off = max(entry["low"] - psnr.median(), psnr.median() - entry["high"], 0.0)
     reason = f"the median lies {off:.1f} dB outside {entry['low']:g} to {entry['high']:g} dB"
     return Judgement(_verdict(off <= entry["tolerance"]), numbers, reason)

@@ -21,7 +21,7 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each cell and method.
 
     A cell is a network with its activations, start, data set and precision. The columns: runs; impossible, refused by
-    the method, and out of time; recognised and exact, mean squared error below 1e-3 and below 1e-6; median PSNR and
+    the method, and out of time; recognised and exact, mean squared error below 1e-2 and below 1e-6; median PSNR and
     SSIM over the runs that gave an image, and the median MSE, infinite where they gave none; median and largest CPU
     seconds; largest memory; the median share of determined values, where the method tells.
     """

@@ -88,8 +88,8 @@ def match_gradients(
     """
     if network.head is None or len(network.output_shape) != 1 or network.output_shape[0] < 2:
         raise ShapeError(
-            f"gradient matching needs logits of at least two classes at the end, got\n{network!r}\nuse a network that"
-            " ends in Linear"
+            f"gradient matching needs the logits of at least two classes at the end, and the network's output has shape"
+            f" {network.output_shape}; use a network that ends in Linear with as many outputs as classes"
         )
     bind(network, parameters, "parameters")
     bind(network, gradients, "gradients")

@@ -34,7 +34,7 @@ def resumed(
     processes: int = 1,
     what: str = "runs",
 ) -> pd.DataFrame:
-    """Do the runs that the file does not hold yet, each appended as it ends; return all that were asked for.
+    """Do the runs that the file does not hold yet, each appended as it ends; return all asked for, in their order.
 
     Args:
         wanted: runs, `NamedTuple`s of one kind whose fields are columns.
@@ -61,8 +61,10 @@ def resumed(
             measure.append(path, {name: row.get(name) for name in columns} | measure.provenance())
             advance(" ".join(str(row[name]) for name in fields[:2]))
     rows = measure.read(path, columns)
-    keys = pd.MultiIndex.from_frame(rows[fields])
-    return rows[keys.isin(runs)].reset_index(drop=True)
+    place = {run: number for number, run in enumerate(runs)}
+    order = pd.Series([place.get(kind(*key), -1) for key in rows[fields].itertuples(index=False)], index=rows.index)
+    asked = order[order >= 0].sort_values()
+    return rows.loc[asked.index].reset_index(drop=True)
 
 
 def _rows(todo: Sequence[Any], judge: Callable[[Any], Row], processes: int) -> Iterator[Row]:

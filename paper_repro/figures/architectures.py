@@ -42,9 +42,9 @@ def architecture(network: Network, *, title: str, ax: Axes) -> Axes:
         if place:
             start = x - STEP + 0.26
             ax.annotate("", (x - 0.26, 0), (start, 0), arrowprops={"arrowstyle": "->", "lw": 0.8})
-            ax.text(x - STEP / 2, 0.72, words, ha="center", va="bottom", fontsize=7.5)
+            ax.text(x - STEP / 2, 0.06, words, ha="center", va="bottom", fontsize=7.5)
         x += STEP
-    ax.set(xlim=(-0.5, x - STEP + 0.5), ylim=(-1.25, 1.2))
+    ax.set(xlim=(-0.5, x - STEP + 0.5), ylim=(-1.1, 0.75))
     ax.set_axis_off()
     ax.set_title(f"{title}: {network.parameter_count:,} parameters", loc="left", fontsize=10)
     return ax
@@ -68,7 +68,7 @@ def _letter(step: PlacedLayer) -> str:
 
 def draw() -> Figure:
     """Return Figure 1."""
-    figure = Figure(figsize=(9, 9.6), layout="constrained")
+    figure = Figure(figsize=(9, 7.6), layout="constrained")
     for ax, (name, title) in zip(figure.subplots(len(FOUR), 1), FOUR, strict=True):
         architecture(zoo.network(name), title=title, ax=ax)
         ax.set_xlim(-0.5, 7.5)

@@ -7,6 +7,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+TITLES = {
+    "lenet": "LeNet (R-CONV)",
+    "lenet-o": "LeNet-O (R-CONV)",
+    "lenet-dlg": "LeNet (DLG)",
+    "cnn6": "CNN6 (R-GAP)",
+    "cnn6-o": "CNN6-O (R-CONV)",
+}
+NOTE = (
+    "Below the bars: the layer's number, channels, kernel/stride/padding. Each layer by itself, all above it known.\n"
+    "ReLUs as active as for cifar10:0 at weights from U(-0.5, 0.5). Rank above a bar ties values to each other."
+)
 STYLES = {
     "weight": {"color": "0.85", "hatch": "", "label": "weight equations alone"},
     "gradient": {"color": "0.45", "hatch": "", "label": "gradient equations alone"},
@@ -47,17 +58,17 @@ def draw(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(10, 3.1 * -(-len(networks) // 2) + 0.6), layout="constrained")
     axes = figure.subplots(-(-len(networks) // 2), 2, sharey=True, squeeze=False).ravel()
     for ax, network in zip(axes, networks, strict=False):
-        shares(table[table["network"] == network], title=network, ax=ax)
+        shares(table[table["network"] == network], title=TITLES.get(network, network), ax=ax)
     for ax in axes[::2]:
         ax.set_ylabel("share of unknowns, per cent")
     for ax in axes[len(networks) :]:
         ax.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
+    handles, labels = [*handles[1:], handles[0]], [*labels[1:], labels[0]]  # bars first
     if len(networks) < len(axes):
         axes[-1].legend(handles, labels, loc="center", fontsize=9)
     else:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
-    figure.suptitle(
-        "What each kind of equations determines of a layer's input (layer number, channels, kernel/stride/padding)"
-    )
+    figure.suptitle("What each kind of equations determines of a layer's input")
+    figure.supxlabel(NOTE, fontsize=8.5)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,12 +60,22 @@ def cell(rows: pd.DataFrame, place: Place, dataset: str, image: int, pictures: P
     run = Run(*(getattr(best, field) for field in Run._fields))
     path = picture_path(pictures, run)
     if not path.exists():
-        said = f"impossible: {best.reason}" if best.outcome == IMPOSSIBLE else f"failed: {best.reason}"
-        return Cell(None, str(said))
-    psnr = f"{best.psnr:.1f} dB" if np.isfinite(best.psnr) else "identical" if best.mse == 0 else "no number"
+        what = "impossible" if best.outcome == IMPOSSIBLE else "failed"
+        return Cell(None, f"{what}: {short(str(best.reason))}")
+    psnr = "identical" if best.mse == 0 else "no number" if math.isnan(best.mse) else f"{best.psnr:.1f} dB"
     if best.mse < RECOGNISED:
         return Cell(samples.read_image(path), psnr)
-    return Cell(samples.read_image(path), f"{psnr}: failed\nin {len(chosen)} of {len(chosen)} seeds")
+    failed = int((~chosen["recognised"].astype(bool)).sum())
+    return Cell(samples.read_image(path), f"{psnr}, failed\n({failed} of {len(chosen)} seeds)")
+
+
+def short(reason: str) -> str:
+    """Return a reason without what introduces it and without advice.
+
+    >>> short("R-GAP is not made for this network: it cannot invert ReLU (layer 1, 3); use something else")
+    'it cannot invert ReLU (layer 1, 3)'
+    """
+    return reason.partition(": ")[2].partition("; use")[0] or reason.partition("; use")[0]
 
 
 def draw(
@@ -73,7 +84,7 @@ def draw(
     """Return a figure: originals on top, a row for each place, columns of images grouped by data set."""
     count = min(IMAGES, 1 + int(rows["image"].max()))
     columns = [(dataset, image) for dataset in datasets for image in range(count)]
-    size = (max(1.9 + 1.2 * len(columns), 6.0), 1.6 * (1 + len(places)) + 1.0)
+    size = (max(1.9 + 1.2 * len(columns), 7.0), 1.45 * (1 + len(places)) + 1.0)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(1 + len(places), len(columns), squeeze=False)
     for number, (dataset, image) in enumerate(columns):
@@ -85,13 +96,13 @@ def draw(
     for line, words in zip(grid, ["original", *(f"{p.title}\n{p.dtype}" for p in places)], strict=True):
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=9, labelpad=8)
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(note, fontsize=8)
+    figure.supxlabel(note, fontsize=7.5)
     return figure
 
 
 NOTE = (
-    "Under each image: PSNR with data_range 1. R-CONV's principle by this library (first seed); {0} at the best of\n"
-    "its seeds. A run counts as failed where the mean squared error is 1e-3 or more."
+    "Under each image: PSNR, data_range 1. R-CONV's principle by this library, first seed;\n"
+    "{0} at the best of its seeds. Failed: a mean squared error of 1e-2 or more."
 )
 
 
