@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.open_values import RESULT, SAMPLED
-from figures.twin_gallery import save
+from figures.save import save
 
 OUT = Path(__file__).parent / "open_values"
 STYLES = {"ReLU": {"color": "black", "marker": "o"}, "LeakyReLU(0.2)": {"color": "0.55", "marker": "s", "ls": "--"}}

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import constraint_algebra as ca
 from analysis.twin_gallery import FILTERS, RESULT
 from constraint_algebra import plotting
+from figures.save import save
 
 OUT = Path(__file__).parent / "twin_gallery"
 
@@ -38,12 +39,6 @@ def draw() -> Figure:
         fontsize=11,
     )
     return figure
-
-
-def save(figure: Figure, out: Path) -> None:
-    """Write PNG and PDF without dates, so that the same data make the same bytes."""
-    figure.savefig(out.with_suffix(".png"), dpi=150, metadata={"Software": None})
-    figure.savefig(out.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None, "Creator": None})
 
 
 if __name__ == "__main__":
