@@ -1,4 +1,12 @@
-"""How much of an image stays open, by the number of filters in the first layer, for ReLU and LeakyReLU.
+"""X.
+
+Question: q
+
+Hypothesis: q
+
+Finding: q
+
+How much of an image stays open, by the number of filters in the first layer, for ReLU and LeakyReLU.
 
     python -m analysis.open_values
 

@@ -1,4 +1,12 @@
-"""Photographs and their twins: other valid images with the same gradients of every parameter.
+"""X.
+
+Question: q
+
+Hypothesis: q
+
+Finding: q
+
+Photographs and their twins: other valid images with the same gradients of every parameter.
 
     python -m analysis.twin_gallery
 

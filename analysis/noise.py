@@ -1,0 +1,8 @@
+"""X.
+
+Question: x
+
+Hypothesis: x
+
+Finding: x
+"""
