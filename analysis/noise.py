@@ -68,5 +68,5 @@ def judge(run: Run) -> Row:
     result = ca.reconstruct(
         seen.network, seen.parameters, given, noise={name: run.noise * s for name, s in size.items()}, seed=SEED
     )
-    row = measured(result, seen.truth, seen.network.bilinear[0].name)
+    row = measured(result, seen.truth, seen.network)
     return row | {"cpu_s": round(time.process_time() - start, 3)}
