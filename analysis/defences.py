@@ -11,9 +11,8 @@ Finding: to be written after the run.
 
 One row a defence for a sample of CIFAR-10 at 16×16 pixels, float64, through LeNet-O cut to the size (see
 `subjects.small_network`) with ReLU or LeakyReLU in its last convolution, at weights from U(-0.5, 0.5). How each defence
-works, and what an observer knows of it: `sharing`. Where entries are missing (pruned, or withheld), `missing` solves for
-what follows from the others, with all their digits; otherwise the library's `reconstruct` does, told the standard
-deviation. `exact_rank_share` is the generic rank of the first layer's equations that were sent, everything above
+works, and what an observer knows of it: `sharing`. Where single entries are missing, `missing` solves for what follows
+from the others, with all their digits; otherwise the library's `reconstruct` does, told the standard deviation. `exact_rank_share` is the generic rank of the first layer's equations that were sent, everything above
 it known, over its unknowns; other columns: see `measured.MEASURED`. The guess as a picture lies beside the rows.
 """
 

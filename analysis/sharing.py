@@ -7,6 +7,7 @@ A defence takes the gradient and returns what an observer sees of it and knows a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,10 @@ from analysis.missing import reconstruct_partly
 from analysis.subjects import BoolArray, FloatArray
 from constraint_algebra.capture import Arrays, Capture
 from constraint_algebra.network import Network
-from constraint_algebra.reconstruction import Reconstruction
+from constraint_algebra.reconstruction import Reconstruction, Status
 
+UNKNOWN = 1e6  # times the largest entry of the gradient: noise that drowns whatever it is on
+DISCREPANT = 1e-3  # discrepancy of a gradient that was sent, beyond which a result is not consistent with it
 CLIP = 1.0  # norm of the whole gradient that DP-SGD clips to
 
 
@@ -73,11 +76,34 @@ def defences(network: Network) -> list[Defence]:
 
 
 def observe(seen: Capture, shared: Shared, *, seed: int = 0) -> Reconstruction:
-    """Return what an observer makes of a shared gradient: by the library, or entry by entry where some are missing."""
-    if shared.sent is not None:
-        return reconstruct_partly(seen, shared.sent)
-    return ca.reconstruct(
-        seen.network, seen.parameters, shared.gradients, loss=seen.loss, noise=dict(shared.noise), seed=seed
+    """Return what an observer makes of a shared gradient.
+
+    The library does it where all entries of a parameter were sent, or none: of a gradient that was not sent nothing is
+    known, which is noise far above its size. Single entries that are missing are left out one by one (`missing`).
+
+    Raises:
+        ShapeError: single entries are missing, and a layer is too large for that.
+    """
+    sent = shared.sent or {name: np.ones(g.shape, dtype=bool) for name, g in shared.gradients.items()}
+    start = seen.network.start
+    if start is None or not sent[start.bias_name or start.weight_name].any():
+        return _nothing(seen.network)
+    if not all(mask.all() or not mask.any() for mask in sent.values()):
+        return reconstruct_partly(seen, sent)
+    largest = max(float(np.abs(g.astype(float)).max()) for g in shared.gradients.values())
+    noise = {name: shared.noise.get(name, 0.0) if sent[name].all() else UNKNOWN * largest for name in sent}
+    found = ca.reconstruct(seen.network, seen.parameters, shared.gradients, loss=seen.loss, noise=noise, seed=seed)
+    wrong = [name for name, far in found.discrepancy.items() if sent[name].all() and far > DISCREPANT]
+    if found.status is Status.INCONSISTENT and not wrong:  # what was withheld was given as 0, and need not agree
+        return replace(found, status=Status.DETERMINED)
+    return found
+
+
+def _nothing(network: Network) -> Reconstruction:
+    """Return the result of an observer who has nowhere to start."""
+    unknown = np.full(network.input_shape, np.nan)
+    return Reconstruction(
+        unknown, np.zeros(unknown.shape, bool), np.full(unknown.shape, np.inf), Status.UNDETERMINED, (), None, {}
     )
 
 
