@@ -65,16 +65,16 @@ def digits() -> tuple[FloatArray, IntArray]:
 
 
 def step(
-    model: nn.Module, network: ca.Network, image: FloatArray, label: int, about: dict[str, str] | None = None
+    model: nn.Module, network: ca.Network, image: FloatArray, label: int, *, loss: str = "cross_entropy"
 ) -> Capture:
     """Return one training step on one image, which is brought to the network's shape and rounded to the model's type."""
     from constraint_algebra.gradients import to_tensor
 
     dtype = next(iter(model.parameters())).dtype
-    truth = fit(image, network.input_shape)
+    truth = image if image.shape == network.input_shape else fit(image, network.input_shape)
     rounded = np.asarray(to_tensor(truth).to(dtype).double().numpy())
     _, parameters = ca.from_torch(model, network.input_shape)
-    return Capture(network, parameters, ca.torch_gradients(model, rounded, label), "cross_entropy", about or {}, rounded)
+    return Capture(network, parameters, ca.torch_gradients(model, rounded, label, loss), loss, {}, rounded)
 
 
 def sample_step(network: ca.Network, sample: str, *, seed: int, dtype: str = "float64", init: str = "default") -> Capture:
