@@ -106,10 +106,11 @@ def ranked(gradient: FloatArray, dtype: str) -> tuple[FloatArray, int]:
     """Return singular values, and how many exceed what rounding of every entry leaves.
 
     Independent noise on the entries has a largest singular value of about its largest row and its largest column, in
-    Euclidean size (Bandeira and van Handel 2016, doi 10.1214/15-AOP1025); a sum over a batch is rounded several times.
+    Euclidean size (Bandeira and van Handel 2016, doi 10.1214/15-AOP1025); twice that, because a sum over a batch is rounded
+    more than once.
     """
     values = gradient.astype(float)
     sigma = np.linalg.svd(values, compute_uv=False)
     noise = SPACING[dtype][0] * (np.abs(values) + np.sqrt(np.mean(values**2)))
-    floor = np.linalg.norm(noise, axis=0).max() + np.linalg.norm(noise, axis=1).max()
+    floor = 2 * (np.linalg.norm(noise, axis=0).max() + np.linalg.norm(noise, axis=1).max())
     return sigma, int(np.count_nonzero(sigma > floor))
