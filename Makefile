@@ -2,6 +2,8 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 IMAGE ?= cifar10:7
+# Where figures take their results from: those of the repository, or out/studies after `make studies`.
+RESULTS ?= analysis/results
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,10 +13,10 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench repro lint clean
+.PHONY: help demo test bench repro studies figures lint clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/stamp  ## reconstruct a photograph through LeNet-O from its gradient, into out/demo
 	$(BIN)/constraint-algebra reconstruct --model lenet-o --image $(IMAGE) --dtype float64 --out out/demo --force
@@ -29,6 +31,12 @@ bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy 
 
 repro: $(VENV)/stamp  ## redo the paper: all runs, tables, figures and the report, into out/repro, in less than an hour
 	$(BIN)/python -m paper_repro.run --processes 2
+
+studies: $(VENV)/stamp  ## compute all studies anew, into out/studies, in about 15 minutes
+	$(BIN)/python -m analysis all --processes 2
+
+figures: $(VENV)/stamp  ## draw all figures from the committed results, or from RESULTS=out/studies
+	$(BIN)/python -m figures all --results-dir $(RESULTS)
 
 lint: $(VENV)/stamp  ## check format, style, types and the order of imports
 	$(BIN)/ruff format --check .
