@@ -290,8 +290,10 @@ class TwoStage:
 
     def _verdict(self, seed: int) -> Verdict:
         layer, eq = self.equations.layer, self.equations
-        surely_open = self.stacked.grouped[1] * sum(block.surely_open for block in self.blocks)
-        if eq.weight_row_count and (surely_open > FEW or self.open > FEW):
+        C = self.stacked.grouped[1]
+        surely_open = C * sum(block.surely_open for block in self.blocks)
+        enough = C * sum(len(block.core) for block in self.blocks) + eq.weight_row_count >= layer.unknowns
+        if enough and eq.weight_row_count and (surely_open > FEW or self.open > FEW):
             largest = self.stacked.largest()
             smallest = self._try_factors(largest)
             if smallest * self.scale >= self.cut:
