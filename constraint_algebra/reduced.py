@@ -55,7 +55,7 @@ class Reduced:
             U, s, V = self._svd
             y = V @ ((U.T @ rhs) / s[:, None])
         else:
-            y = la.solve_triangular(self._R, rhs, trans=int(self._wide), check_finite=False)
+            y = la.solve_triangular(self._R, rhs, trans="T" if self._wide else "N", check_finite=False)
         return self._rotate("N", np.pad(y, ((0, len(self._qr) - n), (0, 0)))) if self._wide else np.asarray(y)
 
     def _rotate(self, transposed: str, columns: FloatArray) -> FloatArray:
