@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
@@ -66,7 +68,7 @@ class Reduced:
         return np.asarray(lapack.dormqr("L", transposed, self._qr, self._tau, columns, int(work[0]))[0])
 
 
-def _norm(triangle: FloatArray, steps: int = 8) -> float:
+def _norm(triangle: NDArray[np.floating[Any]], steps: int = 8) -> float:
     """Return an estimate of the largest singular value from below, by power iteration."""
     v = np.random.default_rng(0).standard_normal(len(triangle))
     size = float(np.linalg.norm(v))
