@@ -48,7 +48,7 @@ WORTHWHILE = 0.05  # share of the variance that weight equations must remove to 
 ITERATIONS = 2000  # most steps of the iteration otherwise
 # A large layer has no factor to reach its weak directions with. The iteration reaches them last, and noise moves them
 # most: an ensemble that stops where others may would show 0.6 of its spread, with this 0.96.
-LAST = 0.1
+LAST = 0.01
 REFINED = 5  # steps with a factor before the residual is computed afresh
 REFINEMENTS = 10
 GAP = 10.0  # between the shares of determined unknowns and those of the others
