@@ -9,6 +9,7 @@ from __future__ import annotations
 from constraint_algebra.plotting.certificates import certificate
 from constraint_algebra.plotting.flow import knowledge_flow
 from constraint_algebra.plotting.graphs import constraint_graph, decomposition
+from constraint_algebra.plotting.look import PALETTE, style
 from constraint_algebra.plotting.maps import determinacy_classes, determinacy_map, residue_classes
 from constraint_algebra.plotting.pictures import (
     absolute_error,
@@ -23,7 +24,6 @@ from constraint_algebra.plotting.pictures import (
 from constraint_algebra.plotting.ranks import layer_ranks, rank_against_filters, rank_ladder
 from constraint_algebra.plotting.reconstructions import reconstruction
 from constraint_algebra.plotting.spectra import singular_values
-from constraint_algebra.plotting.look import PALETTE, style
 
 __all__ = [
     "PALETTE",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from constraint_algebra.plotting.canvas import axes_or_new
-from constraint_algebra.plotting.ranks import shares
 from constraint_algebra.plotting.look import BLUE, SKY
+from constraint_algebra.plotting.ranks import shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
