@@ -24,10 +24,11 @@ demo: $(VENV)/stamp  ## reconstruct a photograph through LeNet-O from its gradie
 test: $(VENV)/stamp  ## run all tests and doctests
 	$(BIN)/python -m pytest -n 2
 
-bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy and scaling, in minutes
+bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy, scaling and large layers, in minutes
 	$(BIN)/python -m paper_repro.benchmarks.speed --quick
 	$(BIN)/python -m paper_repro.benchmarks.accuracy --quick
 	$(BIN)/python -m paper_repro.benchmarks.scaling --resolution 32 --resolution 64 --resolution 128
+	$(BIN)/python -m paper_repro.benchmarks.large --case 'layer 128/2' --case 'layer 64/1' --case 'chain 2'
 
 repro: $(VENV)/stamp  ## redo the paper: all runs, tables, figures and the report, into out/repro, in less than an hour
 	$(BIN)/python -m paper_repro.run --processes 2

@@ -187,13 +187,13 @@ class Certificate:
             from matplotlib.figure import Figure
 
             figure = Figure(figsize=(15, 3.6), layout="constrained")
-            self.picture(list(figure.subplots(1, 5)))
+            self.plot(list(figure.subplots(1, 5)))
             figure.savefig(out / "certificate.png", dpi=110, metadata={"Software": None})
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
         (out / "certificate.json").write_text(text + "\n", "utf-8")
         return [out / name for name in FILES if (out / name).exists()]
 
-    def picture(self, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    def plot(self, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
         """Draw image, verdicts, width of what twins show, strongest twin and its difference on five Axes.
 
         Raises:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,6 +28,9 @@ from numpy.typing import ArrayLike, NDArray
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.incidence import incidence
 from constraint_algebra.layers import PlacedLayer, Shape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -140,6 +144,12 @@ class LinearSystem:
             rows=self.rows.select(mask),
             rhs=None if self.rhs is None else self.rhs[mask],
         )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the pattern in the order of its Dulmage-Mendelsohn decomposition, see `plotting.decomposition`."""
+        from constraint_algebra.plotting.graphs import decomposition
+
+        return decomposition(self, ax)
 
     def __repr__(self) -> str:
         """Return one line: kinds, layer, size, where the values come from."""

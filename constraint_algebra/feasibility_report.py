@@ -29,6 +29,7 @@ from constraint_algebra.structure import layer_structural_rank
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 BoolArray = NDArray[np.bool_]
 
@@ -152,6 +153,12 @@ class FeasibilityReport:
         frame = pd.DataFrame([vars(row) for row in self.layers])
         counts = frame.columns.difference(["layer", "kind", "input_shape", "verdict", "reason"])
         return frame.astype(dict.fromkeys(counts, "Int64"))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw counted, structural and generic rank of every layer, see `plotting.layer_ranks`."""
+        from constraint_algebra.plotting.ranks import layer_ranks
+
+        return layer_ranks(self, ax)
 
     def __repr__(self) -> str:
         """Return the table, what it rests on, and the conclusion."""

@@ -14,6 +14,7 @@ A coefficient whose given value is exactly zero, as the output gradient of an in
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg as la
@@ -24,6 +25,9 @@ from constraint_algebra.equations import LinearSystem
 from constraint_algebra.errors import ParameterError
 from constraint_algebra.graph import components, structural_rank, without_zeros
 from constraint_algebra.modular import PRIME, Echelon, echelon, residues
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -55,6 +59,12 @@ class RankLadder:
     gap: tuple[float, float] | None = None
     usable: int | None = None
     noise_floor: float | None = None
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the rungs, see `plotting.rank_ladder`."""
+        from constraint_algebra.plotting import ranks
+
+        return ranks.rank_ladder(self, ax)
 
     def __repr__(self) -> str:
         """Return a table of the rungs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from constraint_algebra.attacker_view import FirstLayer, PixelBounds, Progress, 
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -122,6 +123,12 @@ class Reconstruction:
             time_limit=time_limit,
             progress=progress,
         )
+
+    def plot(self, truth: FloatArray | None = None, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+        """Draw the result and its error bars, beside the truth and the error if that is given; for pictures only."""
+        from constraint_algebra.plotting.reconstructions import reconstruction
+
+        return reconstruction(self, truth, axes=axes)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per layer, first layer first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
@@ -11,40 +13,66 @@ FloatArray = NDArray[np.float64]
 
 
 class Reduced:
-    """A dense least-squares problem, factored by QR; by a singular value decomposition of R where that is singular.
+    """A dense least-squares problem `M y = rhs`, factored by QR.
+
+    A tall M is `Q R`; of a wide one the transpose is, and what lies across Q is surely open. Where R is singular, its
+    singular values decide.
 
     Attributes:
-        kept: largest and smallest singular value that count, or all that do.
+        kept: estimates of the largest and smallest singular value that count, or all that do.
         rank: how many do.
         null: orthonormal basis of what the others leave open, as columns.
     """
 
     def __init__(self, matrix: FloatArray, cut: float) -> None:
-        """Factor the matrix; singular values up to `cut` count as zero."""
-        missing = max(0, matrix.shape[1] - matrix.shape[0])
-        self._padding = ((0, missing), (0, 0))  # LAPACK applies a wide factor to no right-hand side
-        matrix = np.pad(matrix, self._padding) if missing else matrix
-        self._qr, self._tau = la.qr(matrix, mode="raw", overwrite_a=True, check_finite=False)[0]
-        n = self._qr.shape[1]
+        """Factor the matrix, which may be overwritten; singular values up to `cut` count as zero."""
+        self._wide = matrix.shape[0] < matrix.shape[1]
+        tall = matrix.T if self._wide else matrix
+        self._qr, self._tau = la.qr(tall, mode="raw", overwrite_a=True, check_finite=False)[0]
+        unknowns, n = matrix.shape[1], self._qr.shape[1]
         self._R = np.triu(self._qr[:n])
-        self.rank, self.null = n, np.zeros((n, 0))
-        self._U: FloatArray | None = None
+        self.rank, null = n, np.zeros((n, 0))
+        self._svd: tuple[FloatArray, FloatArray, FloatArray] | None = None
         # The norm of R^-1 decides nearly always; singular values cost several times the factorisation.
         inverse, singular = lapack.dtrtri(self._R)
         if not singular and np.linalg.norm(inverse) * cut < 1:
-            self.kept = np.array([np.linalg.norm(self._R), 1 / np.linalg.norm(inverse)])
-            return
-        U, s, Vt = la.svd(self._R, full_matrices=True)
-        keep = s > cut
-        self.kept, self.rank = s[keep], int(np.count_nonzero(keep))
-        self.null = np.ascontiguousarray(Vt[self.rank :].T)
-        self._U, self._V = U[:, : len(s)][:, keep], Vt[: len(s)][keep].T
+            self.kept = np.array([_norm(self._R), 1 / _norm(inverse)])
+        else:
+            U, s, Vt = la.svd(self._R.T if self._wide else self._R)
+            keep = s > cut
+            self.kept, self.rank = s[keep], int(np.count_nonzero(keep))
+            null = Vt[self.rank :].T
+            self._svd = U[:, keep], s[keep], Vt[keep].T
+        if self._wide:
+            across = np.eye(unknowns, unknowns - n, k=-n)
+            null = self._rotate("N", np.hstack([np.pad(null, ((0, unknowns - n), (0, 0))), across]))
+        self.null = np.ascontiguousarray(null)
 
     def solve(self, rhs: FloatArray) -> FloatArray:
         """Return the solution of least norm for every column of `rhs`."""
-        rhs = np.pad(rhs, self._padding)
-        work = lapack.dormqr("L", "T", self._qr, self._tau, rhs, -1)[1]
-        rotated = lapack.dormqr("L", "T", self._qr, self._tau, rhs, int(work[0]))[0][: len(self._R)]
-        if self._U is None:
-            return np.asarray(la.solve_triangular(self._R, rotated, check_finite=False))
-        return np.asarray(self._V @ ((self._U.T @ rotated) / self.kept[:, None]))
+        n = len(self._R)
+        if not self._wide:
+            rhs = self._rotate("T", rhs)[:n]
+        if self._svd is not None:
+            U, s, V = self._svd
+            y = V @ ((U.T @ rhs) / s[:, None])
+        else:
+            y = la.solve_triangular(self._R, rhs, trans="T" if self._wide else "N", check_finite=False)
+        return self._rotate("N", np.pad(y, ((0, len(self._qr) - n), (0, 0)))) if self._wide else np.asarray(y)
+
+    def _rotate(self, transposed: str, columns: FloatArray) -> FloatArray:
+        """Return Q or its transpose applied to columns."""
+        if not columns.shape[1]:
+            return columns
+        work = lapack.dormqr("L", transposed, self._qr, self._tau, columns, -1)[1]
+        return np.asarray(lapack.dormqr("L", transposed, self._qr, self._tau, columns, int(work[0]))[0])
+
+
+def _norm(triangle: NDArray[np.floating[Any]], steps: int = 8) -> float:
+    """Return an estimate of the largest singular value from below, by power iteration."""
+    v = np.random.default_rng(0).standard_normal(len(triangle))
+    size = float(np.linalg.norm(v))
+    for _ in range(steps):
+        v = triangle.T @ (triangle @ (v / size))
+        size = float(np.linalg.norm(v))
+    return float(np.sqrt(size))

@@ -25,6 +25,7 @@ Row = dict[str, object]
 
 RECOGNISED, EXACT = 1e-2, 1e-6  # mean squared errors below which a run counts as a success
 IMPOSSIBLE = "IMPOSSIBLE"
+BROKEN = "EXCEPTION"
 COLUMNS = (
     *Run._fields,
     *("outcome", "reason", "values", "determined", "mse", "psnr", "ssim", "recognised", "exact"),
@@ -111,7 +112,8 @@ def judge(run: Run, *, limit: float, pictures: Path | None = None) -> Row:
 
     The columns beside those of `Run`:
 
-    - outcome: the name of the library's or the baseline's status; IMPOSSIBLE where the method refuses the network.
+    - outcome: the name of the library's or the baseline's status; IMPOSSIBLE where the method refuses the network,
+      EXCEPTION where it broke.
     - reason: why it did not succeed.
     - values, determined: number of input values, and of those that the library calls determined.
     - mse, psnr, ssim: over the whole image, values in [0, 1], `data_range` 1; missing where no whole image came.
@@ -131,6 +133,8 @@ def judge(run: Run, *, limit: float, pictures: Path | None = None) -> Row:
         found, memory = with_peak_memory(partial(work, step))
     except ConstraintAlgebraError as refusal:
         found, memory = Found(None, IMPOSSIBLE, " ".join(str(refusal).split())), float("nan")
+    except Exception as error:  # one run that breaks is a row that says so, not the end of the study
+        found, memory = Found(None, BROKEN, f"{type(error).__name__}: {' '.join(str(error).split())}"), float("nan")
     row: Row = dict(run._asdict())
     row |= {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "memory_mb": memory}
     row |= {name: getattr(found, name) for name in ("outcome", "reason", "determined", "alternatives")}

@@ -81,14 +81,14 @@ def test_what_is_no_picture_has_no_picture(tmp_path) -> None:
     found = ca.certify(c.model, c.image, c.label)
     assert [path.name for path in found.save(tmp_path)] == ["certificate.json", "certificate.npz"]
     with pytest.raises(ca.ShapeError, match="one or three channels"):
-        found.picture()
+        found.plot()
 
 
 def test_the_picture_says_where_nothing_is_decided() -> None:
     c = random_case(43)
     found = ca.certify(c.model, c.image, c.label)
     if c.image.shape[0] in {1, 3}:
-        axes = found.picture()
+        axes = found.plot()
         assert "undecided" in axes[1].get_title()
-    assert FOUND.picture()[1].get_title().startswith("Fixed")
+    assert FOUND.plot()[1].get_title().startswith("Fixed")
     mpl.pyplot.close("all")

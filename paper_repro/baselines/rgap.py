@@ -239,5 +239,5 @@ def layer_input(
     for _ in range(REFINED):
         v += lsmr(operator, residual, atol=RELATIVE, btol=RELATIVE, conlim=0, maxiter=ITERATIONS)[0]
         residual = rhs - forward(v)
-    misfit = float(np.linalg.norm(residual) / np.linalg.norm(rhs))
+    misfit = float(np.linalg.norm(residual) / (np.linalg.norm(rhs) or 1.0))  # zeros explain zeros
     return solve_triangular(R, v, check_finite=False).reshape(layer.input_shape), misfit

@@ -1,14 +1,15 @@
-"""Pictures: Axes in, Axes out. Nothing here shows or saves."""
+"""Images in [0, 1], what of them is determined, and how far one is from another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.plotting.canvas import axes_or_new, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,14 +49,14 @@ def pixels(image: FloatArray) -> NDArray[np.uint8]:
 
 def picture(image: FloatArray, *, determined: BoolArray | None = None, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw an image `(channels, height, width)` in [0, 1]; pixels that are not fully determined are hatched."""
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     height, width = image.shape[1:]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     ax.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
     if determined is not None and not determined.all():
         ax.imshow(hatching(np.logical_not(determined.all(axis=0))), interpolation="nearest", extent=extent)
         title = f"{title}\n(hatched: not determined)"
-    return _titled(ax, title)
+    return plain(ax, title)
 
 
 def hatching(mask: BoolArray) -> FloatArray:
@@ -80,13 +81,13 @@ def absolute_error(
     """
     from matplotlib.colors import LogNorm
 
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     error = np.abs(image - truth).max(axis=0)
     low, high = decades(error)
     shown = ax.imshow(np.maximum(error, low), cmap="inferno", norm=LogNorm(low, high), interpolation="nearest")
     bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.04)
     bar.set_label("largest |error| over channels\n(values lie in [0, 1])")
-    return _titled(ax, title)
+    return plain(ax, title)
 
 
 def comparison(
@@ -103,60 +104,13 @@ def comparison(
     return axes
 
 
-def certificate(
-    image: FloatArray,
-    *,
-    fixed: BoolArray,
-    ambiguous: BoolArray,
-    width: FloatArray,
-    twin: FloatArray | None,
-    axes: Sequence[Axes],
-) -> Sequence[Axes]:
-    """Draw image, verdicts, range over the twins, strongest twin and difference on five Axes.
-
-    Args:
-        image: `(channels, height, width)` in [0, 1], as all arrays here.
-        fixed: values with that verdict; for a pixel with several channels the share of them counts.
-        ambiguous: values with that verdict.
-        width: range of each value over all verified twins; the largest over the channels is shown.
-        twin: the strongest twin, `None` where there is none.
-        axes: five Axes.
-    """
-    picture(image, title="Image", ax=axes[0])
-    shares = np.stack([fixed.mean(axis=0), (~fixed & ~ambiguous).mean(axis=0), ambiguous.mean(axis=0)])
-    # Grey by the share that is fixed, so that print in grey keeps the meaning; undecided pixels are hatched.
-    shown = axes[1].imshow(shares[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    height, across = image.shape[1:]
-    if shares[1].any():
-        extent = (-0.5, across - 0.5, height - 0.5, -0.5)
-        axes[1].imshow(hatching(shares[1] > 0), interpolation="nearest", extent=extent)
-    bar = axes[1].figure.colorbar(shown, ax=axes[1], fraction=0.046, pad=0.04)
-    bar.set_label("share of channels that is fixed")
-    _titled(
-        axes[1],
-        f"Fixed: {int(fixed.sum()):,} of {fixed.size:,} values" + "\n(hatched: undecided)" * bool(shares[1].any()),
-    )
-    shown = axes[2].imshow(width.max(axis=0), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    bar = axes[2].figure.colorbar(shown, ax=axes[2], fraction=0.046, pad=0.04)
-    bar.set_label("width of the range over twins\n(largest channel)")
-    _titled(axes[2], "What stays open")
-    if twin is None:
-        for ax in axes[3:]:
-            ax.text(0.5, 0.5, "no twin", ha="center", va="center", transform=ax.transAxes)
-            _titled(ax, "")
-        return axes
-    picture(twin, title="Strongest twin,\nsame gradients", ax=axes[3])
-    difference(twin - image, title="|Twin − image|", ax=axes[4])
-    return axes
-
-
 def difference(values: FloatArray, *, title: str = "Difference", ax: Axes | None = None) -> Axes:
     """Draw the largest absolute difference over the channels of each pixel, from 0 to 1, dark for small ones."""
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     shown = ax.imshow(np.abs(values).max(axis=0), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.04)
     bar.set_label("largest difference\nover channels")
-    return _titled(ax, title)
+    return plain(ax, title)
 
 
 def decades(error: FloatArray) -> tuple[float, float]:
@@ -172,18 +126,3 @@ def decades(error: FloatArray) -> tuple[float, float]:
         return SMALLEST, 1e-16
     low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
     return float(f"1e{low:.0f}"), float(f"1e{max(high, low + 1):.0f}")
-
-
-def _axes(ax: Axes | None) -> Any:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots()[1]
-
-
-def _titled(ax: Axes, title: str) -> Axes:
-    ax.set_title(title)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    return ax

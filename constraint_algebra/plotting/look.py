@@ -1,0 +1,30 @@
+"""How everything looks: a style sheet, and colours that remain apart for the colour-blind and in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SHEET = Path(__file__).with_name("constraint_algebra.mplstyle")
+
+# Okabe and Ito (2008), from dark to light: CIE lightness 0, 46, 54, 70 and 90.
+BLACK, BLUE, VERMILION, SKY, YELLOW = "#000000", "#0072B2", "#D55E00", "#56B4E9", "#F0E442"
+PALETTE = (BLACK, BLUE, VERMILION, SKY, YELLOW)
+MUTED = "#8c8c8c"  # reference lines and what is not there
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw with the project's style sheet inside a `with` block.
+
+    Functions of this package draw in whatever style is in force.
+
+    >>> import matplotlib as mpl
+    >>> with style(): mpl.rcParams["legend.frameon"]
+    False
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(fname=str(SHEET)):
+        yield

@@ -1,0 +1,125 @@
+"""The rank ladder as a picture: of one system, of every layer of a network, and over the number of filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from constraint_algebra.plotting.canvas import axes_or_new
+from constraint_algebra.plotting.look import BLACK, BLUE, MUTED, SKY, VERMILION, YELLOW
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from constraint_algebra.feasibility_report import FeasibilityReport
+    from constraint_algebra.rank import RankLadder
+
+# Light to dark down the ladder; hatches keep them apart in print.
+RUNGS = {
+    "counted": (YELLOW, ""),
+    "structural": (SKY, "///"),
+    "generic": (BLUE, ""),
+    "numerical": (VERMILION, "..."),
+    "usable": (BLACK, ""),
+}
+COLUMNS = ("filters", "counted", "structural_rank", "rank", "unknowns", "determined")
+
+
+def rank_ladder(ladder: RankLadder, ax: Axes | None = None) -> Axes:
+    """Draw the rungs of one system as bars with their numbers, below the number of unknowns."""
+    ax = axes_or_new(ax)
+    rungs = [rung for rung in RUNGS if getattr(ladder, rung) is not None]
+    for place, rung in enumerate(rungs):
+        colour, hatch = RUNGS[rung]
+        bars = ax.bar(place, getattr(ladder, rung), color=colour, hatch=hatch, edgecolor="black", linewidth=0.6)
+        ax.bar_label(
+            bars, fmt="{:,.0f}", label_type="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}
+        )
+    ax.axhline(ladder.unknowns, color=BLACK, linestyle="--", label=f"{ladder.unknowns:,} unknowns")
+    ax.set_xticks(range(len(rungs)), rungs)
+    ax.set(ylabel="rank", ylim=(0, 1.18 * max(ladder.unknowns, ladder.counted, 1)))
+    ax.set_title(f"Rank ladder of {ladder.rows:,} equations")
+    ax.legend(loc="upper right")
+    return ax
+
+
+def layer_ranks(report: FeasibilityReport, ax: Axes | None = None) -> Axes:
+    """Draw counted, structural and generic rank of every layer as a share of its unknowns, input first.
+
+    A question mark stands where a rank is not settled. Below each layer: its name, its kind, its unknowns.
+    """
+    ax = axes_or_new(ax)
+    rungs = ("counted", "structural", "generic")
+    for number, rung in enumerate(rungs):
+        colour, hatch = RUNGS[rung]
+        places = np.arange(len(report.layers)) + 0.27 * (number - 1)
+        shares = [_share(getattr(row, rung), row.unknowns) for row in report.layers]
+        ax.bar(places, shares, 0.25, label=rung, color=colour, hatch=hatch, edgecolor="black", linewidth=0.6)
+        for place, share in zip(places, shares, strict=True):
+            if np.isnan(share):
+                ax.text(place, 2, "?", ha="center", va="bottom")
+    shares = [_share(row.determined, row.unknowns) for row in report.layers]
+    ax.plot(range(len(shares)), shares, color=VERMILION, linestyle="none", marker="D", label="determined values")
+    ax.axhline(100, color=BLACK, linestyle="--", linewidth=1)
+    ax.set_xticks(range(len(report.layers)), [f"{row.layer}\n{row.kind}\n{row.unknowns:,}" for row in report.layers])
+    ax.set(ylabel="share of the layer's unknowns, %", ylim=(0, 112), xlabel="layer, kind, unknowns (input on the left)")
+    ax.set_title(f"What shapes decide: the input is {report.verdict}")
+    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.28), handlelength=1.4)
+    return ax
+
+
+def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw counted, structural and exact rank of one layer against its number of filters.
+
+    Args:
+        frame: a row for each number of filters with the columns filters, counted, structural_rank, rank, unknowns and
+            determined (whether all unknowns are).
+        ax: the Axes.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    if missing := [name for name in COLUMNS if name not in frame]:
+        raise KeyError(f"the frame lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+    ax = axes_or_new(ax)
+    rows = frame.sort_values("filters")
+    unknowns = int(rows["unknowns"].iloc[0])
+    ax.plot(rows["filters"], rows["counted"], color=MUTED, linestyle="--", marker="", label="counted")
+    ax.plot(rows["filters"], rows["structural_rank"], color=SKY, linestyle=":", marker="s", label="structural rank")
+    ax.step(rows["filters"], rows["rank"], color=BLUE, linestyle="-", marker="o", where="post", label="exact rank")
+    ax.axhline(unknowns, color=BLACK, linewidth=1, linestyle="-.", label=f"{unknowns:,} unknowns")
+    by_count = rows.loc[rows["counted"] >= unknowns, "filters"].min()
+    enough = rows.loc[rows["determined"].astype(bool), "filters"].min()
+    notes = [(by_count, "enough\nby counting", 0.30), (enough, "determined", 0.12)]
+    for filters, words, height in notes:
+        if not np.isnan(filters):
+            _note(ax, float(filters), unknowns, height * unknowns, f"{words}:\n{int(filters)} filters")
+    if np.isnan(enough):
+        ax.text(0.98, 0.05, "not determined\nby any number shown", ha="right", transform=ax.transAxes)
+    ax.set(xlabel="filters", ylabel="equations, rank", ylim=(0, 1.15 * unknowns))
+    ax.legend(loc="upper left", fontsize="small")
+    return ax
+
+
+def _note(ax: Any, x: float, y: float, height: float, words: str) -> None:
+    """Point at (x, y) from below, with words beside the arrow's foot."""
+    arrow = {"arrowstyle": "->", "color": BLACK, "linewidth": 0.8}
+    ax.annotate(words, (x, y), (x, height), ha="center", va="center", arrowprops=arrow, fontsize="small",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+
+
+def _share(value: int | None, unknowns: int) -> float:
+    """Return a count as a percentage of the unknowns, NaN where it is not settled."""
+    return np.nan if value is None else 100 * value / max(unknowns, 1)
+
+
+def shares(values: Sequence[int | None], unknowns: Sequence[int]) -> list[float]:
+    """Return counts as percentages of the unknowns, NaN where they are not settled.
+
+    >>> shares([3, None], [4, 5])
+    [75.0, nan]
+    """
+    return [_share(value, all_of_them) for value, all_of_them in zip(values, unknowns, strict=True)]
