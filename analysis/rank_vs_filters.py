@@ -33,6 +33,7 @@ SEED = 0
 KERNELS, STRIDES, SIZES, CHANNELS = (2, 3, 4, 5, 7), (1, 2, 3), (8, 16, 32), (3, 16)
 PADDINGS = {"none": lambda kernel: 0, "half": lambda kernel: kernel // 2}
 FILTERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
+STAIRS = range(1, 73)  # every number of filters, for some layers, to see single steps
 EQUATIONS = ("gradient", "both")
 EDGES = 300_000  # edges of the largest graph whose structural rank is found
 
@@ -61,7 +62,9 @@ def runs(*, quick: bool = False) -> list[Run]:
     if quick:
         return [Run(*key) for key in itertools.product(EQUATIONS, (3,), (16,), (3, 5), (1, 2), ("half",), FILTERS[::2])]
     grid = [Run(*key) for key in itertools.product(EQUATIONS, CHANNELS, SIZES, KERNELS, STRIDES, PADDINGS, FILTERS)]
-    return [run for run in grid if run.equations == "gradient" or run.size < 32 or is_chosen(run)]
+    chosen = [run for run in grid if run.equations == "gradient" or run.size < 32 or is_chosen(run)]
+    stairs = itertools.product(EQUATIONS, (3,), (16,), (3, 5), STRIDES, ("half",), STAIRS)
+    return list(dict.fromkeys([*chosen, *(Run(*key) for key in stairs)]))
 
 
 def is_chosen(run: Run) -> bool:

@@ -15,7 +15,7 @@ import constraint_algebra as ca
 from analysis.defences import Run
 from analysis.runner import arrays_path
 from figures.command import run
-from figures.style import BLUE, ORANGE
+from figures.style import BLUE, VERMILION
 
 ACTIVATION, SHOWN = "LeakyReLU(0.2)", 7
 TALLEST = 150.0  # decibels at which bars are cut off: beyond it all pictures are exact to the eye
@@ -55,7 +55,7 @@ def _words(ax: Axes, name: str, d: pd.DataFrame) -> None:
 
 def _bar(ax: Axes, d: pd.DataFrame) -> None:
     psnr, full = d.psnr_db.clip(upper=TALLEST), bool((d.determined_share == 1).all())
-    look = {"color": BLUE} if full else {"color": "white", "edgecolor": ORANGE, "hatch": "////"}
+    look = {"color": BLUE} if full else {"color": "white", "edgecolor": VERMILION, "hatch": "////"}
     ax.barh(0, psnr.mean(), height=0.7, **look)
     ax.plot([psnr.min(), psnr.max()], [0, 0], color="black", lw=1.2)
     ax.axvline(d.grey_psnr_db.mean(), color="black", lw=0.8, ls=":")

@@ -1,4 +1,4 @@
-"""Counted, structural and exact rank against the number of filters, for six layers.
+"""Counted, structural and exact rank against the number of filters, for three layers.
 
     python -m figures.rank_vs_filters
 """
@@ -10,29 +10,31 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from constraint_algebra import plotting
 from figures.command import run
-from figures.rank_panel import rank_panel
 
-LAYERS = ((5, 1), (5, 2), (5, 3))  # kernel, stride
-SIZE, CHANNELS = 32, 3
+LAYERS = ((5, 1), (5, 2), (3, 2))  # kernel, stride
+SIZE, CHANNELS = 16, 3
+ROWS = (("gradient", "gradient equations", 72), ("both", "weight and gradient equations", 18))  # last: most filters shown
 
 
 def draw(results: Path) -> Figure:
     """Return the figure: gradient equations alone above, both kinds below."""
     data = pd.read_csv(results / "rank_vs_filters.csv")
-    figure = Figure(figsize=(10, 6.6), layout="constrained")
-    for row, (kind, words) in zip(
-        figure.subplots(2, 3, squeeze=False),
-        (("gradient", "gradient equations"), ("both", "weight and gradient equations")),
-        strict=True,
-    ):
+    figure = Figure(figsize=(12, 7.6), layout="constrained")
+    for row, (kind, words, most) in zip(figure.subplots(2, 3), ROWS, strict=True):
         for ax, (kernel, stride) in zip(row, LAYERS, strict=True):
-            at = {"equations": kind, "kernel": kernel, "stride": stride, "size": SIZE, "channels": CHANNELS, "padding": "half"}
-            chosen = data[(data[list(at)] == pd.Series(at)).all(axis=1)].sort_values("filters")
-            rank_panel(chosen, ax)
-            ax.set_title(f"{words}\nkernel {kernel}, stride {stride}")
+            ax.set_title(f"kernel {kernel}, stride {stride}: {words}")
+            plotting.rank_against_filters(chosen(data, kind, kernel, stride, most), ax)
     figure.suptitle(f"What counting promises and what the equations of a {CHANNELS}×{SIZE}×{SIZE} layer hold")
     return figure
+
+
+def chosen(data: pd.DataFrame, kind: str, kernel: int, stride: int, most: int) -> pd.DataFrame:
+    """Return the rows of one layer, `determined` told as whether the whole input is."""
+    at = {"equations": kind, "kernel": kernel, "stride": stride, "size": SIZE, "channels": CHANNELS, "padding": "half"}
+    rows = data[(data[list(at)] == pd.Series(at)).all(axis=1) & (data.filters <= most)]
+    return rows.assign(determined=rows.determined == rows.unknowns)
 
 
 if __name__ == "__main__":
