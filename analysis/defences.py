@@ -7,7 +7,13 @@ Hypothesis: Clipping takes nothing, since it scales both sides of every equation
 then all; pruning takes rows, of which there are more than enough, and so nothing until most are gone; withholding one
 layer takes nothing where the weight equations of that layer suffice.
 
-Finding: to be written after the run.
+Finding: Clipping takes nothing (306 dB). DP-SGD noise costs 20 dB a factor of ten down to 53 dB at a multiplier of
+1e-5; from 1e-4 on nothing is determined and the guess is mid-grey, at multipliers far below the 0.1 to 1 that privacy
+accounting asks for. Pruning half of all weights' gradients takes nothing with LeakyReLU (275 dB); 20 % kept leave
+nothing. With ReLU already 90 % kept leave nothing, because its true zeros pass for pruned ones. Rounding to 16 bits
+leaves 90 dB; 8 bits leave no value determined and yet a picture of 41 dB with LeakyReLU, nothing with ReLU; 4 bits and
+signs leave nothing. Withholding the first layer's gradient takes nothing, for its 768 weight equations suffice;
+withholding the second, the third or the head, or sharing head or biases alone, leaves nothing to this recursion.
 
 One row a defence for a sample of CIFAR-10 at 16×16 pixels, float64, through LeNet-O cut to the size (see
 `subjects.small_network`) with ReLU or LeakyReLU in its last convolution, at weights from U(-0.5, 0.5). How each defence

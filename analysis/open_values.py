@@ -6,7 +6,9 @@ filters?
 Hypothesis: Below the fewest filters that determine the layer nothing is fixed although the intervals shrink, and
 above it everything is; ReLU, which cuts off about half of the weight equations, needs about twice the filters.
 
-Finding: to be written after the run.
+Finding: With LeakyReLU nothing is fixed up to 5 filters and everything from 6 on; with ReLU everything from 8 on.
+Below that the intervals hardly shrink: their mean width is 0.99 at 5 filters and, with ReLU, 0.80 at 7, of a valid
+range of 1. At most 6 % of the values are fixed before all are. ReLU needs a third more filters, not twice as many.
 
 One row for each activation, number of filters and photograph: the share of fixed values, and the mean width of the
 interval of the values over all inputs with the same gradients, from inside and from outside, for a random sample of them

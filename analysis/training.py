@@ -6,7 +6,11 @@ digits?
 Hypothesis: The gradient shrinks as the loss falls, and its rounding with it, so that float32 alone protects nothing at
 any time; fixed noise protects a trained network and not an untrained one; with ReLU the ranks fall as filters die.
 
-Finding: to be written after the run.
+Finding: Without noise every digit comes back at every time, with 144 dB and more: float32 protects nothing, though the
+norm of the gradient falls from 2 to 4e-4 (median). Ranks stay full, also with ReLU (49 % of its outputs active before,
+83 % after training: filters come to life), and the condition of the first layer stays below 100, rising from 13 to 63
+with LeakyReLU. With noise of 1e-5 on every entry 80 to 88 dB come back up to the second epoch; after 10 epochs five of
+six digits, those that the network is sure of, are not determined at all, and one that it gets wrong still comes back.
 
 One row a digit that is not trained on, after so many epochs (Adam, see `subjects.trained`): its float32 gradient at
 those weights, alone or with Gaussian noise of a fixed standard deviation `noise` on every entry, which the observer
