@@ -40,9 +40,7 @@ CORES = os.cpu_count() or 1
 def do(name: str, quick: bool, processes: int, scheduler: str | None, results: Path | None, restart: bool) -> bool:
     """Carry out a study and say what came of it; whether no configuration failed."""
     folder = results or (studies.QUICK_OUT if quick else studies.OUT)
-    rows = studies.carry_out(
-        name, folder, quick=quick, processes=processes, scheduler=scheduler, restart=restart
-    )
+    rows = studies.carry_out(name, folder, quick=quick, processes=processes, scheduler=scheduler, restart=restart)
     failed = rows[rows["error"].notna()]
     say(f"{name}: {len(rows)} rows in {studies.path_of(name, folder)}, {len(failed)} of them failed")
     for row in failed.head(5).to_dict("records"):

@@ -1,12 +1,12 @@
 """What the gradient of a batch still says: its size, and how many equations there are for how many unknowns.
 
-Question: Does the rank of the head's gradient reveal the size of a batch, and how do equations and unknowns of the first
-layer compare as the batch grows?
+Question: Does the rank of the head's gradient reveal the size of a batch, and how do equations and unknowns of the
+first layer compare as the batch grows?
 
-Hypothesis: The weight gradient of the head is a sum of one outer product a sample, so its rank is the size of the batch
-until it meets the number of classes less one (the entries of softmax minus target add up to zero) or the number of features;
-gradient equations stay as many as they were while unknowns grow with the batch, so that only very small batches have
-enough of them.
+Hypothesis: The weight gradient of the head is a sum of one outer product a sample, so its rank is the size of the
+batch until it meets the number of classes less one (the entries of softmax minus target add up to zero) or the number
+of features; gradient equations stay as many as they were while unknowns grow with the batch, so that only very small
+batches have enough of them.
 
 Finding: In float64 and float32 the head's rank is the size of the batch, up to the number of classes less one, in all
 480 cases. In bfloat16 rounding hides part of it: right in 143 of 240 cases, and never too high. With 10 classes the
@@ -15,10 +15,9 @@ of the batch.
 
 One row a batch of CIFAR-10 samples through a network of three convolutions with so many classes, at random weights.
 `head_rank` is the number of singular values of the head's weight gradient above what rounding alone would leave;
-`gap_above` and `gap_below` are the smallest of those and the largest of the others, relative to the first.
-`most` is what theory allows: the smallest of batch, classes less one and features.
-`unknowns` are the values of all inputs; `gradient_rows` those of all layers, `weight_rows` those of the first layer if all
-above it were known.
+`gap_above` and `gap_below` are the smallest of those and the largest of the others, relative to the first. `most` is
+what theory allows: the smallest of batch, classes less one and features. `unknowns` are the values of all inputs;
+`gradient_rows` those of all layers, `weight_rows` those of the first layer if all above it were known.
 """
 
 from __future__ import annotations
@@ -109,8 +108,8 @@ def ranked(gradient: FloatArray, dtype: str) -> tuple[FloatArray, int]:
     """Return singular values, and how many exceed what rounding of every entry leaves.
 
     Independent noise on the entries has a largest singular value of about its largest row and its largest column, in
-    Euclidean size (Bandeira and van Handel 2016, doi 10.1214/15-AOP1025); twice that, because a sum over a batch is rounded
-    more than once.
+    Euclidean size (Bandeira and van Handel 2016, doi 10.1214/15-AOP1025); twice that, because a sum over a batch is
+    rounded more than once.
     """
     values = gradient.astype(float)
     sigma = np.linalg.svd(values, compute_uv=False)

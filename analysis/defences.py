@@ -3,23 +3,24 @@
 Question: Which defence takes away how much: clipping and noise (DP-SGD), pruning, quantisation, withholding the
 gradients of layers, sharing the head or the biases alone?
 
-Hypothesis: Clipping takes nothing, since it scales both sides of every equation; noise costs 20 dB a factor of ten and
-then all; pruning takes rows, of which there are more than enough, and so nothing until most are gone; withholding one
-layer takes nothing where the weight equations of that layer suffice.
+Hypothesis: Clipping takes nothing, since it scales both sides of every equation; noise costs 20 dB a factor of ten
+and then all; pruning takes rows, of which there are more than enough, and so nothing until most are gone; withholding
+one layer takes nothing where the weight equations of that layer suffice.
 
 Finding: Clipping takes nothing (306 dB). DP-SGD noise costs 20 dB a factor of ten down to 53 dB at a multiplier of
 1e-5; from 1e-4 on nothing is determined and the guess is mid-grey, at multipliers far below the 0.1 to 1 that privacy
 accounting asks for. Pruning half of all weights' gradients takes nothing with LeakyReLU (275 dB); 20 % kept leave
 nothing. With ReLU already 90 % kept leave nothing, because its true zeros pass for pruned ones. Rounding to 16 bits
-leaves 90 dB; 8 bits leave no value determined and yet a picture of 41 dB with LeakyReLU, nothing with ReLU; 4 bits and
-signs leave nothing. Withholding the first layer's gradient takes nothing, for its 768 weight equations suffice;
+leaves 90 dB; 8 bits leave no value determined and yet a picture of 41 dB with LeakyReLU, nothing with ReLU; 4 bits
+and signs leave nothing. Withholding the first layer's gradient takes nothing, for its 768 weight equations suffice;
 withholding the second, the third or the head, or sharing head or biases alone, leaves nothing to this recursion.
 
 One row a defence for a sample of CIFAR-10 at 16×16 pixels, float64, through LeNet-O cut to the size (see
-`subjects.small_network`) with ReLU or LeakyReLU in its last convolution, at weights from U(-0.5, 0.5). How each defence
-works, and what an observer knows of it: `sharing`. Where single entries are missing, `missing` solves for what follows
-from the others, with all their digits; otherwise the library's `reconstruct` does, told the standard deviation. `exact_rank_share` is the generic rank of the first layer's equations that were sent, everything above
-it known, over its unknowns; other columns: see `measured.MEASURED`. The guess as a picture lies beside the rows.
+`subjects.small_network`) with ReLU or LeakyReLU in its last convolution, at weights from U(-0.5, 0.5). How each
+defence works, and what an observer knows of it: `sharing`. Where single entries are missing, `missing` solves for
+what follows from the others, with all their digits; otherwise the library's `reconstruct` does, told the standard
+deviation. `exact_rank_share` is the generic rank of the first layer's equations that were sent, everything above it
+known, over its unknowns; other columns: see `measured.MEASURED`. For one sample the guesses are kept as pictures.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from constraint_algebra.rank import generic_blocks
 SEED = 0
 ACTIVATIONS = ("LeakyReLU(0.2)", "ReLU")
 IMAGES = (3, 7, 12)
+PICTURED = 7  # whose guesses are kept as pictures
 
 
 class Run(NamedTuple):
@@ -74,13 +76,15 @@ def judge(run: Run) -> Row:
     result = observe(seen, shared, seed=SEED)
     first = network.bilinear[0]
     total = sum(g.size for g in seen.gradients.values())
-    return {
+    row: Row = {
         "sent_share": 1.0 if shared.sent is None else sum(int(m.sum()) for m in shared.sent.values()) / total,
         "exact_rank_share": exact_rank(first, shared) / first.unknowns,
         **measured(result, seen.truth, network),
         "cpu_s": round(time.process_time() - start, 3),
-        "arrays": {"guess": pixels(guess(result)), "truth": pixels(seen.truth)},
     }
+    if run.image == PICTURED:
+        row["arrays"] = {"guess": pixels(guess(result)), "truth": pixels(seen.truth)}
+    return row
 
 
 def exact_rank(layer: PlacedLayer, shared: Shared) -> int:

@@ -3,23 +3,23 @@
 Question: Do gradient equations inform more than weight equations, the more so with depth (the second claim of R-CONV,
 Eltaras et al. 2024)?
 
-Hypothesis: Yes where the maps shrink or the channels stay as they are: the weight equations of a layer are as many as it
-has outputs, while each gradient equation serves every channel; only the first layer, large with few channels, is
+Hypothesis: Yes where the maps shrink or the channels stay as they are: the weight equations of a layer are as many as
+it has outputs, while each gradient equation serves every channel; only the first layer, large with few channels, is
 the other way round.
 
 Finding: Yes, from the second layer on. The gradient equations alone determine each of the 168 layers above the first;
 weight equations determine 57 of 84 with all outputs active, and 11 of 84 with half of them, where they reach 47 % of
 the unknowns on average. Where weight equations do suffice, their condition number is 6 to 8,300 (median 250) against
 1.3 to 3.1 for the gradient equations. The first layer is the other way round only in the narrow network: there the
-weight equations alone determine the input, with a condition number of 46,000, the gradient equations reach 94 % of it,
-and both together determine it with 19. Depth itself adds nothing: what counts is that the maps have become small.
+weight equations alone determine the input, with a condition number of 46,000, the gradient equations reach 94 % of
+it, and both together determine it with 19. Depth itself adds nothing: what counts is that the maps have become small.
 
-One row a convolution in a chain of `depth` of them, for a way of choosing strides and filters. Ranks are generic (exact
-for almost all weights and output gradients), of weight equations, gradient equations and both, everything above the
-layer known and the share `active` of its outputs active; the `share` columns divide by the unknowns. `condition`
-columns come from values: the ratio of largest to smallest singular value other than zero of the same equations, rows of
-unit norm, at PyTorch's own random weights and the gradient of one step on cifar10:3; missing for layers of more than 1,200
-unknowns.
+One row a convolution in a chain of `depth` of them, for a way of choosing strides and filters. Ranks are generic
+(exact for almost all weights and output gradients), of weight equations, gradient equations and both, everything
+above the layer known and the share `active` of its outputs active; the `share` columns divide by the unknowns.
+`condition` columns come from values: the ratio of largest to smallest singular value other than zero of the same
+equations, rows of unit norm, at PyTorch's own random weights and the gradient of one step on cifar10:3; missing for
+layers of more than 1,200 unknowns.
 """
 
 from __future__ import annotations

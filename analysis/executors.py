@@ -1,7 +1,7 @@
 """Where the configurations of a study are computed: in this process, in others, or on a cluster.
 
-Any `concurrent.futures.Executor` will do. A worker that dies takes only what it was computing with it: a cluster gives
-that to another worker by itself, and the pool of processes here is opened again.
+Any `concurrent.futures.Executor` will do. A worker that dies takes only what it was computing with it: a cluster
+gives that to another worker by itself, and the pool of processes here is opened again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing import get_context
 from typing import Any
 
-from constraint_algebra.errors import MissingPackageError, StorageError
-
 from analysis.threads import keep_one_thread
+from constraint_algebra.errors import MissingPackageError, StorageError
 
 Row = dict[str, Any]
 Judge = Callable[[Any], Row]
@@ -38,7 +37,9 @@ def failed(run: Any, error: BaseException) -> Row:
     return row
 
 
-def rows_of(todo: Iterable[Any], judge: Judge, *, processes: int = 1, executor: Executor | None = None) -> Iterator[Row]:
+def rows_of(
+    todo: Iterable[Any], judge: Judge, *, processes: int = 1, executor: Executor | None = None
+) -> Iterator[Row]:
     """Yield the row of every configuration as it is done.
 
     Args:

@@ -84,9 +84,7 @@ def reconstruct_partly(seen: Capture, sent: Mapping[str, BoolArray]) -> Reconstr
     ).judged({})
 
 
-def _usable(
-    layer: PlacedLayer, system: LinearSystem, z: FloatArray, k_known: BoolArray, sent: BoolArray
-) -> BoolArray:
+def _usable(layer: PlacedLayer, system: LinearSystem, z: FloatArray, k_known: BoolArray, sent: BoolArray) -> BoolArray:
     """Return which rows have all that they need: z, or an entry that was sent and every k that it multiplies."""
     per_filter_and_tap = contractions.row_sums(layer, (~k_known).astype(float)) == 0
     shape = (layer.filters, -1, per_filter_and_tap.shape[1])

@@ -2,8 +2,8 @@
 
 Question: How large may noise on the gradient be until nothing can be read from it, and do the error bars tell?
 
-Hypothesis: Every factor of ten in the noise costs 20 dB, as long as the signs of the activations can be told; the error
-bars predict the error to within a few decibels at every level, and beyond that the result says that it is not
+Hypothesis: Every factor of ten in the noise costs 20 dB, as long as the signs of the activations can be told; the
+error bars predict the error to within a few decibels at every level, and beyond that the result says that it is not
 determined instead of being wrong.
 
 Finding: Every factor of ten costs 20.0 dB: 179 dB at 1e-9, 119 dB at 1e-6, 59 dB at 1e-3, the same for float64 and
@@ -13,9 +13,9 @@ four bars. At 1e-2 nothing is called determined, nor in bfloat16 at any level: n
 not determined is not unrecognisable: at 1e-2 with LeakyReLU the least-squares guess still reaches 27 to 38 dB for
 three of four images (mid-grey: 13 dB), and in bfloat16 29 dB for two of four.
 
-One row a reconstruction of a CIFAR-10 sample at 16×16 pixels from a gradient in a precision with Gaussian noise on top,
-whose standard deviation is `noise` times the root mean square of each parameter's gradient and known to the observer.
-The network is LeNet-O cut to the size (see `subjects.small_network`), with ReLU or LeakyReLU in its last
+One row a reconstruction of a CIFAR-10 sample at 16×16 pixels from a gradient in a precision with Gaussian noise on
+top, whose standard deviation is `noise` times the root mean square of each parameter's gradient and known to the
+observer. The network is LeNet-O cut to the size (see `subjects.small_network`), with ReLU or LeakyReLU in its last
 convolution, at weights from U(-0.5, 0.5). Columns: see `measured.MEASURED`.
 """
 

@@ -1,7 +1,7 @@
 """How much of an image stays open, by the number of filters in the first layer.
 
-Question: How many values does the gradient fix, and how wide are the intervals of the others, as a first layer has more
-filters?
+Question: How many values does the gradient fix, and how wide are the intervals of the others, as a first layer has
+more filters?
 
 Hypothesis: Below the fewest filters that determine the layer nothing is fixed although the intervals shrink, and
 above it everything is; ReLU, which cuts off about half of the weight equations, needs about twice the filters.
@@ -11,8 +11,8 @@ Below that the intervals hardly shrink: their mean width is 0.99 at 5 filters an
 range of 1. At most 6 % of the values are fixed before all are. ReLU needs a third more filters, not twice as many.
 
 One row for each activation, number of filters and photograph: the share of fixed values, and the mean width of the
-interval of the values over all inputs with the same gradients, from inside and from outside, for a random sample of them
-(the same in each row; a fixed value has width 0).
+interval of the values over all inputs with the same gradients, from inside and from outside, for a random sample of
+them (the same in each row; a fixed value has width 0).
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ COLUMNS = (*Run._fields, "unknowns", "nullity", "fixed", "sampled", "width", "ou
 def runs(*, quick: bool = False) -> list[Run]:
     """Return the grid; a quick one has many filters, which is fast, and one photograph."""
     images = [f"cifar10:{number}" for number in IMAGES]
-    return [Run(*key) for key in itertools.product(ACTIVATIONS, FILTERS[-4:] if quick else FILTERS, images[: 1 if quick else None])]
+    return [
+        Run(*key)
+        for key in itertools.product(ACTIVATIONS, FILTERS[-4:] if quick else FILTERS, images[: 1 if quick else None])
+    ]
 
 
 def judge(run: Run) -> Row:

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 
 import constraint_algebra as ca
-from analysis.measured import guess, measured
+from analysis.measured import measured
 from analysis.provenance import commit
 from analysis.screen import progress, say
 from analysis.sharing import Defence, defences, observe
@@ -131,7 +131,12 @@ def _timed(seen: Capture, rule: Defence) -> tuple[Reconstruction, Json]:
 
 def _feasibility(found: FeasibilityReport) -> Json:
     layers = [{**vars(row), "input_shape": list(row.input_shape)} for row in found.layers]
-    return {"verdict": found.verdict, "conclusion": found.conclusion, "assumptions": found.assumptions, "layers": layers}
+    return {
+        "verdict": found.verdict,
+        "conclusion": found.conclusion,
+        "assumptions": found.assumptions,
+        "layers": layers,
+    }
 
 
 def _truth(seen: Capture) -> FloatArray:
@@ -179,8 +184,12 @@ def command(
 
     there = [name for name in FILES if (out / name).exists()]
     if there and not force:
-        raise OutputExistsError(f"{out} already holds {', '.join(there)}; pass --force, or name another folder with --out")
-    audit = Audit(model, take_steps(Recipe(model, SEED, dtype=dtype, input_shape=parse_shape(input_shape)), image or []))
+        raise OutputExistsError(
+            f"{out} already holds {', '.join(there)}; pass --force, or name another folder with --out"
+        )
+    audit = Audit(
+        model, take_steps(Recipe(model, SEED, dtype=dtype, input_shape=parse_shape(input_shape)), image or [])
+    )
     audit.json["dtype"] = dtype
     say(f"{model}: input {shape_text(audit.network.input_shape)}, {audit.network.parameter_count:,} parameters")
     audit.look_at_shapes()

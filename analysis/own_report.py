@@ -51,11 +51,8 @@ def page(audit: Audit) -> str:
     title = f"What the gradients of {audit.model} give away"
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>Input {shape_text(audit.network.input_shape)}, {audit.network.parameter_count:,} parameters, gradients in"
-        f" {escape(str(audit.json['dtype']))}, one sample a step.</p>",
+        _about(audit),
         f'<p class="verdict">{escape(audit.json["conclusion"])}</p>',
-        f'<p class="note">Threat model: {escape(audit.json["threat_model"])}. Defences are known to the observer, with the'
-        " standard deviation of what they change.</p>",
         *_shapes(audit),
         *_samples(audit),
         *_defences(audit),
@@ -66,11 +63,20 @@ def page(audit: Audit) -> str:
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{body}</body></html>\n'
 
 
+def _about(audit: Audit) -> str:
+    network, dtype = audit.network, escape(str(audit.json["dtype"]))
+    size = f"Input {shape_text(network.input_shape)}, {network.parameter_count:,} parameters"
+    threat = f"Threat model: {escape(audit.json['threat_model'])}."
+    known = "Defences are known to the observer, with the standard deviation of what they change."
+    return f'<p>{size}, gradients in {dtype}, one sample a step.</p>\n<p class="note">{threat} {known}</p>'
+
+
 def _shapes(audit: Audit) -> Iterable[str]:
     yield "<h2>What the shapes alone decide</h2>"
     yield (
-        '<p class="note">Exact ranks for almost all weights and output gradients. “Filters needed” are those whose gradient'
-        " equations alone determine the layer's input; “by counting” is what the number of equations suggests.</p>"
+        '<p class="note">Exact ranks for almost all weights and output gradients. “Filters needed” are those whose'
+        " gradient equations alone determine the layer's input; “by counting” is what the number of equations"
+        " suggests.</p>"
     )
     columns = {
         "layer": "layer",
@@ -99,7 +105,15 @@ def _shapes(audit: Audit) -> Iterable[str]:
 
 def _samples(audit: Audit) -> Iterable[str]:
     yield "<h2>What came back</h2>"
-    headers = ["sample", "outcome", "determined", "PSNR, dB", "error bars promise, dB", "errors within 4 bars", "CPU, s"]
+    headers = [
+        "sample",
+        "outcome",
+        "determined",
+        "PSNR, dB",
+        "error bars promise, dB",
+        "errors within 4 bars",
+        "CPU, s",
+    ]
     rows = []
     for name, row in audit.json["reconstructions"].items():
         promised, within = row.get("promised_psnr_db"), row.get("within_4_bars")
@@ -115,7 +129,9 @@ def _samples(audit: Audit) -> Iterable[str]:
             continue
         share = _share(audit.json["reconstructions"][name]["determined_share"])
         yield _picture(truth, f"The sample {name} that the client trains on", name)
-        yield _picture(guess(result), f"What the gradient gives away of {name}: {share} of the values determined", "came back")
+        yield _picture(
+            guess(result), f"What the gradient gives away of {name}: {share} of the values determined", "came back"
+        )
         if result.determined.any():
             yield _error(np.where(result.determined, result.input, np.nan), truth, name)
         yield "<br>"
@@ -126,20 +142,36 @@ def _defences(audit: Audit) -> Iterable[str]:
     yield "<h2>What each defence leaves</h2>"
     grey = next((row["grey_psnr_db"] for row in found["rows"] if row.get("grey_psnr_db") is not None), None)
     yield (
-        f'<p class="note">The sample {escape(found["sample"])} again. “Layers solved” counts from the head down; the input is'
-        f" solved with the last of them. PSNR is that of the whole picture, with a guess where nothing is determined:"
-        f" plain mid-grey has {_decibels(grey)} dB. A picture with more than that shows something, determined or not.</p>"
+        f'<p class="note">The sample {escape(found["sample"])} again. “Layers solved” counts from the head down; the'
+        " input is solved with the last of them. PSNR is that of the whole picture, with a guess where nothing is"
+        f" determined: plain mid-grey has {_decibels(grey)} dB. A picture with more than that shows something,"
+        " determined or not.</p>"
     )
-    headers = ["defence", "strength", "outcome", "layers solved", "rank of layer 1", "determined", "PSNR, dB", "picture"]
+    headers = [
+        "defence",
+        "strength",
+        "outcome",
+        "layers solved",
+        "rank of layer 1",
+        "determined",
+        "PSNR, dB",
+        "picture",
+    ]
     rows = []
     for rule, row in zip(audit.left, found["rows"], strict=True):
         result = audit.left[rule]
         if result is None:
-            reason = f'<span title="{escape(row["reason"])}">{WHAT_IT_MEANS["NOT_COMPUTED"]}: {escape(row["reason"])}</span>'
+            reason = (
+                f'<span title="{escape(row["reason"])}">{WHAT_IT_MEANS["NOT_COMPUTED"]}: {escape(row["reason"])}</span>'
+            )
             rows.append([escape(row["defence"]), escape(row["strength"]), reason, *[""] * 5])
             continue
         shown = guess(result)
-        seen = _image(shown, f"What is left of {found['sample']} under {rule}", 64) if plotting.is_picture(shown.shape) else ""
+        seen = (
+            _image(shown, f"What is left of {found['sample']} under {rule}", 64)
+            if plotting.is_picture(shown.shape)
+            else ""
+        )
         rows.append(
             [escape(row["defence"]), escape(row["strength"]), WHAT_IT_MEANS[row["status"]],
              f"{row['solved_layers']} of {row['layers']}", _share(row["rank_share"]), _share(row["determined_share"]),
@@ -151,10 +183,10 @@ def _defences(audit: Audit) -> Iterable[str]:
 def _limits(audit: Audit) -> Iterable[str]:
     yield "<h2>What this does not say</h2>"
     yield (
-        "<p>“Not determined” is about equations, and no promise of privacy: a picture may be recognisable although no single"
-        " value of it is determined, and an observer with prior knowledge of pictures sees more than least squares does."
-        " All figures are those of single samples; a batch hides more. Networks that are trained have other gradients"
-        " than the weights that the factory returned.</p>"
+        "<p>“Not determined” is about equations, and no promise of privacy: a picture may be recognisable although no"
+        " single value of it is determined, and an observer who knows what pictures look like sees more than least"
+        " squares does. All figures are those of single samples; a batch hides more. A network that is trained has other"
+        " gradients than at the weights that the factory returned.</p>"
     )
     told = ", ".join(f"{name} {version}" for name, version in audit.json["versions"].items())
     yield f'<p class="note">{escape(told)}, commit {escape(audit.json["commit"])}, seed {audit.json["seed"]}.</p>'
@@ -194,7 +226,7 @@ def _error(image: FloatArray, truth: FloatArray, name: str) -> str:
     figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     largest = float(np.nanmax(np.abs(image - truth)))
     alt = f"Absolute error of {name} on a logarithmic scale; the largest is {largest:.1e}"
-    return f'<figure>{_inlined(stream, alt, "class=smooth")}<figcaption>absolute error</figcaption></figure>'
+    return f"<figure>{_inlined(stream, alt, 'class=smooth')}<figcaption>absolute error</figcaption></figure>"
 
 
 def _inlined(stream: io.BytesIO, alt: str, more: str) -> str:

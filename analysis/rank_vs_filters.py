@@ -2,16 +2,22 @@
 
 Question: How far off is counting equations, over kernels, strides, paddings, sizes and numbers of filters?
 
-Hypothesis: Counting is right for stride 1 and too high for larger strides, where the polyphase law leaves some residue
-classes short of taps; weight and gradient equations together lose their F² dependencies on top, which no sparsity
-pattern shows.
+Hypothesis: Counting is right for stride 1 and too high for larger strides, where the polyphase law leaves some
+residue classes short of taps; weight and gradient equations together lose their F² dependencies on top, which no
+sparsity pattern shows.
 
-Finding: to be written after the run.
+Finding: Of 3,060 layers of which gradient equations alone count, counting calls 1,659 determined and is wrong about
+484: 4 of 553 at stride 1, 211 at stride 2 and 269 at stride 3, by up to 61 % of the unknowns (44 % where the kernel
+is no smaller than the stride). Residue classes are the reason: the structural rank, which sees them, is too high in
+12 of 2,969 cases only. The exceptions at stride 1 are large kernels on 8×8 pixels without padding, whose few outputs
+the taps share. With weight equations counting is wrong about 346 of 1,704 layers that it calls determined, and now
+the structural rank is too high in 554 of 2,161 cases, in 490 of them by exactly F². In 7 layers with one filter on 16
+channels the bounds of the rank do not meet.
 
-One row a configuration: a convolution with square kernel, stride and padding on a square input, all outputs active and
-known; `equations` says whether gradient equations alone or weight and gradient equations count. `rank` is exact for
-almost all weights and output gradients (see `constraint_algebra.bounds`); `low` and `high` bound it, and it is missing
-where they differ. `structural_rank` is missing where the graph is too large.
+One row a configuration: a convolution with square kernel, stride and padding on a square input, all outputs active
+and known; `equations` says whether gradient equations alone or weight and gradient equations count. `rank` is exact
+for almost all weights and output gradients (see `constraint_algebra.bounds`); `low` and `high` bound it, and it is
+missing where they differ. `structural_rank` is missing where the graph is too large.
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ from constraint_algebra.structure import layer_structural_rank
 
 SEED = 0
 KERNELS, STRIDES, SIZES, CHANNELS = (2, 3, 4, 5, 7), (1, 2, 3), (8, 16, 32), (3, 16)
-PADDINGS = {"none": lambda kernel: 0, "half": lambda kernel: kernel // 2}
+PADDINGS = ("none", "half")  # half of the kernel, rounded down
 FILTERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256)
 STAIRS = range(1, 73)  # every number of filters, for some layers, to see single steps
 EQUATIONS = ("gradient", "both")
@@ -74,7 +80,7 @@ def is_chosen(run: Run) -> bool:
 
 def layer_of(run: Run) -> PlacedLayer:
     """Return the layer at its place."""
-    conv = ca.Conv2d(run.filters, run.kernel, run.stride, PADDINGS[run.padding](run.kernel))
+    conv = ca.Conv2d(run.filters, run.kernel, run.stride, run.kernel // 2 if run.padding == "half" else 0)
     return conv.place((run.channels, run.size, run.size))
 
 

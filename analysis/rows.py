@@ -1,7 +1,7 @@
 """Rows in a CSV file that grows one row at a time and survives whatever interrupts it.
 
-A row is one line, written at once and flushed to the disk: a crash can cut off the last line and nothing else, and the
-next one to open the file removes that piece. One process at a time writes.
+A row is one line, written at once and flushed to the disk: a crash can cut off the last line and nothing else, and
+the next one to open the file removes that piece. One process at a time writes.
 """
 
 from __future__ import annotations

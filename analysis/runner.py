@@ -111,7 +111,9 @@ def _compute(
             for row in computed(todo):
                 arrays = row.pop(ARRAYS, None)
                 if arrays is not None:
-                    storage.save(_ready(arrays_path(path, kind(*(row[name] for name in fields)))), arrays, overwrite=True)
+                    storage.save(
+                        _ready(arrays_path(path, kind(*(row[name] for name in fields)))), arrays, overwrite=True
+                    )
                 file.append({**row, **constant})
                 new += 1
                 advance(" ".join(str(row[name]) for name in fields[:2]))

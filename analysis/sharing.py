@@ -1,7 +1,7 @@
 """What a client may share of its gradient: all of it, clipped, noisy, pruned, quantised, or of some layers alone.
 
-A defence takes the gradient and returns what an observer sees of it and knows about it. What was changed by a known rule
-(noise, quantisation) comes with the standard deviation of the change; what was not sent comes as a mask.
+A defence takes the gradient and returns what an observer sees of it and knows about it. What was changed by a known
+rule (noise, quantisation) comes with the standard deviation of the change; what was not sent comes as a mask.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ class Defence(NamedTuple):
 def defences(network: Network) -> list[Defence]:
     """Return all defences for a network, from none to withholding layers."""
     found = [Defence("none", "", lambda g, _: Shared(g, {})), Defence("clipping", f"norm {CLIP:g}", _clipping)]
-    found += [Defence("DP-SGD", f"multiplier {z:.0e}", _dp_sgd(z)) for z in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)]
+    found += [
+        Defence("DP-SGD", f"multiplier {z:.0e}", _dp_sgd(z))
+        for z in (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    ]
     found += [Defence("top-k pruning", f"{share:.0%} kept", _top(share)) for share in (0.9, 0.5, 0.2, 0.1, 0.01)]
     found += [Defence("quantisation", f"{bits} bits", _quantised(bits)) for bits in (16, 8, 4)]
     found += [Defence("sign", "1 bit", _sign)]

@@ -5,6 +5,7 @@ The docstring of the module states question, hypothesis and finding; a line that
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -108,6 +109,7 @@ def carry_out(
     if restart:
         for old in (path, path.with_suffix(".json")):
             old.unlink(missing_ok=True)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)  # the arrays of the rows
     about = {"study": name, "seed": module.SEED, "arguments": {"quick": quick, "processes": processes}}
     if scheduler is not None:
         about["arguments"] = {"quick": quick, "scheduler": True}

@@ -67,7 +67,7 @@ def digits() -> tuple[FloatArray, IntArray]:
 def step(
     model: nn.Module, network: ca.Network, image: FloatArray, label: int, *, loss: str = "cross_entropy"
 ) -> Capture:
-    """Return one training step on one image, which is brought to the network's shape and rounded to the model's type."""
+    """Return one training step on one image, brought to the network's shape and rounded to the model's type."""
     from constraint_algebra.gradients import to_tensor
 
     dtype = next(iter(model.parameters())).dtype
@@ -77,7 +77,9 @@ def step(
     return Capture(network, parameters, ca.torch_gradients(model, rounded, label, loss), loss, {}, rounded)
 
 
-def sample_step(network: ca.Network, sample: str, *, seed: int, dtype: str = "float64", init: str = "default") -> Capture:
+def sample_step(
+    network: ca.Network, sample: str, *, seed: int, dtype: str = "float64", init: str = "default"
+) -> Capture:
     """Return one training step on a sample at random weights."""
     model = ca.to_torch(network, seed=seed, init=init, dtype=dtype)
     found = ca.samples.load(sample)

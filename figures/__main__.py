@@ -13,7 +13,7 @@ import typer
 from analysis.screen import say
 from analysis.studies import COMMITTED
 from constraint_algebra.errors import ConstraintAlgebraError
-from figures.command import NAMES, OUT, OutDir, ResultsDir, draw_all
+from figures.command import NAMES, OUT, OutDir, ResultsDir, draw_all, draw_gallery
 
 
 def main(
@@ -24,6 +24,8 @@ def main(
     """Draw a figure from the results of its study, as PNG and PDF."""
     try:
         draw_all(NAMES if name == "all" else (name,), results_dir, out_dir)
+        if name == "all" and out_dir == OUT:
+            draw_gallery()
     except ConstraintAlgebraError as error:
         say(f"error: {error}")
         sys.exit(2)

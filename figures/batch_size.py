@@ -1,6 +1,6 @@
 """What the head's gradient tells of the batch, and unknowns against equations.
 
-    python -m figures.batch_size
+python -m figures.batch_size
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ def draw(results: Path) -> Figure:
             groups = d.groupby("batch").head_rank
             ax.fill_between(groups.min().index, groups.min(), groups.max(), color=look["color"], alpha=0.2, lw=0)
             ax.plot(groups.median(), label=f"{classes} classes", **look)
-        ax.plot([0, 20], [0, 20], color="0.6", lw=0.8)
-        ax.set(title=f"Gradients in {dtype}", xlabel="samples in the batch", ylabel="rank of the head's weight gradient")
+        ax.plot([0, 20], [0, 20], color="0.6", lw=0.8, marker="", ls="-")
+        ax.set(
+            title=f"Gradients in {dtype}", xlabel="samples in the batch", ylabel="rank of the head's weight gradient"
+        )
     first.legend(loc="upper left")
     d = data[data.classes == SHOWN].groupby("batch").first()
     for (column, words), look in zip(

@@ -55,6 +55,14 @@ def drawn(name: str, results: Path) -> Figure:
         ) from error
 
 
+def draw_gallery() -> None:
+    """Draw the gallery of the library's own drawings, which needs no results."""
+    from figures import gallery
+
+    gallery.main()
+    say(f"{gallery.OUT}")
+
+
 def draw_all(names: tuple[str, ...], results: Path, out: Path) -> None:
     """Draw figures into a folder."""
     for name in names:

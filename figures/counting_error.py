@@ -1,6 +1,6 @@
 """By how much counting equations overstates the rank, over kernel and stride.
 
-    python -m figures.counting_error
+python -m figures.counting_error
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ SIZE, CHANNELS = 32, 3
 def draw(results: Path) -> Figure:
     """Return the figure: largest error over the numbers of filters on the left, false promises on the right."""
     data = pd.read_csv(results / "rank_vs_filters.csv")
-    data = data[(data.equations == "gradient") & (data["size"] == SIZE) & (data.channels == CHANNELS) & (data.padding == "half")]
+    data = data[
+        (data.equations == "gradient") & (data["size"] == SIZE) & (data.channels == CHANNELS) & (data.padding == "half")
+    ]
     data = data.assign(
         over=100 * (data.counted - data["rank"]) / data.unknowns,
         false=(data.counted == data.unknowns) & (data.determined < data.unknowns),
@@ -29,13 +31,22 @@ def draw(results: Path) -> Figure:
     left, right = figure.subplots(1, 2)
     groups = data.groupby(["stride", "kernel"])
     filters = data.filters.nunique()
-    _map(left, groups.over.max().unstack(), "{:.0f}", "largest error of counting,\n% of the unknowns")
-    _map(right, groups.false.sum().unstack(), "{:.0f}", f"numbers of filters, of {filters}, for which\ncounting falsely says “determined”")
+    _map(left, _by_geometry(groups.over.max()), "{:.0f}", "largest error of counting,\n% of the unknowns")
+    _map(
+        right,
+        _by_geometry(groups.false.sum()),
+        "{:.0f}",
+        f"numbers of filters, of {filters}, for which\ncounting falsely says “determined”",
+    )
     figure.suptitle(
         f"Where counting gradient equations goes wrong: {CHANNELS}×{SIZE}×{SIZE}, padded by half the kernel,"
         f" 1 to {data.filters.max()} filters"
     )
     return figure
+
+
+def _by_geometry(values: pd.Series) -> pd.DataFrame:
+    return values.reset_index().pivot_table(index="stride", columns="kernel", values=values.name)
 
 
 def _map(ax: Axes, table: pd.DataFrame, form: str, label: str) -> None:

@@ -1,6 +1,6 @@
 """What weight equations and gradient equations determine each, layer by layer, and how well conditioned they are.
 
-    python -m figures.depth
+python -m figures.depth
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def draw(results: Path) -> Figure:
     for ax in axes[:2].ravel():
         ax.set_ylim(0, 106)
     axes[0, 0].legend(loc="lower right")
-    figure.suptitle(f"Which equations inform, by depth: {data.depth.max()} convolutions 5/s/2 on 3×16×16, everything above known")
+    figure.suptitle(
+        f"Which equations inform, by depth: {data.depth.max()} convolutions 5/s/2 on 3×16×16, everything above known"
+    )
     return figure
 
 

@@ -1,6 +1,6 @@
 """The fewest filters that determine a layer's input, over kernel and stride: counted, by gradients, by both kinds.
 
-    python -m figures.minimum_filters
+python -m figures.minimum_filters
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def draw(results: Path) -> Figure:
     axes = figure.subplots(3, 1, sharex=True)
     norm = LogNorm(1, data.by_counting.max())
     for ax, (column, title) in zip(axes, PANELS, strict=True):
-        table = data.pivot(index="stride", columns="kernel", values=column)
+        table = data.pivot_table(index="stride", columns="kernel", values=column, dropna=False)
         shown = ax.imshow(table, cmap="Blues", norm=norm, aspect="auto")
         ax.set_facecolor("0.85")
         ax.grid(visible=False)
@@ -43,8 +43,7 @@ def draw(results: Path) -> Figure:
     figure.colorbar(shown, ax=list(axes), label="fewest filters", fraction=0.03)
     figure.suptitle(
         f"Fewest filters that determine a {CHANNELS}×32×32 input (–: a pixel meets no tap, no number suffices)\n"
-        "Small print: pixels / taps of the residue class that asks for most; the smallest whole number from there on is the"
-        " answer",
+        "Small print: pixels / taps of the residue class that asks for most, which rounded up is the answer",
         fontsize=11,
     )
     return figure

@@ -1,6 +1,6 @@
 """The error measured and the error that the error bars predict, over noise and precision.
 
-    python -m figures.noise
+python -m figures.noise
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ def draw(results: Path) -> Figure:
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     activations = list(dict.fromkeys(data.activation))
     for ax, activation in zip(figure.subplots(1, len(activations), sharey=True), activations, strict=True):
-        for (dtype, d), look in zip(data[data.activation == activation].groupby("dtype", sort=False), SERIES, strict=False):
+        for (dtype, d), look in zip(
+            data[data.activation == activation].groupby("dtype", sort=False), SERIES, strict=False
+        ):
             known = d[d.determined_share == 1]
             promised = known.groupby("at").promised_psnr_db.mean()
-            ax.plot(promised, color=look["color"], ls=look["ls"], label=f"{dtype}: promised by the error bars")
-            ax.plot(known["at"], known.determined_psnr_db, ls="", marker=look["marker"], mfc="none", color=look["color"],
-                    label=f"{dtype}: measured, every value determined")  # fmt: skip
+            ax.plot(
+                promised, color=look["color"], ls=look["ls"], marker="", label=f"{dtype}: promised by the error bars"
+            )
+            mark = {"marker": look["marker"], "mfc": "none", "color": look["color"], "ls": ""}
+            ax.plot(known["at"], known.determined_psnr_db, label=f"{dtype}: measured, every value determined", **mark)
             rest = d[d.determined_share < 1]
             ax.plot(rest["at"], rest.psnr_db, ls="", marker="x", color=look["color"], ms=5, mew=1,
                     label=f"{dtype}: guess, not determined")  # fmt: skip

@@ -1,6 +1,6 @@
 """Share of fixed values and mean width of the others' intervals against the number of filters.
 
-    python -m figures.open_values
+python -m figures.open_values
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Counted, structural and exact rank against the number of filters, for three layers.
 
-    python -m figures.rank_vs_filters
+python -m figures.rank_vs_filters
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from figures.command import run
 
 LAYERS = ((5, 1), (5, 2), (3, 2))  # kernel, stride
 SIZE, CHANNELS = 16, 3
-ROWS = (("gradient", "gradient equations", 72), ("both", "weight and gradient equations", 18))  # last: most filters shown
+ROWS = (
+    ("gradient", "gradient equations", 72),
+    ("both", "weight and gradient equations", 18),
+)  # last: most filters shown
 
 
 def draw(results: Path) -> Figure:

@@ -1,6 +1,6 @@
 """A photograph, what one gradient gives away of it, and the error.
 
-    python -m figures.reconstruction
+python -m figures.reconstruction
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Exact rank against the share of active outputs, with the masks of real networks and with random ones.
 
-    python -m figures.relu_activity
+python -m figures.relu_activity
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ def draw(results: Path) -> Figure:
         for ax, (layer, words) in zip(row, PLACES.items(), strict=True):
             d = data[(data.epochs == epochs) & (data.layer == layer)]
             share = 100 * d.active_share
-            ax.plot(share, 100 * d.random_rank / d.unknowns, ls="", marker="x", color=VERMILION, label="as many in random places")
+            ax.plot(
+                share,
+                100 * d.random_rank / d.unknowns,
+                ls="",
+                marker="x",
+                color=VERMILION,
+                label="as many in random places",
+            )
             ax.plot(share, 100 * d["rank"] / d.unknowns, ls="", marker="o", mfc="none", color=BLUE, label="true mask")
             as_is = 100 * d[d["shift"] == 0].active_share.mean()
             ax.axvline(as_is, color="0.4", lw=1, ls=":")
@@ -35,7 +42,9 @@ def draw(results: Path) -> Figure:
     for ax in row:
         ax.set_xlabel("active outputs, %")
     figure.axes[2].legend(loc="lower left")
-    figure.suptitle("ReLU activity and what a layer's equations still hold (weight and gradient equations, digits of 8×8)")
+    figure.suptitle(
+        "ReLU activity and what a layer's equations still hold (weight and gradient equations, digits of 8×8)"
+    )
     return figure
 
 

@@ -1,6 +1,6 @@
 """What an observer reads from a digit network's gradients while it learns.
 
-    python -m figures.training
+python -m figures.training
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def draw(results: Path) -> Figure:
         ax.set_xlabel("epochs")
     axes[0].legend(loc="lower right")
     digits = data.digit.nunique()
-    figure.suptitle(f"Reconstruction while a network learns to tell digits (median and range over {digits} digits; dotted: mid-grey)")
+    figure.suptitle(
+        f"Reconstruction while a network learns (median and range over {digits} digits; dotted: plain mid-grey)"
+    )
     return figure
 
 

@@ -1,6 +1,6 @@
 """Photographs of CIFAR-10, a twin of each, and how little their gradients differ.
 
-    python -m figures.twin_gallery
+python -m figures.twin_gallery
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def draw(results: Path) -> Figure:
     data = pd.read_csv(path)
     figure = Figure(figsize=(8.4, 2.05 * len(data) + 0.7), layout="constrained")
     titles = ("Photograph", "Another one", "Nearest twin to it", "|Twin − photograph|")
-    for number, (axes, row) in enumerate(zip(figure.subplots(len(data), 4, squeeze=False), data.itertuples(), strict=True)):
+    for number, (axes, row) in enumerate(
+        zip(figure.subplots(len(data), 4, squeeze=False), data.itertuples(), strict=True)
+    ):
         shown = titles if number == 0 else ("",) * 4
         images = ca.load(arrays_path(path, Run(row.original, row.target)))
         for ax, name, title in zip(axes, ("original", "target", "twin"), shown, strict=False):

@@ -147,7 +147,8 @@ def test_a_configuration_that_kills_every_worker_becomes_a_row(tmp_path, schedul
 
 def test_a_scheduler_that_is_not_there_is_said_to_be_missing(monkeypatch) -> None:
     monkeypatch.setattr("analysis.executors.CONNECT", 0.2)
-    with pytest.raises(ca.StorageError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 .*dask scheduler"), cluster(
-        "tcp://127.0.0.1:9"
+    with (
+        pytest.raises(ca.StorageError, match=r"no scheduler answers at tcp://127\.0\.0\.1:9 .*dask scheduler"),
+        cluster("tcp://127.0.0.1:9"),
     ):
         pass

@@ -6,9 +6,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
-import typer
 
 import constraint_algebra as ca
 from analysis.studies import COMMITTED

@@ -60,7 +60,10 @@ def test_entries_missing_from_the_first_layer_determine_what_the_exact_answer_sa
 
 def test_values_that_are_called_determined_are_right_with_half_of_all_weights_missing(seen) -> None:
     rng = np.random.default_rng(7)
-    sent = {n: np.ones(g.shape, bool) if n.endswith("bias") else rng.random(g.shape) < 0.5 for n, g in seen.gradients.items()}
+    sent = {
+        n: np.ones(g.shape, bool) if n.endswith("bias") else rng.random(g.shape) < 0.5
+        for n, g in seen.gradients.items()
+    }
     result = missing.reconstruct_partly(seen, sent)
     assert result.determined.any()
     np.testing.assert_allclose(result.input[result.determined], seen.truth[result.determined], atol=1e-8)

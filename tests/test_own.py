@@ -60,7 +60,16 @@ class Page(HTMLParser):
 
 def audit(folder, *more: str, factory: str = "build", shape: str = "1,8,8"):
     (folder / "model.py").write_text(MODEL)
-    given = ["own", "--model", f"{folder / 'model.py'}:{factory}", "--input-shape", shape, "--out", str(folder / "out"), *more]
+    given = [
+        "own",
+        "--model",
+        f"{folder / 'model.py'}:{factory}",
+        "--input-shape",
+        shape,
+        "--out",
+        str(folder / "out"),
+        *more,
+    ]
     return CliRunner().invoke(app, given)
 
 
@@ -97,7 +106,9 @@ def test_page_and_twin_say_the_same(done) -> None:
         assert f"{row['psnr_db']:.1f}" in cells
     for row in told["defences"]["rows"]:
         assert f"{row['psnr_db']:.1f}" in cells
-    assert sum(cell == "DP-SGD" for cell in cells) == sum(r["defence"] == "DP-SGD" for r in told["defences"]["rows"]) == 9
+    assert (
+        sum(cell == "DP-SGD" for cell in cells) == sum(r["defence"] == "DP-SGD" for r in told["defences"]["rows"]) == 9
+    )
 
 
 def test_figures_are_those_of_the_library(done) -> None:

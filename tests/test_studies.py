@@ -10,11 +10,20 @@ import pytest
 from typer.testing import CliRunner
 
 import constraint_algebra as ca
-from analysis import defences, depth, measured, minimum_filters, open_values, rank_vs_filters, relu_activity, studies
-from analysis import twin_gallery
+from analysis import (
+    defences,
+    depth,
+    measured,
+    minimum_filters,
+    open_values,
+    rank_vs_filters,
+    relu_activity,
+    studies,
+    twin_gallery,
+)
 from analysis.__main__ import app
-from analysis.runner import arrays_path, key_of
 from analysis.rows import keys
+from analysis.runner import arrays_path, key_of
 from constraint_algebra.reconstruction import Reconstruction, Status
 
 TIMES = {"cpu_s", "rank_cpu_s", "structural_cpu_s"}
