@@ -185,8 +185,8 @@ def _limits(audit: Audit) -> Iterable[str]:
     yield (
         "<p>“Not determined” is about equations, and no promise of privacy: a picture may be recognisable although no"
         " single value of it is determined, and an observer who knows what pictures look like sees more than least"
-        " squares does. All figures are those of single samples; a batch hides more. A network that is trained has other"
-        " gradients than at the weights that the factory returned.</p>"
+        " squares does. All figures are those of single samples; a batch hides more. A trained network has other"
+        " gradients than the weights that the factory returned.</p>"
     )
     told = ", ".join(f"{name} {version}" for name, version in audit.json["versions"].items())
     yield f'<p class="note">{escape(told)}, commit {escape(audit.json["commit"])}, seed {audit.json["seed"]}.</p>'

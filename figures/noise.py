@@ -27,12 +27,13 @@ def draw(results: Path) -> Figure:
             data[data.activation == activation].groupby("dtype", sort=False), SERIES, strict=False
         ):
             known = d[d.determined_share == 1]
+            shown = (f"{dtype}: promised by the error bars", f"{dtype}: measured, every value determined")
+            if known.empty:
+                shown = ("", "")
             promised = known.groupby("at").promised_psnr_db.mean()
-            ax.plot(
-                promised, color=look["color"], ls=look["ls"], marker="", label=f"{dtype}: promised by the error bars"
-            )
+            ax.plot(promised, color=look["color"], ls=look["ls"], marker="", label=shown[0])
             mark = {"marker": look["marker"], "mfc": "none", "color": look["color"], "ls": ""}
-            ax.plot(known["at"], known.determined_psnr_db, label=f"{dtype}: measured, every value determined", **mark)
+            ax.plot(known["at"], known.determined_psnr_db, label=shown[1], **mark)
             rest = d[d.determined_share < 1]
             ax.plot(rest["at"], rest.psnr_db, ls="", marker="x", color=look["color"], ms=5, mew=1,
                     label=f"{dtype}: guess, not determined")  # fmt: skip
