@@ -33,7 +33,7 @@ bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy,
 repro: $(VENV)/stamp  ## redo the paper: all runs, tables, figures and the report, into out/repro, in less than an hour
 	$(BIN)/python -m paper_repro.run --processes 2
 
-studies: $(VENV)/stamp  ## compute all studies anew, into out/studies, in about 15 minutes
+studies: $(VENV)/stamp  ## compute all studies anew, into out/studies: 12 minutes of CPU time
 	$(BIN)/python -m analysis all --processes 2
 
 figures: $(VENV)/stamp  ## draw all figures from the committed results, or from RESULTS=out/studies
