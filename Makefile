@@ -13,10 +13,10 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench repro studies figures lint clean
+.PHONY: help demo test bench repro studies figures docs docs-serve lint clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/stamp  ## reconstruct a photograph through LeNet-O from its gradient, into out/demo
 	$(BIN)/constraint-algebra reconstruct --model lenet-o --image $(IMAGE) --dtype float64 --out out/demo --force
@@ -39,6 +39,12 @@ studies: $(VENV)/stamp  ## compute all studies anew, into out/studies: 12 minute
 figures: $(VENV)/stamp  ## draw all figures from the committed results, or from RESULTS=out/studies
 	$(BIN)/python -m figures all --results-dir $(RESULTS)
 
+docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/docs, every notebook executed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d out/doctrees docs out/docs
+
+docs-serve: docs  ## show them on http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory out/docs 8000
+
 lint: $(VENV)/stamp  ## check format, style, types and the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -54,4 +60,8 @@ $(VENV)/stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --editable '.[torch,images]' --group test --group lint --group benchmarks
+	touch $@
+
+$(VENV)/stamp-docs: $(VENV)/stamp
+	$(BIN)/python -m pip install --quiet --group docs
 	touch $@

@@ -152,7 +152,7 @@ class _Recursion:
         if layer.bias_name is not None:
             return self._given(layer.bias_name).reshape(layer.output_shape)
         dW, name = self.gradients[layer.weight_name], layer.weight_name
-        share = np.linalg.norm(self.deviations[name]) / np.linalg.norm(dW)
+        share = np.linalg.norm(self.deviations[name]) / (np.linalg.norm(dW) or 1.0)
         noise = self._draw(share * np.abs(k), k.shape)
         return Estimate(k, np.ones(k.shape, dtype=bool), noise).reshape(layer.output_shape)
 
