@@ -27,8 +27,6 @@ __all__ = ["BLACK", "BLUE", "SERIES", "SKY", "VERMILION", "YELLOW", "style"]
 @contextmanager
 def style() -> Iterator[None]:
     """Draw with these settings, and give the user's own back afterwards."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        with plotting.style():
-            mpl.rcParams.update(SETTINGS)
-            yield
+    with plotting.style():  # begins with matplotlib's defaults
+        mpl.rcParams.update(SETTINGS)
+        yield

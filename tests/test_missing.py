@@ -69,6 +69,18 @@ def test_values_that_are_called_determined_are_right_with_half_of_all_weights_mi
     np.testing.assert_allclose(result.input[result.determined], seen.truth[result.determined], atol=1e-8)
 
 
+def test_rows_whose_output_gradient_is_not_known_do_not_count(seen) -> None:
+    sent = everything(seen)
+    sent["5.weight"] = np.random.default_rng(0).random(sent["5.weight"].shape) < 0.25
+    result = missing.reconstruct_partly(seen, sent)
+    head, middle, first = reversed(result.layers)
+    assert head.determined < head.unknowns  # so that some activations below it are not known, nor their k
+    assert 0 < middle.gradient_rows < 6 * 5 * 9
+    assert first.gradient_rows == 0
+    assert result.status is ca.Status.DETERMINED
+    np.testing.assert_allclose(result.input, seen.truth, atol=1e-10)
+
+
 def test_a_withheld_layer_is_the_same_to_the_library_and_entry_by_entry(seen) -> None:
     for layer in NETWORK.bilinear[:2]:
         sent = everything(seen)
