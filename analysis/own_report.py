@@ -15,6 +15,7 @@ from analysis.measured import guess
 from analysis.subjects import FloatArray
 from constraint_algebra import plotting
 from constraint_algebra.network import shape_text
+from constraint_algebra.reconstruction import Reconstruction
 
 if TYPE_CHECKING:
     from analysis.own import Audit
@@ -26,7 +27,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.25rem; margin-top:
 .verdict { border-left: 5px solid #0b5fa5; background: #eef4fa; padding: .8rem 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-caption { text-align: left; font-weight: 600; padding: .4rem 0; }
+details { margin: .5rem 0; } summary { cursor: pointer; }
 th, td { padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #ccc; text-align: right; vertical-align: middle; }
 th { font-weight: 600; border-bottom: 2px solid #555; vertical-align: bottom; }
 th.text, td.text { text-align: left; }
@@ -90,17 +91,14 @@ def _shapes(audit: Audit) -> Iterable[str]:
         "filters_by_counting": "by counting",
         "verdict": "verdict",
     }
-    seen: dict[str, str] = {}
     for name, found in audit.json["feasibility"].items():
         rows = [[_number(layer[key]) for key in columns] for layer in found["layers"]]
-        table = _table(list(columns.values()), rows, text=(0, 1, 9), caption=f"{name[0].upper()}{name[1:]}")
-        if table.partition("</caption>")[2] in seen:
-            same = seen[table.partition("</caption>")[2]]
-            yield f"<p>{escape(name[0].upper() + name[1:])}: the same as for “{escape(same)}”.</p>"
-            continue
-        seen[table.partition("</caption>")[2]] = name
-        yield table
-        yield f"<p>{escape(found['conclusion'])}</p>"
+        table = _table(list(columns.values()), rows, text=(0, 1, 9))
+        title, conclusion = escape(name[0].upper() + name[1:]), escape(found["conclusion"])
+        if name == "all outputs active":
+            yield f"<p><strong>{title}.</strong> {conclusion}</p>{table}"
+        else:
+            yield f"<details><summary><strong>{title}.</strong> {conclusion}</summary>{table}</details>"
 
 
 def _samples(audit: Audit) -> Iterable[str]:
@@ -122,6 +120,7 @@ def _samples(audit: Audit) -> Iterable[str]:
              _decibels(promised), _share(within), f"{row['cpu_s']:.1f}"]
         )  # fmt: skip
     yield _table(headers, rows, text=(0, 1))
+    yield _flow(*next(iter(audit.results.items())))
     for name, result in audit.results.items():
         truth = audit.steps[name].truth
         assert truth is not None
@@ -145,7 +144,8 @@ def _defences(audit: Audit) -> Iterable[str]:
         f'<p class="note">The sample {escape(found["sample"])} again. “Layers solved” counts from the head down; the'
         " input is solved with the last of them. PSNR is that of the whole picture, with a guess where nothing is"
         f" determined: plain mid-grey has {_decibels(grey)} dB. A picture with more than that shows something,"
-        " determined or not.</p>"
+        " determined or not. Pruned entries count as unknown, and so does whatever is zero anyway: an observer who can"
+        " tell the two apart knows more.</p>"
     )
     headers = [
         "defence",
@@ -192,9 +192,7 @@ def _limits(audit: Audit) -> Iterable[str]:
     yield f'<p class="note">{escape(told)}, commit {escape(audit.json["commit"])}, seed {audit.json["seed"]}.</p>'
 
 
-def _table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int], caption: str = "", raw: bool = False
-) -> str:
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, text: Sequence[int], raw: bool = False) -> str:
     """Return a table; the columns in `text` are set left, and cells are HTML already where `raw`."""
     sides = ['class="text"' if number in text else "" for number in range(len(headers))]
     head = "".join(f'<th scope="col" {side}>{escape(h)}</th>' for h, side in zip(headers, sides, strict=True))
@@ -202,8 +200,7 @@ def _table(
         "<tr>" + "".join(f"<td {s}>{c if raw else escape(c)}</td>" for c, s in zip(row, sides, strict=True)) + "</tr>\n"
         for row in rows
     )
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
 def _picture(image: FloatArray, alt: str, caption: str) -> str:
@@ -220,13 +217,28 @@ def _image(image: FloatArray, alt: str, height: int) -> str:
 
 def _error(image: FloatArray, truth: FloatArray, name: str) -> str:
     """Return the map of absolute errors, dark for small ones, where values are determined."""
-    figure = Figure(figsize=(3.4, 2.1), layout="constrained")
-    plotting.absolute_error(image, truth, title="", ax=figure.subplots())
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    with plotting.style():
+        figure = Figure(figsize=(3.6, 2.1), layout="constrained")
+        plotting.absolute_error(image, truth, title="", ax=figure.subplots())
+        for ax in figure.axes:
+            ax.grid(visible=False)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     largest = float(np.nanmax(np.abs(image - truth)))
     alt = f"Absolute error of {name} on a logarithmic scale; the largest is {largest:.1e}"
     return f"<figure>{_inlined(stream, alt, 'class=smooth')}<figcaption>absolute error</figcaption></figure>"
+
+
+def _flow(name: str, result: Reconstruction) -> str:
+    """Return a bar for each layer: the determined share of its input."""
+    with plotting.style():
+        figure = Figure(figsize=(min(9.0, 3 + 0.9 * len(result.layers)), 3.4), layout="constrained")
+        plotting.knowledge_flow(result, figure.subplots())
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=100, metadata={"Software": None})
+    shares = ", ".join(f"{layer.determined:,} of {layer.unknowns:,} at {layer.name}" for layer in result.layers[::-1])
+    alt = f"Determined values of every layer's input for {name}, from the head down: {shares}"
+    return f"<figure>{_inlined(stream, alt, 'class=smooth')}<figcaption>{escape(name)}</figcaption></figure><br>"
 
 
 def _inlined(stream: io.BytesIO, alt: str, more: str) -> str:

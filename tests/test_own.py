@@ -89,6 +89,7 @@ def test_the_page_needs_nothing_else_and_its_pictures_have_words(done) -> None:
     assert all(len(picture["alt"]) > 20 for picture in page.pictures)
     words = " ".join(picture["alt"] for picture in page.pictures)
     assert "The sample mnist:4 that the client trains on" in words
+    assert "Determined values of every layer's input for mnist:1, from the head down: 96 of 96 at 5" in words
     assert "What is left of mnist:1 under quantisation, 8 bits" in words
 
 
@@ -143,7 +144,10 @@ def test_a_model_of_vectors_is_audited_on_random_values(tmp_path) -> None:
     assert found.exit_code == 0, found.output
     text = (tmp_path / "out" / "report.html").read_text()
     assert "random:0" in text
-    assert not Page(text).pictures
+    (picture,) = Page(text).pictures  # the flow of knowledge: there is nothing else to show
+    assert picture["alt"].startswith(
+        "Determined values of every layer's input for random:0, from the head down: 20 of 20"
+    )
 
 
 def test_a_model_without_equations_is_refused_by_name(tmp_path) -> None:
