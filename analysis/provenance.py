@@ -42,36 +42,41 @@ def provenance() -> dict[str, str]:
 
 
 class Sidecar:
-    """The JSON file beside the rows of a study: one entry for every time that it was started."""
+    """The JSON file beside the rows of a study: an entry for every time that it was started with something to do."""
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        """Read what is there and add an entry for this session.
+        """Read what is there.
 
         Args:
             path: the JSON file.
             about: study, arguments, seed.
         """
-        self.path = path
+        self.path, self.about = path, dict(about)
         self.content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         self.content.setdefault("sessions", [])
+
+    def begin(self) -> None:
+        """Add an entry for this session, before the work: if that is killed, the rows still have an origin."""
         self.started = time.time()
         self.session: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "commit": commit(),
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}",
-            **about,
-            "new_rows": 0,
+            **self.about,
+            "new_rows": None,
         }
+        self.content["sessions"].append(self.session)
+        self._write()
 
-    def write(self, *, new_rows: int, rows: int, failed: int) -> None:
-        """Write the file; a session that added no row leaves no trace."""
-        if not new_rows:
-            return
-        if self.session not in self.content["sessions"]:
-            self.content["sessions"].append(self.session)
+    def end(self, *, new_rows: int, rows: int, failed: int) -> None:
+        """Say what came of the session."""
         self.session |= {"new_rows": new_rows, "wall_s": round(time.time() - self.started, 1)}
         self.content |= {"rows": rows, "failed": failed}
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".json.part")
         part.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         part.replace(self.path)

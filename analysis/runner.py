@@ -107,6 +107,8 @@ def _compute(
     fields, kind = todo[0]._fields, type(todo[0])
     with table.RowFile(path, names) as file, progress(len(todo), what) as advance:
         new = 0
+        if sidecar is not None:
+            sidecar.begin()
         try:
             for row in computed(todo):
                 arrays = row.pop(ARRAYS, None)
@@ -120,7 +122,7 @@ def _compute(
         finally:
             if sidecar is not None:
                 errors = table.read(path, ["error"])["error"]
-                sidecar.write(new_rows=new, rows=len(errors), failed=int(errors.notna().sum()))
+                sidecar.end(new_rows=new, rows=len(errors), failed=int(errors.notna().sum()))
 
 
 def _ready(path: Path) -> Path:

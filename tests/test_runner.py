@@ -111,3 +111,17 @@ def test_the_file_beside_the_rows_says_where_they_come_from(tmp_path) -> None:
     assert (session["study"], session["seed"]) == ("squares", 3)
     assert {"numpy", "python", "torch", "constraint_algebra"} <= set(session["versions"])
     assert session["commit"]
+
+
+def test_rows_of_a_session_that_was_killed_still_have_an_origin(tmp_path) -> None:
+    seen: list[dict[str, object]] = []
+
+    def look(run: Run) -> dict[str, object]:
+        seen.append(json.loads((tmp_path / "rows.json").read_text()))  # what a kill at this moment would leave
+        return square(run)
+
+    run_study(SIX[:1], tmp_path / "rows.csv", COLUMNS, look, about={"study": "squares"})
+    (session,) = seen[0]["sessions"]
+    assert session["study"] == "squares"
+    assert session["commit"]
+    assert session["new_rows"] is None
