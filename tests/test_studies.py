@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -114,6 +115,23 @@ def test_what_counting_says_and_what_holds() -> None:
     rows = rank_vs_filters.judge(rank_vs_filters.Run("gradient", 3, 32, 5, 2, "half", 12))
     assert (rows["rank"], rows["gradient_rows"], rows["weight_rows"]) == (900, 900, 0)
     assert minimum_filters.judge(minimum_filters.Run(3, 5, 2))["by_gradient_low"] == 64
+
+
+@pytest.mark.parametrize("equations", ["gradient", "both"])
+@pytest.mark.parametrize("padding", ["none", "half"])
+def test_full_rank_by_the_closed_form_is_what_elimination_says(equations, padding, monkeypatch) -> None:
+    proved = 0
+    for kernel, stride, filters in itertools.product((2, 3, 5), (1, 2, 3), (1, 4, 12, 40)):
+        run = rank_vs_filters.Run(equations, 2, 9, kernel, stride, padding, filters)
+        quick = rank_vs_filters.judge(run)
+        with monkeypatch.context() as patch:
+            patch.setattr(rank_vs_filters, "proved_full", lambda *_: None)
+            slow = rank_vs_filters.judge(run)
+        proved += quick["error_probability"] == 0 < slow["error_probability"]
+        assert {k: v for k, v in quick.items() if k not in TIMES | {"error_probability"}} == {
+            k: v for k, v in slow.items() if k not in TIMES | {"error_probability"}
+        }
+    assert proved > 3
 
 
 def result(known: np.ndarray, bar: float) -> Reconstruction:
