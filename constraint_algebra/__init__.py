@@ -81,7 +81,7 @@ _PUBLIC = {
     "filter_counts": ("FilterCount", "MinimumFilters", "minimum_filters"),
     "feasibility_report": ("FeasibilityReport", "LayerFeasibility", "feasibility"),
 }
-_SUBMODULES = ("plotting", "samples", "symbolic", "zoo")
+_SUBMODULES = ("incidence", "plotting", "samples", "symbolic", "zoo")
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __version__ = "0.1.0"

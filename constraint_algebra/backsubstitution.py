@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from constraint_algebra import contractions, head
+from constraint_algebra import contractions, head, second_look
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.estimates import Estimate, through_activation
 from constraint_algebra.layer_equations import LayerEquations
@@ -33,6 +33,7 @@ from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Sta
 from constraint_algebra.solve import TwoStage
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 Progress = Callable[[int, int, str], None]
 
 MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20 %
@@ -114,6 +115,8 @@ class _Recursion:
         self.network, self.parameters, self.gradients = network, parameters, gradients
         self.deviations, self.rounding = deviations, rounding
         self.random = np.random.default_rng(seed)
+        # The activation above the layer at hand, and the gradient that arrives there.
+        self._above: tuple[Activation, Estimate] | None = None
 
     def run(
         self,
@@ -129,10 +132,11 @@ class _Recursion:
         k = self._start(start, output_gradient)
         z = Estimate.unknown(start.output_shape, MEMBERS)
         for number, layer in enumerate(todo):
-            x, solution = self._solve(layer, k, z)
+            x, solution, doubted = self._solve(layer, k, z)
             if solution.residual > misfit:
                 return None
             solutions.append(solution)
+            k = self._settled(layer, x, k, doubted)
             below = todo[number + 1] if layer is not todo[-1] else None
             z, k = self._through(below, layer, x, self._arriving(layer, k))
             if progress is not None:
@@ -156,13 +160,13 @@ class _Recursion:
         noise = self._draw(share * np.abs(k), k.shape)
         return Estimate(k, np.ones(k.shape, dtype=bool), noise).reshape(layer.output_shape)
 
-    def _solve(self, layer: PlacedLayer, k: Estimate, z: Estimate) -> tuple[Estimate, LayerSolution]:
-        """Return the layer's input from its gradient and weight equations."""
+    def _solve(self, layer: PlacedLayer, k: Estimate, z: Estimate) -> tuple[Estimate, LayerSolution, BoolArray]:
+        """Return the layer's input from its gradient and weight equations, and the filters whose k they contradict."""
         W, dW = self.parameters[layer.weight_name], self.gradients[layer.weight_name]
         deviation = self.deviations[layer.weight_name]
         equations, row_rounding, output_rounding = self._equations(layer, W, dW, deviation, k, z)
-        stages = TwoStage(equations)
-        x = stages.solve(dW[..., None], equations.output[..., None])[..., 0]
+        stages, x, doubted = self._agreeing(equations)
+        equations = stages.equations
         # How each perturbation of k, dW and z moves x, to first order.
         rows = row_rounding.reshape(layer.filters, 1, *layer.taps)
         perturbations = stages.solve(
@@ -183,8 +187,38 @@ class _Recursion:
             condition=stages.verdict.condition,
             residual=stages.residual(x),
             settled=stages.verdict.settled,
+            misfit=float(second_look.misfits(equations, x).max(initial=0.0)),
         )
-        return Estimate(x, determined, np.where(determined[..., None], perturbations, 0.0)), solution
+        return Estimate(x, determined, np.where(determined[..., None], perturbations, 0.0)), solution, doubted
+
+    def _agreeing(self, equations: LayerEquations) -> tuple[TwoStage, FloatArray, BoolArray]:
+        """Solve; where gradient equations contradict the rest, without those of the filters that do, if that heals it.
+
+        Returns the equations eliminated, the solution, and the filters left out.
+        """
+
+        def solved(equations: LayerEquations) -> tuple[TwoStage, FloatArray, BoolArray]:
+            stages = TwoStage(equations)
+            x = stages.solve(equations.weight_gradient[..., None], equations.output[..., None])[..., 0]
+            return stages, x, second_look.suspects(equations, x)
+
+        first, x, suspects = solved(equations)
+        none = np.zeros(equations.layer.filters, dtype=bool)
+        out, stages, better = none, first, x
+        while suspects.any() and (out | suspects).sum() <= len(out) // 2:
+            out = out | suspects
+            stages, better, suspects = solved(second_look.without(equations, out))
+        if suspects.any() or not out.any() or stages.verdict.determined.sum() < first.verdict.determined.sum():
+            return first, x, none
+        return stages, better, out
+
+    def _settled(self, layer: PlacedLayer, x: Estimate, k: Estimate, doubted: BoolArray) -> Estimate:
+        """Return the layer's output gradient with what its solved input settles."""
+        if self._above is None or (k.known.all() and not doubted.any()):
+            return k
+        bias = self.parameters[layer.bias_name] if layer.bias_name is not None else np.zeros(layer.filters)
+        weight = self.parameters[layer.weight_name]
+        return second_look.settled(layer, weight, bias, *self._above, x, k, doubted)
 
     def _equations(
         self, layer: PlacedLayer, W: FloatArray, dW: FloatArray, deviation: FloatArray, k: Estimate, z: Estimate
@@ -246,8 +280,11 @@ class _Recursion:
     ) -> tuple[Estimate, Estimate]:
         """Return the output of the layer below and the gradient there, from the input of the layer above."""
         first = 0 if below is None else below.index + 1
+        self._above = None
         for layer in reversed(self.network.layers[first : above.index]):
             if isinstance(layer.layer, Activation):
+                if layer.index == first and below is not None:
+                    self._above = layer.layer, k.reshape(below.output_shape)
                 stored = self._draw(2 * self.rounding.deviation(np.where(y.known, y.value, 0.0)), y.value.shape)
                 y, k = through_activation(
                     layer.layer, y, k, stored, self._bias_check(below) if layer.index == first else None

@@ -81,8 +81,9 @@ def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, 
     s = np.linalg.svd(dW, compute_uv=False)
     # A matrix of independent noise has a largest singular value of about its largest row and its largest column, in
     # Euclidean size (Bandeira and van Handel 2016); the noise of rounding lies in the rows of the largest k.
-    noise = deviations[layer.weight_name].reshape(dW.shape) + 1e-15 * np.abs(dW).max()
-    limit = 4 * float(np.linalg.norm(noise, axis=1).max() + np.linalg.norm(noise, axis=0).max())
+    size = float(np.abs(dW).max())  # tiny squares underflow
+    noise = deviations[layer.weight_name].reshape(dW.shape) / size + 1e-15
+    limit = 4 * size * float(np.linalg.norm(noise, axis=1).max() + np.linalg.norm(noise, axis=0).max())
     if s[1] > limit:
         rank = int(np.count_nonzero(s > limit))
         raise BatchError(

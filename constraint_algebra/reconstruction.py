@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+CONTRADICTION = 30.0  # residual in units of noise beyond which an equation is wrong
+
 
 class Status(Enum):
     """The outcome in one sentence."""
@@ -48,6 +50,8 @@ class LayerSolution:
         condition: condition number of the directions solved for, each row in units of its noise; an estimate.
         residual: largest residual relative to the largest right-hand side, over both kinds of equations.
         settled: whether the verdict on what is determined is final; where not, an iteration did not converge.
+        misfit: root mean square residual of the gradient equations of a filter in units of their noise, the largest
+            over the filters; a few at most, unless an equation is wrong.
     """
 
     name: str
@@ -60,6 +64,7 @@ class LayerSolution:
     condition: float
     residual: float
     settled: bool = True
+    misfit: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Reconstruction:
             return replace(self, status=Status.UNDECIDED)
         if not self.determined.any():
             return replace(self, status=Status.UNDETERMINED)
+        if any(layer.misfit > CONTRADICTION for layer in self.layers):
+            return replace(self, status=Status.INCONSISTENT)
         if not self.determined.all():
             return replace(self, status=Status.PARTIAL)
         wrong = any(found > allowed[name] for name, found in self.discrepancy.items())
@@ -157,4 +164,4 @@ class Reconstruction:
         for column in ("condition", "residual"):
             if column in frame:
                 frame[column] = frame[column].map("{:.1e}".format)
-        return frame.drop(columns="settled", errors="ignore")
+        return frame.drop(columns=["settled", "misfit"], errors="ignore")

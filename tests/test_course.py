@@ -1,0 +1,165 @@
+"""The course: checkers accept right answers in several forms and reject wrong ones; lessons are whole and run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import sympy
+
+import constraint_algebra as ca
+
+COURSE = Path(__file__).parents[1] / "docs/course"
+LESSONS = sorted(COURSE.glob("[0-9]*.md"))
+sys.path.insert(0, str(COURSE))
+
+import ca_course  # noqa: E402 -- from the folder of the lessons
+
+NARROW = ca.Network((3, 32, 32), [ca.Conv2d(6, 5, stride=2), ca.ReLU(), ca.Flatten(), ca.Linear(10)])
+RIGHT = {
+    "1_1": (
+        [3, -1, 4],
+        (3.0, -1.0, 4.0),
+        np.array([[3], [-1], [4]]),
+        sympy.Matrix([3, -1, 4]),
+        sp.csr_array([[3, -1, 4]]),
+    ),
+    "1_2": ({1, 3}, [3, 1], (1, 3), np.array([1, 3])),
+    "1_3": ([3 - 0.15 / 4.25, -1 - 0.25 / 4.25, 4 + 0.25 / 4.25],),
+    "2_1": ((12, 16), [12, 16], np.array([12, 16]), (12.0, 16.0)),
+    "2_2": ({(1, 1)}, [(1, 1)], [[1, 1]], np.array([[1, 1]])),
+    "2_3": (4, 4.0, "4", sympy.Integer(4), np.int64(4)),
+    "3_1": ((8, 16), [8, 16]),
+    "3_2": (46, "46", sympy.Integer(46)),
+    "3_3": ({1}, [1], (1,)),
+    "4_1": ([1, -1, 0, 0, 0], [-2, 2, 0, 5, 5], sympy.Matrix([1, -1, 0, 0, 0])),
+    "4_2": ({2}, [2], [(2,)]),
+    "4_3": (True, "yes", np.True_),
+    "5_1": (lambda y: y * (1 - y), lambda y: y - y**2),
+    "5_2": ([0.5, 2, -3], np.array([0.5, 2, -3])),
+    "5_3": (3, "3"),
+    "6_1": (6e-5, "6e-5", 1e-4),
+    "6_3": (110, 110.0, "110", sympy.Integer(110)),
+    "7_1": (112, "112"),
+    "7_2": (True, "yes"),
+    "7_3": (False, "no"),
+    "8_1": (NARROW,),
+    "8_2": (1e-4, "1e-4", "0.0001"),
+    "8_3": (False, "no"),
+}
+WRONG = {
+    "1_1": ([1.5, -0.5, 2], [1 / 3, -1, 0.25], [1, 2], "frog", None, ...),
+    "1_2": ({0, 1}, {2, 4}, {1}, 1, "1, 3"),
+    "1_3": ([3.2, -1.2, 4.2], [3, -1, 4]),
+    "2_1": ((16, 12), (48, 16), (12, 36), (8, 16), 12),
+    "2_2": ({(0, 0), (1, 1)}, set(), {(3, 3)}),
+    "2_3": (9, 16, 1, 4.5),
+    "3_1": ((16, 8), (8, 8), (7, 16), 16),
+    "3_2": (54, 64, 48),
+    "3_3": ({1, 2}, {2}, set()),
+    "4_1": ([0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [1, 1, 0, 0, 0], [1, -1]),
+    "4_2": ({0, 2}, {3}, set()),
+    "4_3": (False, "perhaps"),
+    "5_1": (lambda y: np.exp(-y) / (1 + np.exp(-y)) ** 2, lambda y: 1 - y**2, lambda y: y / 0, 0.25),
+    "5_2": ([0.5, -1.0], [0.5, 3, -3], [1, 1, 1]),
+    "5_3": (6, 2),
+    "6_1": (6e-8, 6e-11, 5.0, "small"),
+    "6_2": (1.0, 0.0, 0.4),
+    "6_3": (220, -110, 158.13, 11),
+    "7_1": (-112, 562, 318, 185, 0),
+    "7_2": (False,),
+    "7_3": (True,),
+    "8_1": (ca.zoo.network("lenet-o", classes=10), ca.zoo.network("lenet-o"), "LeNet", None),
+    "8_2": (1e-6, 1e-2),
+    "8_3": (True,),
+}
+CHECKERS = [f"{lesson}_{number}" for lesson in range(1, 9) for number in range(1, 4)]
+
+
+def said(name: str, answer, capsys) -> str:
+    """What the checker prints."""
+    getattr(ca_course, f"check_{name}")(answer)
+    return capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKERS if name in RIGHT])
+def test_right_answers_in_several_forms(name, capsys) -> None:
+    for answer in RIGHT[name]:
+        assert said(name, answer, capsys) == "Right.", answer
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_wrong_answers_are_told_why_and_not_what(name, capsys) -> None:
+    for answer in WRONG[name]:
+        words = said(name, answer, capsys)
+        assert words.startswith("Not yet: "), answer
+        assert len(words) > 25
+        if name in RIGHT:
+            right = RIGHT[name][0]
+            given = [f"{right:g}"] if isinstance(right, int | float) and not isinstance(right, bool) else []
+            assert not any(re.search(rf"(?<![\d.e-]){re.escape(text)}(?![\d.])", words) for text in given), words
+
+
+def test_the_share_of_errors_is_that_of_the_lesson(capsys) -> None:
+    from ca_course.lesson_6 import share_within_one_bar
+
+    share = share_within_one_bar()
+    assert 0.5 < share < 0.95
+    assert said("6_2", share, capsys) == said("6_2", f"{100 * share:.0f} %", capsys) == "Right."
+
+
+# Lessons
+
+
+def cells(lesson: Path) -> list[tuple[str, str]]:
+    """Options and code of the code cells."""
+    found = re.findall(r"```\{code-cell\} ipython3\n(.*?)```", lesson.read_text("utf-8"), re.DOTALL)
+    parts = (re.fullmatch(r"(---\n.*?\n---\n|:tags:[^\n]*\n\n)?(.*)", cell, re.DOTALL) for cell in found)
+    return [(part[1] or "", part[2]) for part in parts]
+
+
+def run(lesson: Path, capsys) -> str:
+    """Run a lesson from top to bottom; return what it printed."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    space: dict = {}
+    for _, code in cells(lesson):
+        exec(compile(ast.parse(code), lesson.name, "exec"), space)
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    return capsys.readouterr().out
+
+
+def test_there_are_eight_lessons() -> None:
+    assert [lesson.name[:2] for lesson in LESSONS] == [f"0{number}" for number in range(1, 9)]
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_a_lesson_has_all_its_parts(lesson) -> None:
+    text, number = lesson.read_text("utf-8"), int(lesson.name[:2])
+    for part in ("**Question.**", "## Your prediction", "## Exercises", "## Solutions", "## Summary", "minutes"):
+        assert part in text, part
+    summary = text.partition("## Summary")[2].strip()
+    assert len(re.findall(r"^\d\. ", summary, re.MULTILINE)) == 5
+    for exercise in range(1, 4):
+        assert f"**{number}.{exercise}**" in text
+        assert text.count(f"check_{number}_{exercise}(") == 2  # once for the student, once in the solution
+    assert sum("solution" in options and "hide-cell" in options for options, _ in cells(lesson)) == 1
+    drawing = [options for options, code in cells(lesson) if "plt.subplots" in code]
+    assert drawing
+    assert all("alt:" in options for options in drawing)
+    assert "output" not in text.partition("kernelspec")[0]
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_every_lesson_runs_and_its_solutions_are_right(lesson, capsys) -> None:
+    output = run(lesson, capsys)
+    assert output.count("Right.\n") == 3
+    assert output.count("Not yet: ") == 3  # the student's cells still hold dots
