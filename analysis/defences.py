@@ -11,8 +11,8 @@ Finding: Clipping takes nothing (306 dB). DP-SGD noise costs 20 dB a factor of t
 1e-5; from 1e-4 on nothing is determined and the guess is mid-grey, at multipliers far below the 0.1 to 1 that privacy
 accounting asks for. Pruning half of all weights' gradients takes nothing with LeakyReLU (275 dB); 20 % kept leave
 nothing. With ReLU already 90 % kept leave nothing, because its true zeros pass for pruned ones. Rounding to 16 bits
-leaves 90 dB; 8 bits leave no value determined and yet a picture of 41 dB with LeakyReLU, nothing with ReLU; 4 bits
-and signs leave nothing. Withholding the first layer's gradient takes nothing, for its 768 weight equations suffice;
+leaves 90 dB; 8 bits leave no value determined and yet pictures of 41 dB with LeakyReLU and 34 dB with ReLU; 4 bits and
+signs leave nothing. Withholding the first layer's gradient takes nothing, for its 768 weight equations suffice;
 withholding the second, the third or the head, or sharing head or biases alone, leaves nothing to this recursion.
 
 One row a defence for a sample of CIFAR-10 at 16×16 pixels, float64, through LeNet-O cut to the size (see

@@ -11,8 +11,8 @@ Finding: Yes, from the second layer on. The gradient equations alone determine e
 weight equations determine 57 of 84 with all outputs active, and 11 of 84 with half of them, where they reach 47 % of
 the unknowns on average. Where weight equations do suffice, their condition number is 6 to 8,300 (median 250) against
 1.3 to 3.1 for the gradient equations. The first layer is the other way round only in the narrow network: there the
-weight equations alone determine the input, with a condition number of 46,000, the gradient equations reach 94 % of
-it, and both together determine it with 19. Depth itself adds nothing: what counts is that the maps have become small.
+weight equations alone determine the input, with a condition number of 46,000, the gradient equations reach 94 % of it,
+and both together determine it with 19. Depth itself adds nothing: what counts is that the maps have become small.
 
 One row a convolution in a chain of `depth` of them, for a way of choosing strides and filters. Ranks are generic
 (exact for almost all weights and output gradients), of weight equations, gradient equations and both, everything

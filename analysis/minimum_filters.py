@@ -10,9 +10,9 @@ stride squared.
 Finding: Counting is too low for 28 of the 58 layers that any number of filters determines, by a factor of up to 3 (21
 filters by counting, 64 in truth, for kernel 7 and stride 4); it is right for stride 1. The residue class with the
 fewest taps a pixel decides in all 58, and even where the stride divides the kernel counting can miss (13 for 14 at
-kernel 9, stride 3), because the classes are not equally large. With weight equations 3 filters do at stride 1 on
-three channels, as many as there are channels, and 7 to 12, 9 to 27, and 11 to 48 at strides 2, 3 and 4: at most
-channels times stride squared, fewer for larger kernels. For 14 layers no number does, since a pixel meets no tap.
+kernel 9, stride 3), because the classes are not equally large. With weight equations 3 filters do at stride 1 on three
+channels, as many as there are channels, and 7 to 12, 9 to 27, and 11 to 48 at strides 2, 3 and 4: at most channels
+times stride squared, fewer for larger kernels. For 14 layers no number does, since a pixel meets no tap.
 
 One row a layer on a 32×32 input, padded by half its kernel, all outputs active and known: fewest filters by counting
 gradient equations, by gradient equations exactly, and by both kinds exactly (bounds, equal where settled; missing

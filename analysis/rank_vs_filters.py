@@ -7,11 +7,11 @@ residue classes short of taps; weight and gradient equations together lose their
 sparsity pattern shows.
 
 Finding: Of 3,060 layers of which gradient equations alone count, counting calls 1,659 determined and is wrong about
-484: 4 of 553 at stride 1, 211 at stride 2 and 269 at stride 3, by up to 61 % of the unknowns (44 % where the kernel
-is no smaller than the stride). Residue classes are the reason: the structural rank, which sees them, is too high in
-12 of 2,969 cases only. The exceptions at stride 1 are large kernels on 8×8 pixels without padding, whose few outputs
-the taps share. With weight equations counting is wrong about 346 of 1,704 layers that it calls determined, and now
-the structural rank is too high in 554 of 2,161 cases, in 490 of them by exactly F². In 7 layers with one filter on 16
+484: 4 of 553 at stride 1, 211 at stride 2 and 269 at stride 3, by up to 61 % of the unknowns (44 % where the kernel is
+no smaller than the stride). Residue classes are the reason: the structural rank, which sees them, is too high in 12 of
+2,969 cases only. The exceptions at stride 1 are large kernels on 8×8 pixels without padding, whose few outputs the
+taps share. With weight equations counting is wrong about 346 of 1,704 layers that it calls determined, and now the
+structural rank is too high in 554 of 2,161 cases, in 490 of them by exactly F². In 7 layers with one filter on 16
 channels the bounds of the rank do not meet.
 
 One row a configuration: a convolution with square kernel, stride and padding on a square input, all outputs active

@@ -9,9 +9,9 @@ leave a lower rank than random ones of the same share.
 Finding: Real masks leave a lower rank than random ones in 106 of 320 cases and a higher one in none. With 30 to 45 %
 of the outputs active, the second layer keeps 91 % of the rank before training and 82 % after it, where random masks
 keep 99 %. Dead filters explain little: random places within the living filters still do better in 97 cases, so it is
-neighbours that go together. The networks as they are (56 and 82 % active in the first layer before and after
-training, 93 and 89 % in the second) have full rank throughout; the second layer first falls short at 43 % of active
-outputs before training and at 64 % after.
+neighbours that go together. The networks as they are (56 and 82 % active in the first layer before and after training,
+93 and 89 % in the second) have full rank throughout; the second layer first falls short at 43 % of active outputs
+before training and at 64 % after.
 
 One row a layer of a network of digits (two convolutions with ReLU, 8×8 pixels), before training and after 20 epochs,
 for one digit and one shift of all biases of the convolutions, which moves the share of active outputs. `rank` and
