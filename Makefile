@@ -2,6 +2,8 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 IMAGE ?= cifar10:7
+# Where figures take their results from: those of the repository, or out/studies after `make studies`.
+RESULTS ?= analysis/results
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -11,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench repro docs docs-serve lint clean
+.PHONY: help demo test bench repro studies figures docs docs-serve lint clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,12 @@ bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy,
 
 repro: $(VENV)/stamp  ## redo the paper: all runs, tables, figures and the report, into out/repro, in less than an hour
 	$(BIN)/python -m paper_repro.run --processes 2
+
+studies: $(VENV)/stamp  ## compute all studies anew, into out/studies: 12 minutes of CPU time
+	$(BIN)/python -m analysis all --processes 2
+
+figures: $(VENV)/stamp  ## draw all figures from the committed results, or from RESULTS=out/studies
+	$(BIN)/python -m figures all --results-dir $(RESULTS)
 
 docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/docs, every notebook executed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d out/doctrees docs out/docs

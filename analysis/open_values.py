@@ -1,50 +1,73 @@
-"""How much of an image stays open, by the number of filters in the first layer, for ReLU and LeakyReLU.
+"""How much of an image stays open, by the number of filters in the first layer.
 
-    python -m analysis.open_values
+Question: How many values does the gradient fix, and how wide are the intervals of the others, as a first layer has
+more filters?
 
-Writes analysis/results/open_values.csv, one row for each activation, number of filters and photograph: the share of
-fixed values, and the mean width of the interval of the values over all inputs with the same gradients, for a random
-sample of them (the same in each row; a fixed value has width 0). Rows that are there are kept: an interrupted run goes
-on where it stopped. Takes a few minutes.
+Hypothesis: Below the fewest filters that determine the layer nothing is fixed although the intervals shrink, and
+above it everything is; ReLU, which cuts off about half of the weight equations, needs about twice the filters.
+
+Finding: With LeakyReLU nothing is fixed up to 5 filters and everything from 6 on; with ReLU everything from 8 on.
+Below that the intervals hardly shrink: their mean width is 0.99 at 5 filters and, with ReLU, 0.80 at 7, of a valid
+range of 1. At most 6 % of the values are fixed before all are. ReLU needs a third more filters, not twice as many.
+
+One row for each activation, number of filters and photograph: the share of fixed values, and the mean width of the
+interval of the values over all inputs with the same gradients, from inside and from outside, for a random sample of
+them (the same in each row; a fixed value has width 0).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
+from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-import torch
-import typer
 
 import constraint_algebra as ca
-from constraint_algebra.gradients import to_numpy
+from analysis.executors import Row
+from analysis.subjects import ACTIVATIONS, SMALL
 from constraint_algebra.samples import fit
 
-RESULT = Path(__file__).parent / "results" / "open_values.csv"
-SHAPE = (3, 16, 16)
+SEED = 0
 FILTERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24)
-ACTIVATIONS = {"ReLU": ca.ReLU(), "LeakyReLU(0.2)": ca.LeakyReLU(0.2)}
 IMAGES = (3, 7, 12)
 SAMPLED = 64  # values whose intervals are computed
 
 
-def row(activation: str, filters: int, image: int) -> dict[str, object]:
-    """Return one row: nullity, share of fixed values, mean width of the intervals from inside and from outside."""
-    act = ACTIVATIONS[activation]
-    layers = [ca.Conv2d(filters, 5, 2, 2), act, ca.Conv2d(16, 3, 1, 1), act, ca.Flatten(), ca.Linear(10)]
-    net = ca.Network(SHAPE, layers)
-    model = ca.to_torch(net, seed=0, init="default")
+class Run(NamedTuple):
+    """An activation, a number of filters of the first layer, a photograph."""
+
+    activation: str
+    filters: int
+    image: str
+
+
+COLUMNS = (*Run._fields, "unknowns", "nullity", "fixed", "sampled", "width", "outer_width")
+
+
+def runs(*, quick: bool = False) -> list[Run]:
+    """Return the grid; a quick one has many filters, which is fast, and one photograph."""
+    images = [f"cifar10:{number}" for number in IMAGES]
+    return [
+        Run(*key)
+        for key in itertools.product(ACTIVATIONS, FILTERS[-4:] if quick else FILTERS, images[: 1 if quick else None])
+    ]
+
+
+def judge(run: Run) -> Row:
+    """Return nullity, share of fixed values, mean width of the intervals from inside and from outside."""
+    from constraint_algebra.gradients import to_numpy
+
+    act = ACTIVATIONS[run.activation]
+    layers = [ca.Conv2d(run.filters, 5, 2, 2), act, ca.Conv2d(16, 3, 1, 1), act, ca.Flatten(), ca.Linear(10)]
+    net = ca.Network(SMALL, layers)
+    model = ca.to_torch(net, seed=SEED, init="default")
     parameters = {name: to_numpy(p) for name, p in model.named_parameters()}
-    sample = ca.samples.load(f"cifar10:{image}")
-    found = ca.indistinguishable(net, parameters, fit(sample.image, SHAPE), sample.label)
-    pixels = np.zeros(found.input.size, dtype=bool)
-    pixels[np.random.default_rng(0).choice(found.input.size, SAMPLED, replace=False)] = True
-    widths = ca.interval_map(found, pixels.reshape(SHAPE), workers=1)
+    sample = ca.samples.load(run.image)
+    found = ca.indistinguishable(net, parameters, fit(sample.image, SMALL), sample.label)
+    sampled = np.zeros(found.input.size, dtype=bool)
+    sampled[np.random.default_rng(SEED).choice(found.input.size, SAMPLED, replace=False)] = True
+    widths = ca.interval_map(found, sampled.reshape(SMALL), workers=1)
     return {
-        "activation": activation,
-        "filters": filters,
-        "image": f"cifar10:{image}",
         "unknowns": found.input.size,
         "nullity": found.nullity,
         "fixed": float(found.fixed.mean()),
@@ -52,24 +75,3 @@ def row(activation: str, filters: int, image: int) -> dict[str, object]:
         "width": float(np.nanmean(widths.width)),
         "outer_width": float(np.nanmean(widths.outer_width)),
     }
-
-
-def main() -> None:
-    """Compute the rows that are missing."""
-    torch.set_num_threads(1)
-    RESULT.parent.mkdir(exist_ok=True)
-    rows = pd.read_csv(RESULT).to_dict("records") if RESULT.exists() else []
-    done = {(r["activation"], r["filters"], r["image"]) for r in rows}
-    for filters in sorted(FILTERS, reverse=True):  # quick ones first
-        for activation in ACTIVATIONS:
-            for image in IMAGES:
-                if (activation, filters, f"cifar10:{image}") not in done:
-                    rows.append(row(activation, filters, image))
-                    frame = pd.DataFrame(rows).sort_values(["activation", "filters", "image"])
-                    frame.to_csv(RESULT.with_suffix(".part"), index=False)
-                    RESULT.with_suffix(".part").replace(RESULT)
-                    print(rows[-1])  # noqa: T201 -- a study says what it does
-
-
-if __name__ == "__main__":
-    typer.run(main)

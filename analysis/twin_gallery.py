@@ -1,26 +1,46 @@
 """Photographs and their twins: other valid images with the same gradients of every parameter.
 
-    python -m analysis.twin_gallery
+Question: How different may two images be whose gradients are the same to rounding?
 
-Writes analysis/results/twin_gallery.npz: originals, twins, and how far their real float64 gradients are apart. For each
-photograph the twin nearest to another photograph of the same set. Takes about a minute.
+Hypothesis: With few filters and ReLU, as different as one likes: a twin exists that comes near to any other
+photograph.
+
+Finding: Six filters and ReLU leave 1,887 to 1,975 of 3,072 dimensions open. Twins come to about half of the distance
+to an arbitrary other photograph (from 13 to 21 down to 7 to 12), changing single values by 0.79 to 0.89, while no
+gradient moves by more than 5e-16 of the largest. Not as different as one likes: 6 filters keep an outline.
+
+One row for each pair of photographs: the first is sent, and of all images with its gradients the one nearest to the
+second is the twin. `absolute` and `relative` are the largest difference of any entry of their real float64 gradients,
+the latter over the largest entry; `change` is the largest change of a value. The images lie beside the rows.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import NamedTuple
 
 import numpy as np
-import torch
-import typer
 
 import constraint_algebra as ca
-from constraint_algebra.gradients import to_numpy
+from analysis.executors import Row
 
-RESULT = Path(__file__).parent / "results" / "twin_gallery.npz"
+SEED = 0
 PAIRS = ((3, 7), (7, 12), (12, 5), (5, 3))  # numbers of the photograph and of the one to come near
 FILTERS = 6
+
+
+class Run(NamedTuple):
+    """A photograph, and another one to come near."""
+
+    original: str
+    target: str
+
+
+COLUMNS = (*Run._fields, "nullity", "absolute", "relative", "change", "distance_before", "distance_after")
+
+
+def runs(*, quick: bool = False) -> list[Run]:
+    """Return the pairs; a quick study has the first."""
+    return [Run(f"cifar10:{one}", f"cifar10:{other}") for one, other in (PAIRS[:1] if quick else PAIRS)]
 
 
 def network() -> ca.Network:
@@ -29,38 +49,27 @@ def network() -> ca.Network:
     return ca.Network((3, 32, 32), layers)
 
 
-def study() -> dict[str, np.ndarray]:
-    """Return originals, targets and twins `(pairs, 3, 32, 32)`, nullities, and gradient differences."""
-    torch.set_num_threads(1)
+def judge(run: Run) -> Row:
+    """Return nullity and differences, and the images `(3, 32, 32)`."""
+    from constraint_algebra.gradients import to_numpy
+
     net = network()
-    model = ca.to_torch(net, seed=0, init="default")
+    model = ca.to_torch(net, seed=SEED, init="default")
     parameters = {name: to_numpy(p) for name, p in model.named_parameters()}
-    rows: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("original", "target", "twin", "nullity", "absolute", "relative")
+    sample, target = ca.samples.load(run.original), ca.samples.load(run.target).image
+    found = ca.indistinguishable(net, parameters, sample.image, sample.label)
+    twin = found.twin(target)
+    if twin is None:
+        raise RuntimeError(f"{run.original} has no twin; choose fewer filters than {FILTERS}")
+    check = ca.verify_twin(model, sample.image, twin.image, sample.label)
+    if not check.equal:
+        raise RuntimeError(f"{run.original}: {check}")
+    return {
+        "nullity": found.nullity,
+        "absolute": max(check.absolute.values()),
+        "relative": check.difference,
+        "change": check.change,
+        "distance_before": float(np.linalg.norm(sample.image - target)),
+        "distance_after": float(np.linalg.norm(twin.image - target)),
+        "arrays": {"original": sample.image, "target": target, "twin": twin.image},
     }
-    for one, other in PAIRS:
-        sample, target = ca.samples.load(f"cifar10:{one}"), ca.samples.load(f"cifar10:{other}").image
-        found = ca.indistinguishable(net, parameters, sample.image, sample.label)
-        twin = found.twin(target)
-        if twin is None:
-            raise RuntimeError(f"cifar10:{one} has no twin; choose fewer filters than {FILTERS}")
-        check = ca.verify_twin(model, sample.image, twin.image, sample.label)
-        if not check.equal:
-            raise RuntimeError(f"cifar10:{one}: {check}")
-        values = (sample.image, target, twin.image, found.nullity, max(check.absolute.values()), check.difference)
-        for name, value in zip(rows, values, strict=True):
-            rows[name].append(np.asarray(value))
-        print(f"cifar10:{one}: nullity {found.nullity}, {check}")  # noqa: T201 -- a study says what it does
-    return {name: np.stack(values) for name, values in rows.items()}
-
-
-def main(force: Annotated[bool, typer.Option("--force", help="Replace the result that is there.")] = False) -> None:
-    """Find the twins and keep them."""
-    RESULT.parent.mkdir(exist_ok=True)
-    if RESULT.exists() and not force:
-        raise typer.BadParameter(f"{RESULT} is there; pass --force to compute it again")
-    ca.save(RESULT, study(), overwrite=force)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -18,10 +18,10 @@ import pandas as pd
 import typer
 from matplotlib.figure import Figure
 
-from figures.twin_gallery import save
+from analysis.runner import run_study
+from figures.save import save
 from paper_repro import claims, constraints, plan, study, tables
 from paper_repro.benchmarks import measure
-from paper_repro.benchmarks.resume import resumed
 from paper_repro.figures import architectures, constraint_kinds, reconstructions
 from paper_repro.report import report
 
@@ -32,7 +32,19 @@ def do_runs(out: Path, *, quick: bool, processes: int) -> pd.DataFrame:
     """Do the runs that `out/runs.csv` does not hold yet; return all of the study."""
     limit = plan.QUICK_LIMIT if quick else plan.LIMIT
     judge = partial(study.judge, limit=limit, pictures=out / "reconstructions")
-    return resumed(plan.runs(quick=quick), out / "runs.csv", study.COLUMNS, judge, processes=processes)
+    rows = run_study(
+        plan.runs(quick=quick),
+        out / "runs.csv",
+        study.COLUMNS,
+        judge,
+        processes=processes,
+        what="runs",
+        constant=measure.provenance(),
+    )
+    errors = rows.get("error", pd.Series(index=rows.index, dtype=object))
+    for row in rows[errors.notna()].to_dict("records"):
+        measure.say(f"failed: {plan.Run(*(row[name] for name in plan.Run._fields))}: {row['error']}")
+    return rows[errors.isna()].reset_index(drop=True)
 
 
 def evidence_of(runs: pd.DataFrame) -> claims.Evidence:

@@ -13,8 +13,6 @@ import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -23,6 +21,7 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 
+from analysis.runner import run_study
 from paper_repro.benchmarks import measure, verdicts
 
 FloatArray = NDArray[np.float64]
@@ -213,16 +212,7 @@ def _mean(values: pd.Series, weights: pd.Series) -> float:
 
 def run(runs: Iterable[Run], path: Path, processes: int = 1) -> pd.DataFrame:
     """Do the runs that the file does not hold yet, each appended as it ends; return all that were asked for."""
-    wanted = list(runs)
-    done = {Run(*key) for key in measure.read(path, COLUMNS)[list(Run._fields)].itertuples(index=False)}
-    todo = [one for one in wanted if one not in done]
-    with measure.progress(len(todo), "runs") as advance:
-        for row in _rows(todo, processes):
-            measure.append(path, {name: row.get(name) for name in COLUMNS} | measure.provenance())
-            advance(str(row["network"]))
-    rows = measure.read(path, COLUMNS)
-    keys = pd.MultiIndex.from_frame(rows[list(Run._fields)])
-    return rows[keys.isin(wanted)].reset_index(drop=True)
+    return run_study(runs, path, COLUMNS, judge, processes=processes, what="runs", constant=measure.provenance())
 
 
 COLUMNS = (
@@ -243,16 +233,6 @@ COLUMNS = (
     ),
     *("promised", "cpu", "wall", "error"),
 )
-
-
-def _rows(todo: list[Run], processes: int) -> Iterator[Row]:
-    if processes == 1:
-        with measure.one_thread():
-            yield from map(judge, todo)
-        return
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=measure.keep_one_thread) as pool:
-        for future in as_completed([pool.submit(judge, one) for one in todo]):
-            yield future.result()
 
 
 def main(

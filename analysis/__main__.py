@@ -1,0 +1,103 @@
+"""Studies from the command line, run as a module from the root of the repository.
+
+python -m analysis NAME [--quick] [--processes N | --scheduler ADDRESS] [--results-dir DIR] [--restart]
+python -m analysis all
+python -m analysis list
+python -m analysis own --model FILE.py:FACTORY --input-shape 3,32,32
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from analysis import studies
+from analysis.own import command as own_command
+from analysis.screen import say, show
+from constraint_algebra.errors import ConstraintAlgebraError
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+Quick = Annotated[bool, typer.Option("--quick", help="A few configurations, in seconds.")]
+Processes = Annotated[int, typer.Option(min=1, help="Configurations at a time, one BLAS thread each.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a dask.distributed scheduler, such as tcp://127.0.0.1:8786.")
+]
+ResultsDir = Annotated[
+    Path | None,
+    typer.Option(help=f"Folder, by default {studies.OUT}, quick {studies.QUICK_OUT}; rows in it are not repeated."),
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Begin anew: remove the study's rows first.")]
+CORES = os.cpu_count() or 1
+
+
+def do(name: str, quick: bool, processes: int, scheduler: str | None, results: Path | None, restart: bool) -> bool:
+    """Carry out a study and say what came of it; whether no configuration failed."""
+    folder = results or (studies.QUICK_OUT if quick else studies.OUT)
+    rows = studies.carry_out(name, folder, quick=quick, processes=processes, scheduler=scheduler, restart=restart)
+    failed = rows[rows["error"].notna()]
+    say(f"{name}: {len(rows)} rows in {studies.path_of(name, folder)}, {len(failed)} of them failed")
+    for row in failed.head(5).to_dict("records"):
+        say("  " + ", ".join(f"{key} {value}" for key, value in row.items() if pd.notna(value)))
+    return failed.empty
+
+
+def _command(name: str) -> Callable[..., None]:
+    def command(
+        quick: Quick = False,
+        processes: Processes = CORES,
+        scheduler: Scheduler = None,
+        results_dir: ResultsDir = None,
+        restart: Restart = False,
+    ) -> None:
+        if not do(name, quick, processes, scheduler, results_dir, restart):
+            raise typer.Exit(1)
+
+    return command
+
+
+for _name in studies.NAMES:
+    app.command(_name, help=studies.parts_of(_name)["Question"])(_command(_name))
+
+
+@app.command("all")
+def all_studies(
+    quick: Quick = False,
+    processes: Processes = CORES,
+    scheduler: Scheduler = None,
+    results_dir: ResultsDir = None,
+    restart: Restart = False,
+) -> None:
+    """All studies, one after the other."""
+    sound = [do(name, quick, processes, scheduler, results_dir, restart) for name in studies.NAMES]
+    if not all(sound):
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_studies() -> None:
+    """Question and finding of every study."""
+    parts = {name: studies.parts_of(name) for name in studies.NAMES}
+    show(pd.DataFrame([{"study": n, "question": p["Question"], "finding": p["Finding"]} for n, p in parts.items()]), "")
+
+
+app.command("own")(own_command)
+
+
+def main() -> None:
+    """Run, and say what is wrong in a sentence."""
+    try:
+        app()
+    except ConstraintAlgebraError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Back-substitution where entries of the gradient are missing: pruned, or never sent.
+
+The library's `reconstruct` needs every entry. Here each layer's equations are written down as they are, those whose
+right-hand side or coefficients are not known are left out, and the rest is solved by dense least squares: slow, for
+small networks, and exact about which entry is missing where. Gradients are taken for exact float64 numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.linalg as la
+
+from analysis.subjects import BoolArray, FloatArray
+from constraint_algebra import contractions
+from constraint_algebra.activations import formulas
+from constraint_algebra.capture import Capture
+from constraint_algebra.determinacy import null_space_norms
+from constraint_algebra.equations import LinearSystem, gradient_equations, stack, weight_equations
+from constraint_algebra.errors import ShapeError
+from constraint_algebra.layers import Activation, PlacedLayer
+from constraint_algebra.network import Network
+from constraint_algebra.rank import EPSILON, unit_rows
+from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
+
+LARGEST = 1600  # unknowns of a layer that a dense factorisation takes on, some seconds
+ZERO = 1e-9  # of the largest value: a ReLU's output below that is 0, solved for with rounding
+
+
+def largest_layer(network: Network) -> int:
+    """Return the most unknowns that any layer has, to compare with `LARGEST`."""
+    return max(layer.unknowns for layer in network.bilinear)
+
+
+def reconstruct_partly(seen: Capture, sent: Mapping[str, BoolArray]) -> Reconstruction:
+    """Return what follows from the entries of the gradient that were sent; without error bars (NaN).
+
+    Args:
+        seen: the training step; the network's last layer is linear with a bias.
+        sent: for each parameter, which entries of its gradient the observer has.
+
+    Raises:
+        ShapeError: a layer has more unknowns than `LARGEST`.
+    """
+    network, head = seen.network, seen.network.layers[-1]
+    if largest_layer(network) > LARGEST:
+        raise ShapeError(
+            f"a layer has {largest_layer(network):,} unknowns, and dense least squares takes at most {LARGEST:,};"
+            " use a smaller input"
+        )
+    weights = {name: a.astype(float) for name, a in seen.parameters.items()}
+    given = {name: np.where(sent[name], a.astype(float), 0.0) for name, a in seen.gradients.items()}
+    bias = f"{head.name}.bias"
+    k, k_known = given[bias].reshape(head.output_shape), sent[bias].reshape(head.output_shape)
+    z = np.full(head.output_shape, np.nan)
+    solutions: list[LayerSolution] = []
+    x, known = np.full(network.input_shape, np.nan), np.zeros(network.input_shape, dtype=bool)
+    todo = list(reversed(network.bilinear))
+    for number, layer in enumerate(todo):
+        shift = weights.get(layer.bias_name or "", np.zeros(layer.filters))
+        system = stack(
+            weight_equations(layer, weights[layer.weight_name], shift, z),
+            gradient_equations(layer, np.where(k_known, k, 0.0), given[layer.weight_name]),
+        )
+        x, known, solution = _solved(layer, system.select(_usable(layer, system, z, k_known, sent[layer.weight_name])))
+        solutions.append(solution)
+        arriving = contractions.input_gradient(layer, weights[layer.weight_name], np.where(k_known, k, 0.0))
+        arriving_known = ~contractions.touched(layer, ~k_known)
+        lower = todo[number + 1].index + 1 if layer is not todo[-1] else 0
+        y, k, k_known, z = _through(network, lower, layer.index, (x, known), (arriving, arriving_known))
+        if layer is not todo[-1] and not np.isfinite(z).any() and not (k_known & (k != 0)).any():
+            x, known = np.full(network.input_shape, np.nan), np.zeros(network.input_shape, dtype=bool)
+            break
+        x, known = y
+    return Reconstruction(
+        input=x,
+        determined=known,
+        error_bar=np.where(known, np.nan, np.inf),
+        status=Status.DETERMINED,
+        layers=tuple(reversed(solutions)),
+        label=None,
+        discrepancy={},
+    ).judged({})
+
+
+def _usable(layer: PlacedLayer, system: LinearSystem, z: FloatArray, k_known: BoolArray, sent: BoolArray) -> BoolArray:
+    """Return which rows have all that they need: z, or an entry that was sent and every k that it multiplies."""
+    per_filter_and_tap = contractions.row_sums(layer, (~k_known).astype(float)) == 0
+    shape = (layer.filters, -1, per_filter_and_tap.shape[1])
+    entries = sent.reshape(shape) & per_filter_and_tap[:, None, :]
+    # The equations put the entries of the weight's gradient into the order of their rows: of the masks as well.
+    rows = gradient_equations(layer, weight_gradient=entries.reshape(layer.weight_shape).astype(float)).rhs
+    assert rows is not None
+    usable = np.concatenate([np.isfinite(z).ravel(), rows > 0])
+    assert len(usable) == system.shape[0]
+    return usable
+
+
+def _solved(layer: PlacedLayer, system: LinearSystem) -> tuple[FloatArray, BoolArray, LayerSolution]:
+    """Return the least-squares solution of the rows, brought to unit norm, and which unknowns they determine."""
+    norms = null_space_norms(system)
+    size = np.sqrt(np.asarray((system.matrix**2).sum(axis=1)).ravel())
+    A, rhs = unit_rows(system.matrix).toarray(), np.asarray(system.rhs) / np.where(size > 0, size, 1)
+    x = np.zeros(system.shape[1])
+    if len(rhs):
+        x = la.lstsq(A, rhs, cond=max(A.shape) * EPSILON, lapack_driver="gelsd")[0]
+    residual = np.abs(A @ x - rhs).max(initial=0.0) / (np.abs(rhs).max(initial=0.0) or 1.0)
+    solution = LayerSolution(
+        name=layer.name,
+        kind=layer.kind,
+        unknowns=layer.unknowns,
+        weight_rows=int((system.kinds == "weight").sum()),
+        gradient_rows=int((system.kinds == "gradient").sum()),
+        rank=norms.rank,
+        determined=int(norms.determined.sum()),
+        condition=np.nan,
+        residual=float(residual),
+    )
+    return x.reshape(layer.input_shape), norms.determined.reshape(layer.input_shape), solution
+
+
+def _through(
+    network: Network,
+    lower: int,
+    upper: int,
+    output: tuple[FloatArray, BoolArray],
+    arriving: tuple[FloatArray, BoolArray],
+) -> tuple[tuple[FloatArray, BoolArray], FloatArray, BoolArray, FloatArray]:
+    """Return, below the activations between two layers: output, gradient there, where known, and z (NaN: not known)."""
+    (y, known), (k, k_known) = output, arriving
+    for layer in reversed(network.layers[lower:upper]):
+        if isinstance(layer.layer, Activation):
+            f = formulas(layer.layer)
+            y = np.where(np.abs(y) <= ZERO * np.abs(y[known]).max(initial=0.0), 0.0, y)
+            k_known = k_known & (known | (k == 0))
+            k = np.where(k_known, k * f.derivative(np.where(known, y, 0.0)), 0.0)
+            inverse = f.inverse(np.where(known, y, 0.0))
+            known = known & np.isfinite(inverse)
+            y = np.where(known, inverse, np.nan)
+        y, known, k, k_known = (a.reshape(layer.input_shape) for a in (y, known, k, k_known))
+    return (y, known), k, k_known, np.where(known, y, np.nan)

@@ -1,0 +1,204 @@
+"""The audit of one's own network: what its gradients determine, what comes back, and what each defence leaves.
+
+    python -m analysis own --model my_model.py:factory --input-shape 3,32,32
+
+Writes `report.html`, one file that needs nothing else, and `report.json` with the same figures, into the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+import constraint_algebra as ca
+from analysis.measured import measured
+from analysis.provenance import commit
+from analysis.screen import progress, say
+from analysis.sharing import Defence, defences, observe
+from analysis.subjects import FloatArray, step
+from constraint_algebra.activity import activity_of
+from constraint_algebra.capture import Capture, Recipe, parse_shape
+from constraint_algebra.errors import ConstraintAlgebraError, OutputExistsError
+from constraint_algebra.feasibility_report import THREAT_MODEL, FeasibilityReport
+from constraint_algebra.network import Network, shape_text
+from constraint_algebra.outcome import versions
+from constraint_algebra.plotting import is_picture
+from constraint_algebra.reconstruction import Reconstruction
+
+SEED = 0
+SAMPLES = {3: ("cifar10:3", "cifar10:7", "cifar10:12"), 1: ("mnist:0", "mnist:1", "mnist:2")}
+FILES = ("report.html", "report.json")
+Json = dict[str, Any]
+
+
+class Audit:
+    """Everything that a report says, step by step.
+
+    Attributes:
+        model: as given on the command line.
+        steps: one training step a sample, by the sample's name.
+        results: what came back of each.
+        left: what came back of the first sample under each defence, `None` where that was not computed.
+    """
+
+    def __init__(self, model: str, steps: Mapping[str, Capture]) -> None:
+        """Keep the steps; nothing is computed yet."""
+        self.model, self.steps = model, dict(steps)
+        self.results: dict[str, Reconstruction] = {}
+        self.left: dict[str, Reconstruction | None] = {}
+        self.json: Json = {
+            "model": model,
+            "input_shape": list(self.network.input_shape),
+            "parameters": self.network.parameter_count,
+            "threat_model": THREAT_MODEL,
+            "seed": SEED,
+            "commit": commit(),
+            "versions": versions(),
+        }
+
+    @property
+    def network(self) -> Network:
+        """The network of all steps."""
+        return next(iter(self.steps.values())).network
+
+    def look_at_shapes(self) -> None:
+        """Say what shapes alone decide, with all outputs active and with those of every sample."""
+        self.json["feasibility"] = {"all outputs active": _feasibility(ca.feasibility(self.network, seed=SEED))}
+        for name, seen in self.steps.items():
+            weights = {n: a.astype(float) for n, a in seen.parameters.items()}
+            masks = activity_of(self.network, weights, _truth(seen))
+            if masks:
+                found = ca.feasibility(self.network, activity=masks, seed=SEED)
+                self.json["feasibility"][f"active as for {name}"] = _feasibility(found)
+
+    def reconstruct(self) -> None:
+        """Reconstruct every sample from its gradient."""
+        self.json["reconstructions"] = {}
+        with progress(len(self.steps), "samples") as advance:
+            for name, seen in self.steps.items():
+                self.results[name], row = _timed(seen, defences(self.network)[0])
+                self.json["reconstructions"][name] = row
+                advance(name)
+
+    def defend(self) -> None:
+        """Reconstruct the first sample again under every defence."""
+        (name, seen), rules = next(iter(self.steps.items())), defences(self.network)
+        self.json["defences"] = {"sample": name, "rows": []}
+        with progress(len(rules), "defences") as advance:
+            for rule in rules:
+                about = {"defence": rule.kind, "strength": rule.strength}
+                try:
+                    self.left[rule.name], row = _timed(seen, rule)
+                except ConstraintAlgebraError as error:
+                    self.left[rule.name], row = None, {"status": "NOT_COMPUTED", "reason": " ".join(str(error).split())}
+                self.json["defences"]["rows"].append(about | row)
+                advance(rule.name)
+
+    @property
+    def conclusion(self) -> str:
+        """The outcome in a few sentences."""
+        rows = list(self.json["reconstructions"].values())
+        whole = sum(row["determined_share"] == 1 for row in rows)
+        shapes = self.json["feasibility"]["all outputs active"]["conclusion"]
+        quality = ", ".join(f"{row['psnr_db']:.0f}" for row in rows)
+        table = self.json["defences"]["rows"]
+        against = [row for row in table if row["defence"] != "none" and row.get("psnr_db") is not None]
+        useless = [row for row in against if row["determined_share"] == 1]
+        seen = [row for row in against if row["determined_share"] < 1 and row["psnr_db"] > row["grey_psnr_db"] + 3]
+        text = (
+            f"{shapes} Of {len(rows)} samples, {whole} came back with every value determined (PSNR {quality} dB)."
+            f" Of {len(against)} settings of defences, {len(useless)} leave every value determined"
+        )
+        if seen:
+            text += f", and {len(seen)} more leave a picture at least 3 dB better than mid-grey without determining it"
+        return text + "."
+
+
+def _timed(seen: Capture, rule: Defence) -> tuple[Reconstruction, Json]:
+    shared = rule.share(seen.gradients, np.random.default_rng(SEED))
+    start = time.process_time()
+    result = observe(seen, shared, seed=SEED)
+    row = measured(result, _truth(seen), seen.network)
+    return result, _plain(row | {"cpu_s": round(time.process_time() - start, 3), "conclusion": result.conclusion})
+
+
+def _feasibility(found: FeasibilityReport) -> Json:
+    layers = [{**vars(row), "input_shape": list(row.input_shape)} for row in found.layers]
+    return {
+        "verdict": found.verdict,
+        "conclusion": found.conclusion,
+        "assumptions": found.assumptions,
+        "layers": layers,
+    }
+
+
+def _truth(seen: Capture) -> FloatArray:
+    assert seen.truth is not None
+    return seen.truth
+
+
+def _plain(row: Mapping[str, Any]) -> Json:
+    """Return a row that strict JSON can hold: what is not finite becomes null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def take_steps(recipe: Recipe, images: list[str]) -> dict[str, Capture]:
+    """Return one training step of the model for each sample; for inputs that are no pictures, of random values."""
+    built = recipe.build()
+    shape = built.input_shape
+    assert shape is not None
+    network, _ = ca.from_torch(built.model, shape)
+    outputs = network.output_shape[0]
+    loss = built.loss or ("logistic" if outputs == 1 else "cross_entropy")
+    steps = {}
+    if is_picture(shape):
+        for name in images or list(SAMPLES[shape[0]]):
+            sample = ca.samples.load(name) if not Path(name).is_file() else None
+            image = ca.samples.read_image(name) if sample is None else sample.image
+            label = 0 if sample is None or sample.label is None else sample.label
+            steps[name] = step(built.model, network, image, label % (2 if loss == "logistic" else outputs), loss=loss)
+        return steps
+    for number in range(3):
+        values = np.random.default_rng([SEED, number]).random(shape)
+        steps[f"random:{number}"] = step(built.model, network, values, number % max(outputs, 2), loss=loss)
+    return steps
+
+
+def command(
+    model: Annotated[str, typer.Option(help="FILE.py:FACTORY, executed, or a name of the zoo.")],
+    input_shape: Annotated[str, typer.Option(help="Shape of one sample, such as 3,32,32.")],
+    image: Annotated[list[str] | None, typer.Option(help="Samples or picture files; by default three samples.")] = None,
+    dtype: Annotated[str, typer.Option(help="Type of parameters and gradients.")] = "float32",
+    out: Annotated[Path, typer.Option(help="Folder for report.html and report.json.")] = Path("out/own"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a report that is there.")] = False,
+) -> None:
+    """Audit your own network: feasibility, measured reconstruction, defences, as one HTML file."""
+    from analysis.own_report import page
+
+    there = [name for name in FILES if (out / name).exists()]
+    if there and not force:
+        raise OutputExistsError(
+            f"{out} already holds {', '.join(there)}; pass --force, or name another folder with --out"
+        )
+    audit = Audit(
+        model, take_steps(Recipe(model, SEED, dtype=dtype, input_shape=parse_shape(input_shape)), image or [])
+    )
+    audit.json["dtype"] = dtype
+    say(f"{model}: input {shape_text(audit.network.input_shape)}, {audit.network.parameter_count:,} parameters")
+    audit.look_at_shapes()
+    audit.reconstruct()
+    audit.defend()
+    audit.json["conclusion"] = audit.conclusion
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(audit.json, indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "report.html").write_text(page(audit), encoding="utf-8")
+    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+    say(audit.conclusion)
+    say(f"{out / 'report.html'}, {out / 'report.json'}")

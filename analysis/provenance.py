@@ -1,0 +1,82 @@
+"""Where results come from: commit, versions, seed, arguments, kept in a JSON file beside the rows."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from constraint_algebra.outcome import versions
+
+
+@cache
+def commit() -> str:
+    """Return the commit of the repository, "-dirty" added where files differ from it; "unknown" outside of one."""
+    describe = ["git", "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(describe, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    except FileNotFoundError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """Return when and where a row was measured: date, commit, versions, processor type."""
+    import numpy as np
+    import scipy
+
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": commit(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+class Sidecar:
+    """The JSON file beside the rows of a study: an entry for every time that it was started with something to do."""
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Read what is there.
+
+        Args:
+            path: the JSON file.
+            about: study, arguments, seed.
+        """
+        self.path, self.about = path, dict(about)
+        self.content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.content.setdefault("sessions", [])
+
+    def begin(self) -> None:
+        """Add an entry for this session, before the work: if that is killed, the rows still have an origin."""
+        self.started = time.time()
+        self.session: dict[str, Any] = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "commit": commit(),
+            "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            **self.about,
+            "new_rows": None,
+        }
+        self.content["sessions"].append(self.session)
+        self._write()
+
+    def end(self, *, new_rows: int, rows: int, failed: int) -> None:
+        """Say what came of the session."""
+        self.session |= {"new_rows": new_rows, "wall_s": round(time.time() - self.started, 1)}
+        self.content |= {"rows": rows, "failed": failed}
+        self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".json.part")
+        part.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(self.path)

@@ -1,0 +1,81 @@
+"""One figure or all of them, from results to PNG and PDF."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from matplotlib.figure import Figure
+
+from analysis.screen import say
+from analysis.studies import COMMITTED
+from constraint_algebra.errors import StorageError, UnknownNameError
+from figures.save import save
+from figures.style import style
+
+OUT = Path(__file__).parent
+NAMES = (
+    "rank_vs_filters",
+    "counting_error",
+    "minimum_filters",
+    "relu_activity",
+    "depth",
+    "batch_size",
+    "noise",
+    "defences",
+    "training",
+    "open_values",
+    "twin_gallery",
+    "reconstruction",
+)
+
+ResultsDir = Annotated[Path, typer.Option(help="Folder with the results of the studies.")]
+OutDir = Annotated[Path, typer.Option(help="Folder for the pictures.")]
+
+
+def drawn(name: str, results: Path) -> Figure:
+    """Return a figure.
+
+    Raises:
+        UnknownNameError: there is none of this name.
+        StorageError: the study behind it has not been run.
+    """
+    if name not in NAMES:
+        raise UnknownNameError(f"no figure is called {name!r}; there are {', '.join(NAMES)}")
+    try:
+        with style():
+            figure: Figure = import_module(f"figures.{name}").draw(results)
+            figure.draw_without_rendering()  # what settings decide late is decided here
+            return figure
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"figure {name!r} needs {error.filename}, which is not there; run the study with `python -m analysis`"
+        ) from error
+
+
+def draw_gallery() -> None:
+    """Draw the gallery of the library's own drawings, which needs no results."""
+    from figures import gallery
+
+    gallery.main()
+    say(f"{gallery.OUT}")
+
+
+def draw_all(names: tuple[str, ...], results: Path, out: Path) -> None:
+    """Draw figures into a folder."""
+    for name in names:
+        with style():
+            save(drawn(name, results), out / name)
+        say(f"{out / name}.png, .pdf")
+
+
+def run(name: str) -> None:
+    """Offer a figure's own command line."""
+
+    def command(results_dir: ResultsDir = COMMITTED, out_dir: OutDir = OUT) -> None:
+        draw_all((name,), results_dir, out_dir)
+
+    command.__doc__ = import_module(f"figures.{name}").__doc__
+    typer.run(command)

@@ -1,0 +1,157 @@
+"""The audit of one's own network: what the report says, that it needs nothing else, and its JSON twin."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from typer.testing import CliRunner
+
+import constraint_algebra as ca
+from analysis.__main__ import app
+
+MODEL = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.LeakyReLU(0.2),
+        nn.Conv2d(16, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96, 10))
+
+def vector():
+    return nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
+
+def pooled():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10))
+"""
+
+
+class Page(HTMLParser):
+    """What a page holds: pictures, links, texts of table cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.pictures: list[dict[str, str]] = []
+        self.loaded: list[str] = []
+        self.cells: list[str] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        given = dict(attrs)
+        if tag == "img":
+            self.pictures.append(given)
+        self.loaded += [given[key] for key in ("src", "href") if key in given]
+        if tag == "td":
+            self._in_cell = True
+            self.cells.append("")
+        assert tag not in {"script", "link", "iframe"}
+
+    def handle_endtag(self, tag) -> None:
+        if tag == "td":
+            self._in_cell = False
+
+    def handle_data(self, data) -> None:
+        if self._in_cell:
+            self.cells[-1] += data
+
+
+def audit(folder, *more: str, factory: str = "build", shape: str = "1,8,8"):
+    (folder / "model.py").write_text(MODEL)
+    given = [
+        "own",
+        "--model",
+        f"{folder / 'model.py'}:{factory}",
+        "--input-shape",
+        shape,
+        "--out",
+        str(folder / "out"),
+        *more,
+    ]
+    return CliRunner().invoke(app, given)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of one audit, and what it printed."""
+    folder = tmp_path_factory.mktemp("own")
+    found = audit(folder, "--image", "mnist:1", "--image", "mnist:4")
+    assert found.exit_code == 0, found.output
+    return folder, found.output
+
+
+def test_the_page_needs_nothing_else_and_its_pictures_have_words(done) -> None:
+    page = Page((done[0] / "out" / "report.html").read_text())
+    assert page.pictures
+    assert all(source.startswith("data:image/png;base64,") for source in page.loaded)
+    assert all(len(picture["alt"]) > 20 for picture in page.pictures)
+    words = " ".join(picture["alt"] for picture in page.pictures)
+    assert "The sample mnist:4 that the client trains on" in words
+    assert "Determined values of every layer's input for mnist:1, from the head down: 96 of 96 at 5" in words
+    assert "What is left of mnist:1 under quantisation, 8 bits" in words
+
+
+def test_page_and_twin_say_the_same(done) -> None:
+    folder, printed = done
+    text = (folder / "out" / "report.html").read_text()
+    told = json.loads((folder / "out" / "report.json").read_text())
+    assert told["conclusion"] in text
+    assert told["conclusion"] in printed
+    assert "honest-but-curious observer" in text
+    cells = Page(text).cells
+    for row in told["reconstructions"].values():
+        assert row["status"] == "DETERMINED"
+        assert row["determined_share"] == 1
+        assert f"{row['psnr_db']:.1f}" in cells
+    for row in told["defences"]["rows"]:
+        assert f"{row['psnr_db']:.1f}" in cells
+    assert (
+        sum(cell == "DP-SGD" for cell in cells) == sum(r["defence"] == "DP-SGD" for r in told["defences"]["rows"]) == 9
+    )
+
+
+def test_figures_are_those_of_the_library(done) -> None:
+    told = json.loads((done[0] / "out" / "report.json").read_text())
+    assert set(told["feasibility"]) == {"all outputs active", "active as for mnist:1", "active as for mnist:4"}
+    layers = [
+        *(ca.Conv2d(16, 3, 2, 1), ca.LeakyReLU(0.2)),
+        *(ca.Conv2d(6, 3, 1, 1), ca.ReLU(), ca.Flatten(), ca.Linear(10)),
+    ]
+    report = ca.feasibility(ca.Network((1, 8, 8), layers))
+    found = told["feasibility"]["all outputs active"]
+    assert found["conclusion"] == report.conclusion
+    assert [row["generic"] for row in found["layers"]] == [row.generic for row in report.layers]
+    left = {(row["defence"], row["strength"]): row for row in told["defences"]["rows"]}
+    assert left["withheld", "layer 1 of 3"]["determined_share"] == 1  # 256 weight equations for 64 unknowns
+    assert left["only shared", "biases"]["determined_share"] == 0
+    assert left["none", ""]["psnr_db"] == told["reconstructions"]["mnist:1"]["psnr_db"] > 80
+    counts = re.search(r"Of (\d+) settings of defences, (\d+) leave", told["conclusion"])
+    others = [row for key, row in left.items() if key != ("none", "")]
+    assert [int(n) for n in counts.groups()] == [len(others), sum(row["determined_share"] == 1 for row in others)]
+
+
+def test_a_report_is_not_overwritten(done) -> None:
+    before = (done[0] / "out" / "report.json").read_bytes()
+    found = audit(done[0])
+    assert isinstance(found.exception, ca.OutputExistsError)
+    assert (done[0] / "out" / "report.json").read_bytes() == before
+
+
+def test_a_model_of_vectors_is_audited_on_random_values(tmp_path) -> None:
+    found = audit(tmp_path, factory="vector", shape="20")
+    assert found.exit_code == 0, found.output
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "random:0" in text
+    (picture,) = Page(text).pictures  # the flow of knowledge: there is nothing else to show
+    assert picture["alt"].startswith(
+        "Determined values of every layer's input for random:0, from the head down: 20 of 20"
+    )
+
+
+def test_a_model_without_equations_is_refused_by_name(tmp_path) -> None:
+    found = audit(tmp_path, factory="pooled")
+    assert isinstance(found.exception, ca.UnsupportedLayerError)
+    assert "MaxPool2d" in str(found.exception)
+    assert not (tmp_path / "out").exists()
