@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench repro studies figures docs docs-serve lint clean
+.PHONY: help demo test bench repro studies figures docs docs-test docs-serve lint clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ figures: $(VENV)/stamp  ## draw all figures from the committed results, or from 
 
 docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/docs, every notebook executed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d out/doctrees docs out/docs
+
+docs-test: $(VENV)/stamp-docs  ## try the explorer in Chromium, if it is installed
+	$(BIN)/python -m pytest -m browser tests/test_explorer.py
 
 docs-serve: docs  ## show them on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory out/docs 8000

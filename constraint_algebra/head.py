@@ -90,7 +90,8 @@ def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, 
             layer.weight_name,
             f"gradients: {layer.weight_name!r} has rank {rank} (singular values {s[0]:.3g}, {s[1]:.3g}, …; noise"
             f" alone would leave {limit:.1g}); one sample gives rank 1, so this gradient belongs to at least"
-            f" {rank} samples: only the gradient of a single sample can be reconstructed",
+            f" {rank} samples: only the gradient of a single sample can be reconstructed. If it is one sample's and was"
+            " rounded on its way, give it in the type in which it came, or say noise=",
         )
 
 

@@ -46,9 +46,9 @@ ROUNDED = 1e4 * float(np.finfo(float).eps)  # singular values up to here may be 
 POLISH = 80  # most steps to weigh the equations against each other, from a start that is right up to noise
 WORTHWHILE = 0.05  # share of the variance that weight equations must remove to be worth these steps
 ITERATIONS = 2000  # most steps of the iteration otherwise
-# A large layer has no factor to reach its weak directions with. The iteration reaches them last, and noise moves them
-# most: an ensemble that stops where others may would show 0.6 of its spread, with this 0.96.
-LAST = 0.01
+# The iteration reaches weak directions last, and noise moves them most. An ensemble that stopped where its error is a
+# share of all directions' would leave out the few that make most of the error bar; large layers have thousands.
+LAST, LAST_OF_LARGE = 0.1, 0.01
 REFINED = 5  # steps with a factor before the residual is computed afresh
 REFINEMENTS = 10
 GAP = 10.0  # between the shares of determined unknowns and those of the others
@@ -150,7 +150,7 @@ class TwoStage:
         assert self._factor is not None
         if single and self._exact:
             return self._factor(self.stacked.adjoint(rhs))
-        rhs, size, distance = self._prepared(rhs, share, single=single)
+        rhs, size, distance = self._prepared(rhs, LAST * share if single else share, single=single)
         if single:
             return conjugate_gradients(self._single, self._factor, rhs, distance=distance, delay=2)[0] * size
         x = np.zeros((*self.equations.layer.input_shape, rhs.shape[-1]))
@@ -175,7 +175,7 @@ class TwoStage:
     ) -> tuple[FloatArray, bool]:
         """Return the least-squares solution by iteration from zero, and whether it converged."""
         alphas, betas = self.stacked.split(rhs)
-        share = LAST * share if self._large and single else share
+        share = (LAST_OF_LARGE if self._large else LAST) * share if single else share
         rhs, size, distance = self._prepared(self._coordinates.rotate(alphas, betas), share, single=single)
         if self._large and not single:
             y, converged = refined(

@@ -34,6 +34,7 @@ autodoc_typehints = "none"  # docstrings say shapes and units
 autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 
 html_theme = "furo"
 html_title = "constraint-algebra"

@@ -100,13 +100,14 @@ def test_an_output_within_its_error_bars_stays_open() -> None:
     np.testing.assert_array_equal(found.known, clear)
 
 
-def test_a_wrong_decision_is_no_claim() -> None:
-    # Float32, LeNet with four ReLU: at one layer of condition 1e4 an output is put on the wrong side of its edge.
+def test_error_bars_reach_the_weakest_directions() -> None:
+    # Float32, LeNet with four ReLU: one layer of condition 1e4. Error bars without its few weakest directions were too
+    # short by six, and ten outputs of the layer below were put on the wrong side of their edge.
     step = from_image(Recipe("lenet-4relu", 3, dtype="float32"), "cifar10:10")
     result = ca.reconstruct(step.network, step.parameters, step.gradients)
-    error = np.abs(result.input - step.truth)
-    if result.status is not ca.Status.INCONSISTENT:
-        assert (error <= 30 * result.error_bar)[result.determined].all()
+    error = np.abs(result.input - step.truth.astype(np.float32))
+    assert result.status is ca.Status.DETERMINED
+    assert np.mean(error <= 4 * result.error_bar) > 0.99
 
 
 def test_a_layer_that_contradicts_itself_makes_the_result_inconsistent() -> None:

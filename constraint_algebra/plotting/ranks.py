@@ -99,8 +99,10 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             _note(ax, float(filters), unknowns, height * unknowns, f"{words}:\n{int(filters)} filters")
     if np.isnan(enough):
         ax.text(0.98, 0.05, "not determined\nby any number shown", ha="right", transform=ax.transAxes)
-    ax.set(xlabel="filters", ylabel="equations, rank", ylim=(0, 1.15 * unknowns))
-    ax.legend(loc="upper left", fontsize="small")
+    ax.set(xlabel="filters", ylabel="equations, rank", ylim=(0, 1.06 * unknowns))
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize="small", columnspacing=1, handlelength=1.6
+    )
     return ax
 
 

@@ -18,7 +18,8 @@ def escape(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: l
         parts = CODE.split(pieces[number])
         for place, part in enumerate(parts):
             if place % 2:
-                parts[place] = "``" + " ".join(part.split()) + "``"
+                close = "\\ " if re.match(r"[^\s\]).,;:!?'\"-]", parts[place + 1]) else ""  # a literal ends at a space
+                parts[place] = "``" + " ".join(part.split()) + "``" + close
             else:
                 parts[place] = re.sub(r"([*|])", r"\\\1", re.sub(r"(\w)_(?=\W|$)", r"\1\\_", part))
         pieces[number] = "".join(parts)
