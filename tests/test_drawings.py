@@ -126,6 +126,12 @@ def test_the_staircase_marks_where_counting_and_where_the_rank_suffice() -> None
     assert notes == {"enough\nby counting:\n4 filters": (4.0, 16), "determined:\n6 filters": (6.0, 16)}
 
 
+def test_where_counting_is_right_there_is_one_note() -> None:
+    frame = staircase(8).assign(counted=lambda f: f["rank"])
+    notes = [text.get_text() for text in plotting.rank_against_filters(frame, axes()).texts]
+    assert notes == ["determined,\nas counted:\n6 filters"]
+
+
 def test_a_staircase_that_never_gets_there_says_so() -> None:
     ax = plotting.rank_against_filters(staircase(5), axes())
     assert any("not determined" in text.get_text() for text in ax.texts)

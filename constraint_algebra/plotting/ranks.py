@@ -93,10 +93,16 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axhline(unknowns, color=BLACK, linewidth=1, linestyle="-.", label=f"{unknowns:,} unknowns")
     by_count = rows.loc[rows["counted"] >= unknowns, "filters"].min()
     enough = rows.loc[rows["determined"].astype(bool), "filters"].min()
-    notes = [(by_count, "enough\nby counting", 0.30), (enough, "determined", 0.12)]
-    for filters, words, height in notes:
-        if not np.isnan(filters):
-            _note(ax, float(filters), unknowns, height * unknowns, f"{words}:\n{int(filters)} filters")
+    if by_count == enough:
+        _note(ax, float(enough), unknowns, 0.2 * unknowns, f"determined,\nas counted:\n{int(enough)} filters", "center")
+    else:  # beside each other, so that neither arrow runs through the other's words
+        if not np.isnan(by_count):
+            _note(
+                ax, float(by_count), unknowns, 0.3 * unknowns, f"enough\nby counting:\n{int(by_count)} filters", "right"
+            )
+        if not np.isnan(enough):
+            side = "left" if enough < 0.8 * rows["filters"].max() else "right"
+            _note(ax, float(enough), unknowns, 0.12 * unknowns, f"determined:\n{int(enough)} filters", side)
     if np.isnan(enough):
         ax.text(0.98, 0.05, "not determined\nby any number shown", ha="right", transform=ax.transAxes)
     ax.set(xlabel="filters", ylabel="equations, rank", ylim=(0, 1.06 * unknowns))
@@ -106,10 +112,10 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _note(ax: Any, x: float, y: float, height: float, words: str) -> None:
+def _note(ax: Any, x: float, y: float, height: float, words: str, side: str) -> None:
     """Point at (x, y) from below, with words beside the arrow's foot."""
     arrow = {"arrowstyle": "->", "color": BLACK, "linewidth": 0.8}
-    ax.annotate(words, (x, y), (x, height), ha="center", va="center", arrowprops=arrow, fontsize="small",
+    ax.annotate(words, (x, y), (x, height), ha=side, va="center", arrowprops=arrow, fontsize="small",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
 
 
