@@ -114,7 +114,8 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def _note(ax: Any, x: float, y: float, height: float, words: str, side: str) -> None:
     """Point at (x, y) from below, with words beside the arrow's foot."""
-    arrow = {"arrowstyle": "->", "color": BLACK, "linewidth": 0.8}
+    foot = {"left": 0.0, "center": 0.5, "right": 1.0}[side]
+    arrow = {"arrowstyle": "->", "color": BLACK, "linewidth": 0.8, "relpos": (foot, 1.0)}
     ax.annotate(words, (x, y), (x, height), ha=side, va="center", arrowprops=arrow, fontsize="small",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
 
