@@ -208,7 +208,8 @@ class _Recursion:
         while suspects.any() and (out | suspects).sum() <= len(out) // 2:
             out = out | suspects
             stages, better, suspects = solved(second_look.without(equations, out))
-        if suspects.any() or not out.any() or stages.verdict.determined.sum() < first.verdict.determined.sum():
+        healed = out.any() and second_look.agrees(stages.equations, better)
+        if not healed or stages.verdict.determined.sum() < first.verdict.determined.sum():
             return first, x, none
         return stages, better, out
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-CONTRADICTION = 30.0  # residual in units of noise beyond which an equation is wrong
+CONTRADICTION = 8.0  # residual in units of noise beyond which an equation is wrong
 
 
 class Status(Enum):

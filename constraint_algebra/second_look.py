@@ -22,6 +22,7 @@ from constraint_algebra.reconstruction import CONTRADICTION
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+HEALED = 0.5  # of what counts as a contradiction: what must be left where filters were left out
 PRIME_SUSPECTS = 0.3  # of the largest residual: filters beyond are left out first, as theirs spoils that of the others
 SIDES = 6.0  # standard deviations from the edge at which an output is settled
 
@@ -40,6 +41,11 @@ def suspects(equations: LayerEquations, x: FloatArray) -> BoolArray:
     """Return the filters whose gradient equations contradict the solution most, if any do."""
     found = misfits(equations, x)
     return np.asarray((found > CONTRADICTION) & (found >= PRIME_SUSPECTS * found.max(initial=0.0)))
+
+
+def agrees(equations: LayerEquations, x: FloatArray) -> bool:
+    """Whether no filter's gradient equations come near to a contradiction."""
+    return bool(misfits(equations, x).max(initial=0.0) < HEALED * CONTRADICTION)
 
 
 def without(equations: LayerEquations, filters: BoolArray) -> LayerEquations:
