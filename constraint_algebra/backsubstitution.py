@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from constraint_algebra import contractions, head, second_look
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.estimates import Estimate, through_activation
-from constraint_algebra.layer_equations import LayerEquations
+from constraint_algebra.layer_equations import LayerEquations, residual
 from constraint_algebra.layers import Activation, PlacedLayer, Shape
 from constraint_algebra.masks import BiasCheck
 from constraint_algebra.network import Network, Parameters, bind
@@ -185,7 +185,7 @@ class _Recursion:
             rank=stages.verdict.rank,
             determined=int(determined.sum()),
             condition=stages.verdict.condition,
-            residual=stages.residual(x),
+            residual=residual(equations, x),
             settled=stages.verdict.settled,
             misfit=float(second_look.misfits(equations, x).max(initial=0.0)),
         )

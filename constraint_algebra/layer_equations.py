@@ -82,3 +82,17 @@ def largest_row(eq: LayerEquations, whiten_output: FloatArray, whiten_gradient: 
     of_row = largest * np.sqrt(contractions.row_sums(layer, (eq.output_gradient / largest) ** 2))
     weights = whiten_output.reshape(layer.filters, -1) * of_filter[:, None]
     return max(float(weights.max()), float((whiten_gradient * of_row).max()))
+
+
+def residual(eq: LayerEquations, x: FloatArray) -> float:
+    """Return the largest residual at x relative to the largest right-hand side, over both kinds of equations."""
+    rows = np.broadcast_to(eq.gradient_rows.reshape(eq.layer.filters, 1, *eq.layer.taps), eq.weight_gradient.shape)
+    shares = [0.0]
+    for found, given, counts in (
+        (contractions.weight_gradient(eq.layer, eq.output_gradient, x), eq.weight_gradient, rows),
+        (contractions.forward(eq.layer, eq.weight, x), eq.output, eq.weight_rows),
+    ):
+        largest = np.abs(given).max(where=counts, initial=0.0)
+        if largest > 0:
+            shares.append(float(np.abs(found - given).max(where=counts, initial=0.0) / largest))
+    return max(shares)

@@ -9,9 +9,10 @@ of its noise, so that a singular value σ says: this direction of x is known to 
 2. What is left are the unknowns y of `x = x_p + N y`. They have the equations `B N y = z - b - B x_p`, and those of the
    weak directions, which are diagonal. Where A has full rank nothing is left.
 
-Conjugate gradients on the least-squares problem of all equations give every equation its due weight. Where the
-gradient equations fix every direction they start from that solution; elsewhere a factor of the normal equations in
-single precision stands by, and its smallest singular value says whether everything is determined. Where it is not, a
+Conjugate gradients on the least-squares problem of all equations give every equation its due weight, with a factor of
+the normal equations in single precision at hand. Where the gradient equations fix every direction, and the weight
+equations only lower the error, that is a factor of theirs, corrected; elsewhere one of all together, whose smallest
+singular value says whether everything is determined. Where it is not, a
 singular value decomposition of the reduced system gives the exact rank and null space. Systems too large for either are
 left to the iteration, and random vectors sent through it show which unknowns are determined: those that come back
 unchanged.
@@ -26,8 +27,9 @@ import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
 
-from constraint_algebra import banded, contractions
+from constraint_algebra import banded, capacitance
 from constraint_algebra.blocks import gradient_blocks, scatter
+from constraint_algebra.capacitance import CapacitanceFactor
 from constraint_algebra.layer_equations import LayerEquations, largest_row, noise_cut
 from constraint_algebra.layers import Conv
 from constraint_algebra.preconditioners import DenseFactor, Preconditioner
@@ -42,6 +44,7 @@ FEW = 1024  # open directions up to which their singular values cost next to not
 DENSE_LIMIT = 4096  # open directions up to which their singular values are computed
 FACTOR_UNKNOWNS = 6144  # unknowns up to which a dense factor of the normal equations is worth its memory
 FACTOR_OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
+CORRECTION_OPERATIONS = 3e9  # multiplications up to which one that corrects the gradient equations saves time
 ROUNDED = 1e4 * float(np.finfo(float).eps)  # singular values up to here may be rounding, the largest row being 1
 POLISH = 80  # most steps to weigh the equations against each other, from a start that is right up to noise
 WORTHWHILE = 0.05  # share of the variance that weight equations must remove to be worth these steps
@@ -52,6 +55,8 @@ LAST, LAST_OF_LARGE = 0.1, 0.01
 REFINED = 5  # steps with a factor before the residual is computed afresh
 REFINEMENTS = 10
 GAP = 10.0  # between the shares of determined unknowns and those of the others
+MILD = 8.0  # condition up to which the iteration is done before a factor is
+ROUNDING_SHARE = 0.03  # relative error of a factor up to which it stands for the inverse
 PROBES = 3  # random vectors that ask which unknowns are determined
 # Precision of a factor, its ridge, and the smallest squared singular value that it can tell from none, both relative.
 FACTORS = ((np.float32, 3e-6, 3e-7), (np.float64, 1e-12, 1e-11))
@@ -131,7 +136,7 @@ class TwoStage:
         betas = self._whiten_output[..., None] * np.where(self.equations.weight_rows[..., None], output, 0.0)
         if not self.equations.weight_row_count:
             return self._strong_part(alphas)
-        if self._factor is not None:
+        if self._factor is not None or self._corrected:
             return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
         x = self._strong_part(alphas)  # the gradient equations first, at the price of the weight equations
         if self._reduced is not None:
@@ -235,26 +240,23 @@ class TwoStage:
         )
         return removed > WORTHWHILE * float(variances.sum())
 
-    def residual(self, x: FloatArray) -> float:
-        """Return the largest residual at x relative to the largest right-hand side, over both kinds of equations."""
-        eq = self.equations
-        rows = eq.gradient_rows.reshape(eq.layer.filters, 1, *eq.layer.taps)
-        pairs = (
-            (
-                contractions.weight_gradient(eq.layer, eq.output_gradient, x) - eq.weight_gradient,
-                eq.weight_gradient,
-                rows,
-            ),
-            (contractions.forward(eq.layer, eq.weight, x) - eq.output, eq.output, eq.weight_rows),
-        )
-        shares = [0.0]
-        for difference, rhs, counts in pairs:
-            largest = np.abs(rhs).max(where=np.broadcast_to(counts, rhs.shape), initial=0.0)
-            if largest > 0:
-                shares.append(
-                    float(np.abs(difference).max(where=np.broadcast_to(counts, rhs.shape), initial=0.0) / largest)
-                )
-        return max(shares)
+    @cached_property
+    def _corrected(self) -> bool:
+        """Whether there is a factor of the gradient equations, with the weight equations as their correction."""
+        layer, eq = self.equations.layer, self.equations
+        singular = np.concatenate([block.singular for block in self.blocks])
+        if len(singular) < layer.unknowns // (layer.channels // layer.groups):
+            return False  # the gradient equations alone do not determine all
+        condition = float(singular.max() / singular.min())
+        few = capacitance.operations(layer, eq.weight_row_count) < CORRECTION_OPERATIONS
+        if condition < MILD or not few or not (self.open or self._worth_weighing):
+            return False
+        for dtype, _, _ in FACTORS:  # rounding is as large as the squared condition of the gradient equations makes it
+            if np.finfo(dtype).eps * condition**2 < ROUNDING_SHARE:
+                self._factor = CapacitanceFactor(layer, eq.weight, self.blocks, self._whiten_output, dtype)
+                self._exact = True
+                return True
+        return False
 
     def _project(self, weight_gradient: FloatArray) -> list[FloatArray]:
         """Return the right-hand sides of the gradient equations, those of each block's core."""

@@ -8,6 +8,7 @@ import pytest
 import constraint_algebra as ca
 from constraint_algebra.banded import BandedFactor, Bands, all_normal_equations, bands, normal_blocks
 from constraint_algebra.blocks import gradient_blocks
+from constraint_algebra.capacitance import GATHERED, CapacitanceFactor, operations
 from constraint_algebra.preconditioners import DenseFactor
 from tests.rank_oracles import looped_rows
 
@@ -96,3 +97,44 @@ def test_a_linear_layer_has_no_lines() -> None:
     np.testing.assert_allclose(all_normal_equations(layer, W, np.full(5, 2.0)), 4 * W.T @ W)
     with pytest.raises(TypeError, match="no lines"):
         bands(layer)
+
+
+DETERMINED = {
+    "stride": ca.Conv2d(20, 5, stride=2, padding=2).place((2, 13, 11)),
+    "dilated, in groups": ca.Conv2d(40, 3, padding=2, dilation=2, groups=2).place((4, 9, 7)),
+    "one axis": ca.Conv1d(40, 3).place((2, 70)),
+    "three axes": ca.Conv3d(14, 2).place((2, 5, 4, 4)),
+    "depthwise": ca.Conv2d(24, 3, padding=1, groups=3).place((3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("gathered", [1, GATHERED])
+@pytest.mark.parametrize("layer", DETERMINED.values(), ids=DETERMINED)
+def test_weight_equations_correct_the_gradient_equations(layer, gathered, monkeypatch) -> None:
+    monkeypatch.setattr("constraint_algebra.capacitance.GATHERED", gathered)
+    W, blocks, whiten, BB, AA = setup(layer)
+    assert np.linalg.matrix_rank(AA) == layer.unknowns
+    x = np.random.default_rng(1).standard_normal((*layer.input_shape, 3))
+    expected = np.linalg.solve(AA + BB, x.reshape(-1, 3)).reshape(x.shape)
+    found = CapacitanceFactor(layer, W, blocks, whiten, np.float64)(x)
+    np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
+    single = CapacitanceFactor(layer, W, blocks, whiten, np.float32)(1e-60 * x)
+    np.testing.assert_allclose(single, 1e-60 * expected, rtol=0, atol=2e-2 * 1e-60 * np.abs(expected).max())
+
+
+def test_groups_without_weight_equations_keep_their_gradient_equations() -> None:
+    layer = DETERMINED["depthwise"]
+    W, blocks, whiten, _, AA = setup(layer)
+    x = np.random.default_rng(1).standard_normal((*layer.input_shape, 2))
+    whiten[:16] = 0  # two groups of three
+    B, _ = looped_rows(layer, W, np.ones(layer.output_shape), *[np.ones(layer.output_shape, dtype=bool)] * 2)
+    B = B * whiten.reshape(-1, 1)
+    expected = np.linalg.solve(AA + B.T @ B, x.reshape(-1, 2)).reshape(x.shape)
+    found = CapacitanceFactor(layer, W, blocks, whiten, np.float64)(x)
+    np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_operations_of_the_capacitance_matrix() -> None:
+    """Residue classes of 9, 6, 6 and 4 taps for stride 2, one of 25 for stride 1."""
+    assert operations(ca.Conv2d(16, 5, stride=2, padding=2).place((12, 16, 16)), 600) == 1024**2 * 169 + 600**3 / 6
+    assert operations(ca.Conv2d(4, 5, padding=2, groups=2).place((4, 8, 8)), 6) == 2 * 128**2 * 625 + 36

@@ -1,0 +1,121 @@
+"""A factor of the normal equations of a layer whose gradient equations determine all: few weight equations correct it.
+
+Where `A` alone determines x, `M = (A^T A)^-1` is at hand block by block, the same for all channels, and the weight
+equations are a correction of low rank (Woodbury 1950):
+
+    (A^T A + B^T B)^-1 = M - M B^T G^-1 B M,    G = I + B M B^T
+
+`G`, the capacitance matrix, has a row for each weight equation. Its entry for the outputs (f, o) and (f', o') is
+
+    sum over taps t, t' of  (sum over c of W[f, c, t] W[f', c, t']) * M[q(o, t), q(o', t')]
+
+with q(o, t) the position that output o sees through tap t: one matrix product for each residue class, since M joins no
+two of them. `banded` holds the opposite case, many weight equations and few gradient equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from constraint_algebra import contractions
+from constraint_algebra.blocks import Block, gather, scatter
+from constraint_algebra.incidence import IntArray, incidence
+from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.scratch import Scratch
+
+FloatArray = NDArray[Any]  # of either precision
+
+GATHERED = 2**22  # entries of M gathered at a time: more costs memory and gains nothing
+
+
+def operations(layer: PlacedLayer, rows: int) -> float:
+    """Return how many multiplications the factor takes, with `rows` weight equations."""
+    S, F = incidence(layer), layer.filters // layer.groups
+    pairs = sum(len(taps) ** 2 for taps, _ in S.classes)
+    return layer.groups * float(F * S.output_count) ** 2 * pairs + rows**3 / 6
+
+
+class CapacitanceFactor:
+    """A factor of `A^T A + B^T B`, as a preconditioner; as good as its precision and the condition of A allow.
+
+    Args:
+        layer: the layer.
+        weight: W.
+        blocks: the gradient equations, of full column rank.
+        whiten: factor of each weight row in the output shape, 0 for those that do not count.
+        dtype: of the arithmetic.
+
+    Raises:
+        numpy.linalg.LinAlgError: rounding left a capacitance matrix that is not positive definite.
+    """
+
+    def __init__(
+        self, layer: PlacedLayer, weight: FloatArray, blocks: Sequence[Block], whiten: FloatArray, dtype: DTypeLike
+    ) -> None:
+        """Factor the capacitance matrix of every group."""
+        self.layer, self.blocks, self.dtype = layer, blocks, np.dtype(dtype)
+        self.weight, self.whiten = weight.astype(dtype), whiten.astype(dtype)
+        self.inverses = [(block.right / block.singular**2 @ block.right.T).astype(dtype) for block in blocks]
+        self.scratch = Scratch()
+        self.rows: list[IntArray] = []
+        self.factors: list[tuple[FloatArray, bool]] = []
+        scales = self.whiten.reshape(layer.groups, -1)
+        for group, scale in enumerate(scales):
+            rows = np.flatnonzero(scale)
+            G = self._capacitance(group)[np.ix_(rows, rows)]
+            G *= np.outer(scale[rows], scale[rows])
+            G[np.diag_indices_from(G)] += 1
+            self.rows.append(rows)
+            self.factors.append(cho_factor(G.T, lower=True, overwrite_a=True, check_finite=False))  # in LAPACK's order
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """Return the inverse applied to x `(*input_shape, n)`."""
+        size = float(np.abs(x).max()) or 1.0  # the type may not hold the range of what comes
+        alone = self._by_gradients((x / size).astype(self.dtype))
+        seen = self.whiten[..., None] * contractions.forward(self.layer, self.weight, alone, self.scratch)
+        by_group = seen.reshape(self.layer.groups, -1, seen.shape[-1])
+        for values, rows, factor in zip(by_group, self.rows, self.factors, strict=True):
+            values[rows] = cho_solve(factor, values[rows], check_finite=False)
+        back = contractions.input_gradient(self.layer, self.weight, self.whiten[..., None] * seen, self.scratch)
+        return (alone - self._by_gradients(back)).astype(x.dtype) * size
+
+    def _by_gradients(self, x: FloatArray) -> FloatArray:
+        """Return M x, for x `(*input_shape, n)`."""
+        x4 = x.reshape(self.layer.groups, self.layer.channels // self.layer.groups, -1, x.shape[-1])
+        out = np.empty_like(x4)
+        for block, M in zip(self.blocks, self.inverses, strict=True):
+            scatter(out, block, M @ gather(x4, block))
+        return out.reshape(x.shape)
+
+    def _capacitance(self, group: int) -> FloatArray:
+        """Return `B M B^T` of one group for all its outputs, in units without their noise, `(f o, f o)`."""
+        layer, S = self.layer, incidence(self.layer)
+        F, C, outputs = layer.filters // layer.groups, layer.channels // layer.groups, S.output_count
+        W = self.weight.reshape(layer.groups, F, C, -1)[group]
+        total = np.zeros((outputs, outputs, F * F), dtype=self.dtype)
+        for (taps, places), M in self._classes(group):
+            rows = W[:, :, taps].swapaxes(1, 2).reshape(-1, C)  # (f, t)
+            K = (rows @ rows.T).reshape(F, len(taps), F, len(taps)).transpose(1, 3, 0, 2).reshape(-1, F * F)
+            local = np.full(S.position_count + 1, len(places))
+            local[places] = np.arange(len(places))
+            q = local[S.positions_seen[:, taps]]
+            padded = np.pad(M, (0, 1))  # zeros for what lies outside
+            step = max(1, GATHERED // (q.size * len(taps)))
+            for first in range(0, outputs, step):
+                some = np.ascontiguousarray(padded[:, q[first : first + step]].swapaxes(0, 1))  # o, position, t
+                pairs = some.take(q.ravel(), axis=1)  # o, (o', t'), t
+                total[first : first + step] += (pairs.reshape(-1, len(K)) @ K).reshape(-1, outputs, F * F)
+        by_filter = total.reshape(outputs, outputs, F, F).transpose(3, 0, 2, 1)
+        return np.ascontiguousarray(by_filter).reshape(F * outputs, F * outputs)
+
+    def _classes(self, group: int) -> Iterator[tuple[tuple[IntArray, IntArray], FloatArray]]:
+        """Yield taps and positions of each residue class, and M there."""
+        inverses = [M for block, M in zip(self.blocks, self.inverses, strict=True) if block.group == group]
+        for (taps, places), M in zip(incidence(self.layer).classes, inverses, strict=True):
+            if len(taps):
+                yield (taps, places), M
