@@ -28,7 +28,7 @@ from constraint_algebra.layer_equations import LayerEquations, residual
 from constraint_algebra.layers import Activation, PlacedLayer, Shape
 from constraint_algebra.masks import BiasCheck
 from constraint_algebra.network import Network, Parameters, bind
-from constraint_algebra.noise import Precision, deviations_of, precision
+from constraint_algebra.noise import SOLVED, Precision, deviations_of, precision
 from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
 from constraint_algebra.solve import TwoStage
 
@@ -40,6 +40,7 @@ MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20
 # A normal error lies within 1.045 estimates of its deviation as often as within one deviation, where twelve members
 # make the estimate (Student); and the members are carried to a distance of 0.3 of their own size.
 FEW = 1.045 * float(np.hypot(1, 0.3))
+SIGNS = 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) - 1  # those of each byte's bits
 DRAWS = 2  # members that show how far the error bars of the input move the gradients
 GENEROUS = 30.0  # times that distance, a discrepancy is still explained
 MISFIT = 0.2  # residual, relative to the right-hand sides, that rules a candidate out
@@ -189,6 +190,7 @@ class _Recursion:
             settled=stages.verdict.settled,
             misfit=float(second_look.misfits(equations, x).max(initial=0.0)),
         )
+        perturbations += self._draw(SOLVED * np.abs(x), layer.input_shape)
         return Estimate(x, determined, np.where(determined[..., None], perturbations, 0.0)), solution, doubted
 
     def _agreeing(self, equations: LayerEquations) -> tuple[TwoStage, FloatArray, BoolArray]:
@@ -260,9 +262,9 @@ class _Recursion:
 
         What reaches a value is a sum of many, whose distribution does not depend on that of each.
         """
-        bits = np.frombuffer(self.random.bytes(-(-math.prod(shape) * MEMBERS // 8)), np.uint8)
-        signs = np.unpackbits(bits, count=math.prod(shape) * MEMBERS).reshape(*shape, MEMBERS)
-        return np.where(signs, deviation[..., None], -deviation[..., None])
+        count = math.prod(shape) * MEMBERS
+        signs = SIGNS[np.frombuffer(self.random.bytes(-(-count // 8)), np.uint8)].ravel()[:count]
+        return np.asarray(deviation)[..., None] * signs.reshape(*shape, MEMBERS)
 
     def _arriving(self, layer: PlacedLayer, k: Estimate) -> Estimate:
         """Return the gradient with respect to the layer's input, `B^T k`, where all k that it needs are known."""

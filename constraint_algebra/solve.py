@@ -247,15 +247,19 @@ class TwoStage:
         singular = np.concatenate([block.singular for block in self.blocks])
         if len(singular) < layer.unknowns // (layer.channels // layer.groups):
             return False  # the gradient equations alone do not determine all
-        condition = float(singular.max() / singular.min())
+        condition = max(float(singular.max()), 1.0) / float(singular.min())  # the largest row of all is of size 1
         few = capacitance.operations(layer, eq.weight_row_count) < CORRECTION_OPERATIONS
         if condition < MILD or not few or not (self.open or self._worth_weighing):
             return False
-        for dtype, _, _ in FACTORS:  # rounding is as large as the squared condition of the gradient equations makes it
-            if np.finfo(dtype).eps * condition**2 < ROUNDING_SHARE:
+        for dtype, _, _ in FACTORS:
+            if condition > np.sqrt(ROUNDING_SHARE / float(np.finfo(dtype).eps)):
+                continue  # rounding is as large as the squared condition makes it
+            try:
                 self._factor = CapacitanceFactor(layer, eq.weight, self.blocks, self._whiten_output, dtype)
-                self._exact = True
-                return True
+            except np.linalg.LinAlgError:
+                continue
+            self._exact = True
+            return True
         return False
 
     def _project(self, weight_gradient: FloatArray) -> list[FloatArray]:

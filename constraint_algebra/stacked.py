@@ -225,12 +225,15 @@ def conjugate_gradients(
     best, waiting = gamma.copy(), np.zeros(n, dtype=int)
     taken = np.full((delay, n), np.inf)  # off the squared distance, by each of the last steps
     done = gamma <= np.finfo(rhs.dtype).tiny
+    blind = (10 * float(np.finfo(rhs.dtype).eps)) ** 2  # what the equations do not see is rounding, its step endless
     for k in range(iterations):
         going = ~done & (waiting < patience)
         if not going.any():
             break
         q = equations.forward(p)
-        step = _ratio(gamma, _products(q, q), going)
+        size = _products(q, q)
+        waiting[size <= blind * gamma] = patience
+        step = _ratio(gamma, size, going & (waiting < patience))
         x += step * p
         r -= step * q
         taken[k % delay] = step * gamma

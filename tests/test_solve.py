@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -147,6 +148,18 @@ def test_few_weight_equations_correct_the_gradient_equations(name, single, monke
             1e-6 * eq.weight_gradient[..., None], 1e-6 * eq.output[..., None], share=0.05, single=single
         )
         assert (np.abs(moved[..., 0] - 1e-6 * expected) <= 0.25 * deviation).all()
+
+
+def test_gradient_equations_far_weaker_than_the_weight_equations_need_no_factor() -> None:
+    """Their inverse would not fit single precision, nor their condition squared any."""
+    layer = LAYERS["gradient equations suffice"]
+    eq = equations(layer, active=0.4, zeros=0.0)
+    for factor in (1e-8, 1e-60, 1e-160):
+        weak = replace(eq, output_gradient=factor * eq.output_gradient, weight_gradient=factor * eq.weight_gradient)
+        dense = Dense.of(weak)
+        x = solved(weak)[1].ravel()
+        known = np.abs(dense.matrix).max(axis=1) > 1e6  # the weight equations, divided by their noise
+        np.testing.assert_allclose((dense.matrix @ x)[known], dense.rhs[known], rtol=1e-6)
 
 
 def test_several_right_hand_sides_at_once_and_linearity() -> None:
