@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import constraint_algebra as ca
 from constraint_algebra import zoo
 from constraint_algebra.capture import Recipe, from_image
 from paper_repro.baselines import rconv_published as published
-from paper_repro.benchmarks import accuracy, layer_steps, measure, speed, verdicts
+from paper_repro.benchmarks import accuracy, large, layer_steps, measure, speed, verdicts
 from paper_repro.benchmarks.accuracy import Run
 
 TINY = zoo.ZooEntry(
@@ -94,6 +95,26 @@ def test_nothing_determined_has_no_quality() -> None:
     nothing = np.zeros(3, dtype=bool)
     row = accuracy.compared(np.full(3, np.nan), nothing, np.full(3, np.inf), np.ones(3), nothing)
     assert row == {"determined": 0, "overclaimed": 0, "missed": 0, "wrong": 0}
+
+
+def test_a_gradient_of_zeros_is_no_exception_of_the_library(monkeypatch) -> None:
+    usual = accuracy.noisy
+
+    def nothing(gradients, run):
+        return usual({name: 0 * gradient for name, gradient in gradients.items()}, run)
+
+    monkeypatch.setattr(accuracy, "noisy", nothing)
+    row = accuracy.judge(Run("tiny", "float32", 0.0, 0, 0))
+    assert row["status"] == "ZERO GRADIENT"
+    assert (row["exact"], row["determined"], row["missed"]) == (0, 0, 0)
+
+
+def test_a_gradient_refused_as_zeros_that_is_none_is_an_exception(monkeypatch) -> None:
+    def refuse(*_, **__):
+        raise ca.ZeroGradientError("0")
+
+    monkeypatch.setattr(ca, "reconstruct", refuse)
+    assert accuracy.judge(Run("tiny", "float32", 0.0, 0, 0))["status"] == "EXCEPTION"
 
 
 FAILURES = [
@@ -254,3 +275,30 @@ def test_a_row_of_the_scaling_benchmark() -> None:
     assert row["psnr_dB"] > 250
     assert row["within_4_bars"] > 0.99
     assert scaling.picture(64).shape == (3, 64, 64)
+
+
+def test_a_row_of_the_benchmark_of_large_layers(tmp_path, monkeypatch) -> None:
+    small = {"small": partial(large.layer, filters=12, stride=1, size=6, active=0.9, channels=3)}
+    monkeypatch.setattr(large, "CASES", small)
+    path = tmp_path / "large.csv"
+    assert "small" in invoke(large.main, "--out", str(path))
+    row = pd.read_csv(path).iloc[0]
+    assert (row["unknowns"], row["determined"], row["status"]) == (108, 108, "settled")
+    assert 0 < row["largest_error"] < 1e-12
+    assert row["gap_low"] < 1e-5
+    with pytest.raises(typer.BadParameter, match="no case 'huge'"):
+        large.main(["huge"], path)
+
+
+def test_few_active_outputs_leave_a_large_layer_open() -> None:
+    row = large.layer(filters=4, stride=2, size=8, active=0.3, channels=3)
+    assert row["determined"] < row["unknowns"]
+    assert row["gap_high"] > 1e-5
+
+
+def test_the_chain_has_the_convolutions_of_a_cifar_resnet18() -> None:
+    chain = large.chain_of(17)
+    *convolutions, head = chain.bilinear
+    assert [layer.filters for layer in convolutions] == [64] * 5 + [128] * 4 + [256] * 4 + [512] * 4
+    assert [layer.output_shape[1:] for layer in convolutions[4::4]] == [(32, 32), (16, 16), (8, 8), (4, 4)]
+    assert head.output_shape == (10,)

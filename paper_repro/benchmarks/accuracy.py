@@ -71,7 +71,8 @@ def judge(run: Run) -> Row:
 
     The columns:
 
-    - status: that of the result, or EXCEPTION, with its text in `error`.
+    - status: that of the result; ZERO GRADIENT where the client's loss is so saturated that every number it shares is
+      zero, and the library says so; or EXCEPTION, with its text in `error`.
     - values: number of input values.
     - exact: number of values that the gradient determines by the exact answer, -1 where it is unknown.
     - determined: number of values that the result calls determined.
@@ -90,11 +91,17 @@ def judge(run: Run) -> Row:
     assert step.truth is not None
     truth = step.truth.astype(run.dtype).astype(float)  # what the client's model was given
     exact = verdicts.determined(step.network, {n: a.astype(float) for n, a in step.parameters.items()}, truth)
-    row |= {"values": truth.size, "exact": -1 if exact is None else int(exact.sum())}
     gradients, deviations = noisy(step.gradients, run)
+    zeros = not any(np.any(gradient) for gradient in gradients.values())
+    if zeros:
+        exact = np.zeros(truth.shape, dtype=bool)  # the masks do not matter where nothing is shared
+    row |= {"values": truth.size, "exact": -1 if exact is None else int(exact.sum())}
     cpu, wall = time.process_time(), time.perf_counter()
     try:
         result = ca.reconstruct(step.network, step.parameters, gradients, loss=step.loss, noise=deviations)
+    except ca.ZeroGradientError as error:
+        counts = dict.fromkeys(("determined", "overclaimed", "missed", "wrong"), 0)
+        return row | counts | {"status": "ZERO GRADIENT" if zeros else "EXCEPTION", "error": str(error)}
     except Exception as error:  # the point of the benchmark is to find these
         return row | {"status": "EXCEPTION", "error": f"{type(error).__name__}: {error}"}
     row |= {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "status": result.status.name}
