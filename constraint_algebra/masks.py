@@ -8,7 +8,7 @@ cannot tell which; that of a LeakyReLU is positive or negative. Three pieces of 
   larger range;
 - the bias equation of its filter in the layer below: the gradients that arrive at the outputs, times the derivative on
   their side of the edge, add up to the bias gradient. Every choice for the least certain outputs is weighed by how well
-  it fits that sum;
+  it fits that sum, and every single one of the others as well: among thousands of zeros one may be no zero;
 - where neither decides, the output stays open.
 """
 
@@ -27,6 +27,7 @@ BoolArray = NDArray[np.bool_]
 
 TAIL = 6  # degrees of freedom of the noise: fewer than the members of the ensemble, to be generous to outliers
 WEIGHED = 10  # outputs of a filter for which every choice is weighed
+DOUBTED = 5  # of them, those for which that is done together with every single one of the others being wrong
 SURE = float(np.log(1e3))  # odds at which an output counts as decided
 QUESTIONED = float(np.log(1e9))  # odds up to which the bias equation may overrule the error bars
 
@@ -110,10 +111,9 @@ def decide(
         needed = (np.abs(misfit) > 3 * noise) | (open_ones & (np.abs(odds) < 3 * SURE)).any(axis=1)
         for f in np.flatnonzero(needed & np.isfinite(misfit)):
             some = np.flatnonzero(open_ones[f])
-            some = some[np.argsort(np.abs(odds[f, some]))][:WEIGHED]
+            some = some[np.argsort(np.abs(odds[f, some]))]
             if len(some):
-                rest = misfit[f] + effect[f, some][odds[f, some] > 0].sum()
-                posterior[f, some] = _weighed(odds[f, some], effect[f, some], rest, noise[f])
+                posterior[f, some] = _weighed(odds[f, some], effect[f, some], misfit[f], noise[f])
     share = np.where(np.isnan(posterior), 0.5, 0.5 * (1 + np.tanh(0.5 * np.nan_to_num(posterior))))
     sure = np.abs(posterior) > SURE
     return Decision(posterior > 0, sure | light, np.where(sure, 0.0, np.sqrt(share * (1 - share))))
@@ -128,19 +128,50 @@ def two_sided_odds(distances: FloatArray) -> FloatArray:
     return np.asarray(log_ndtr(distances) - log_ndtr(-distances))
 
 
-def _weighed(odds: FloatArray, effect: FloatArray, rest: float, noise: float) -> FloatArray:
-    """Return the logarithms of the odds of some outputs of a filter, given that their effects add up to `rest`.
+def _weighed(odds: FloatArray, effect: FloatArray, misfit: float, noise: float) -> FloatArray:
+    """Return the logarithms of the odds of some outputs of a filter, the least certain first, given its bias equation.
+
+    Every choice for the first `WEIGHED` of them is a hypothesis; so is, as one among very many near the edge may well
+    have come to lie on the wrong side of it, every one of the others being wrong, with every choice for the first
+    `DOUBTED`.
+
+    Args:
+        odds: by the error bars alone.
+        effect: of each output on the sum of its filter, on the upper side of the edge as against the lower.
+        misfit: what the sum lacks if every output is on its likelier side.
+        noise: standard deviation of the misfit.
 
     >>> _weighed(np.array([-2.0, -2.0, -2.0]), np.array([1.0, 2.0, 4.0]), 6.0, 0.01).round()
     array([-26.,  26.,  33.])
     """
-    choices = _choices(len(odds))
-    sums = choices @ effect
-    distance = (rest - sums) / noise if noise > 0 else np.where(sums == rest, 0.0, np.inf)
-    weights = choices @ odds - 0.5 * (TAIL + 1) * np.log1p(distance**2 / TAIL)
-    likelihood = np.exp(weights - weights.max())
+    likely, first, few = odds > 0, slice(0, WEIGHED), slice(0, DOUBTED)
+    flip = np.where(likely, -effect, effect)[WEIGHED:]
+    # Weights and what the sum still lacks, for both sets of hypotheses, against all on their likelier side.
+    choices, fewer = _choices(len(odds[first])), _choices(len(odds[few]))[: None if len(flip) else 0]
+    by_choice = _evidence(
+        (choices - likely[first]) @ odds[first], misfit - (choices - likely[first]) @ effect[first], noise
+    )
+    cost = ((fewer - likely[few]) @ odds[few])[:, None] - np.abs(odds[WEIGHED:])
+    by_flip = _evidence(cost, (misfit - (fewer - likely[few]) @ effect[few])[:, None] - flip, noise)
+    largest = max(by_choice.max(), by_flip.max(initial=-np.inf))
+    by_choice, by_flip = np.exp(by_choice - largest), np.exp(by_flip - largest)
+    flipped, of_few = by_flip.sum(axis=0), by_flip.sum(axis=1)
+    kept = by_choice.sum() + np.clip(flipped.sum() - flipped, 0, None)
+    passes, fails = np.zeros(len(odds)), np.zeros(len(odds))
+    passes[first], fails[first] = choices.T @ by_choice, (1 - choices).T @ by_choice
+    passes[few] += fewer.T @ of_few
+    fails[few] += (1 - fewer).T @ of_few
+    passes[DOUBTED:WEIGHED] += likely[DOUBTED:WEIGHED] * flipped.sum()
+    fails[DOUBTED:WEIGHED] += ~likely[DOUBTED:WEIGHED] * flipped.sum()
+    passes[WEIGHED:], fails[WEIGHED:] = np.where(likely[WEIGHED:], (kept, flipped), (flipped, kept))
     with np.errstate(divide="ignore"):  # beyond the range of numbers: surely
-        return np.asarray(np.log(choices.T @ likelihood) - np.log((1 - choices).T @ likelihood))
+        return np.asarray(np.log(passes) - np.log(fails))
+
+
+def _evidence(cost: FloatArray, lacking: FloatArray, noise: float) -> FloatArray:
+    """Return the logarithm of how likely hypotheses are by the error bars, and by what the sum lacks under them."""
+    distance = lacking / noise if noise > 0 else np.where(lacking == 0, 0.0, np.inf)
+    return np.asarray(cost - 0.5 * (TAIL + 1) * np.log1p(distance**2 / TAIL))
 
 
 @lru_cache(maxsize=WEIGHED + 1)

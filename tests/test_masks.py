@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from constraint_algebra.masks import TAIL, BiasCheck, _weighed, decide, log_odds, two_sided_odds
+from constraint_algebra.masks import DOUBTED, TAIL, WEIGHED, BiasCheck, _weighed, decide, log_odds, two_sided_odds
 
 MEMBERS = 8
 
@@ -34,18 +34,45 @@ def test_no_density_means_no_output_passes() -> None:
     assert (log_odds(np.array([0.0, 1e3]), np.ones(2), 0.0) == -np.inf).all()
 
 
-def test_the_choices_are_weighed_as_by_brute_force() -> None:
-    rng = np.random.default_rng(0)
-    odds, effect = 2 * rng.standard_normal(5), rng.standard_normal(5)
-    rest, noise = 0.7, 0.2
-    likelihood = {
-        bits: np.exp(np.dot(bits, odds))
-        * (1 + ((rest - np.dot(bits, effect)) / noise) ** 2 / TAIL) ** (-(TAIL + 1) / 2)
-        for bits in product((0, 1), repeat=5)
-    }
-    for j in range(5):
+@pytest.mark.parametrize("count", [1, 5, 10, 11, 14])
+def test_the_choices_are_weighed_as_by_brute_force(count) -> None:
+    rng = np.random.default_rng(count)
+    odds, effect = 2 * rng.standard_normal(count), rng.standard_normal(count)
+    misfit, noise, likely = 0.7, 0.2, odds > 0
+    likelihood = {}
+    for bits in product((0, 1), repeat=count):
+        wrong = np.flatnonzero(np.array(bits) != likely)
+        others = [j for j in wrong if j >= WEIGHED]
+        if len(others) > 1 or (others and any(DOUBTED <= j < WEIGHED for j in wrong)):
+            continue  # no hypothesis
+        lacking = misfit - np.dot(bits - likely.astype(int), effect)
+        likelihood[bits] = np.exp(np.dot(bits, odds)) * (1 + (lacking / noise) ** 2 / TAIL) ** (-(TAIL + 1) / 2)
+    found = _weighed(odds, effect, misfit, noise)
+    for j in range(count):
         one = sum(p for bits, p in likelihood.items() if bits[j])
-        assert _weighed(odds, effect, rest, noise)[j] == pytest.approx(np.log(one / (sum(likelihood.values()) - one)))
+        assert found[j] == pytest.approx(np.log(one / (sum(likelihood.values()) - one)), abs=1e-9)
+
+
+def test_of_many_zeros_the_one_that_is_none_is_found_or_stays_open() -> None:
+    """The error bars of all say zero; the bias equation that one passes, though not among the least certain."""
+    rng = np.random.default_rng(0)
+    dy = rng.uniform(0.5, 2, (1, 200))
+    odds = -rng.uniform(8, 12, (1, 200))
+    odds[0, 123] = -11.9
+    found = decide(odds, dy, still(odds), (0.0, 1.0), check(dy[0, 123]))
+    np.testing.assert_array_equal(np.flatnonzero(found.passes[0]), [123])
+    assert found.decided.all()
+    dy[0, 45] = dy[0, 123]  # as good an explanation
+    odds[0, 45] = -11.9
+    found = decide(odds, dy, still(odds), (0.0, 1.0), check(dy[0, 123]))
+    np.testing.assert_array_equal(np.flatnonzero(~found.decided[0]), [45, 123])
+
+
+def test_what_nothing_explains_leaves_no_certainty_behind_that_was_not_there() -> None:
+    odds = np.array([[-9.0, -10.0, -30.0]])
+    found = decide(odds, np.ones((1, 3)), still(odds), (0.0, 1.0), check(1e6))
+    assert not found.passes[0, 2]
+    assert np.isfinite(found.doubt).all()
 
 
 def test_the_bias_equation_decides_what_error_bars_leave_open() -> None:
