@@ -39,9 +39,10 @@ class Found(NamedTuple):
     Attributes:
         image: in the input shape, `None` where the method gives none.
         outcome: the name of its status.
-        reason: why it did not succeed, empty otherwise.
+        reason: why it did not succeed, empty where it ran to its end.
         determined: number of values that it calls determined, `None` where it has no such notion.
         alternatives: number of other images that it cannot tell from this one.
+        ended: what its last step found, for a run that ends with a wrong image.
     """
 
     image: FloatArray | None
@@ -49,6 +50,7 @@ class Found(NamedTuple):
     reason: str
     determined: int | None = None
     alternatives: int = 0
+    ended: str = ""
 
 
 def step_of(run: Run) -> Capture:
@@ -82,16 +84,16 @@ def by_library(step: Capture) -> Found:
     result = ca.reconstruct(step.network, step.parameters, step.gradients, loss=step.loss)
     candidates = [result, *result.alternatives]
     best = candidates[likeliest([c.input for c in candidates])] if np.isfinite(result.input).all() else result
-    enough = result.status in {ca.Status.DETERMINED, ca.Status.AMBIGUOUS}
-    reason = "" if enough else result.conclusion
-    return Found(best.input, result.status.name, reason, int(best.determined.sum()), len(candidates) - 1)
+    reason = "" if np.isfinite(best.input).all() and result.determined.all() else result.conclusion
+    return Found(best.input, result.status.name, reason, int(result.determined.sum()), len(candidates) - 1)
 
 
 def by_baseline(method: Callable[..., BaselineResult], step: Capture, *, seed: int, limit: float) -> Found:
     """Reconstruct with a baseline."""
     result = method(step.network, step.parameters, step.gradients, seed=seed, time_limit=limit)
     reason = result.reason if result.outcome is not Outcome.FINISHED else ""
-    return Found(result.input, result.outcome.name, reason, None, len(result.alternatives))
+    ended = result.steps[-1] if result.steps else ""
+    return Found(result.input, result.outcome.name, reason, None, len(result.alternatives), ended)
 
 
 def method_of(run: Run, limit: float) -> Callable[[Capture], Found]:
@@ -114,7 +116,7 @@ def judge(run: Run, *, limit: float, pictures: Path | None = None) -> Row:
 
     - outcome: the name of the library's or the baseline's status; IMPOSSIBLE where the method refuses the network,
       EXCEPTION where it broke.
-    - reason: why it did not succeed.
+    - reason: why it did not succeed; of a baseline that ran to its end, what its last step found.
     - values, determined: number of input values, and of those that the library calls determined.
     - mse, psnr, ssim: over the whole image, values in [0, 1], `data_range` 1; missing where no whole image came.
     - recognised, exact: mean squared error below 1e-2 (20 dB), below 1e-6.
@@ -123,7 +125,7 @@ def judge(run: Run, *, limit: float, pictures: Path | None = None) -> Row:
 
     Args:
         run: what to do.
-        limit: seconds on the clock for a baseline.
+        limit: seconds of processor time for a baseline.
         pictures: folder for the images that figures show, `None` for none.
     """
     step = step_of(run)
@@ -139,6 +141,8 @@ def judge(run: Run, *, limit: float, pictures: Path | None = None) -> Row:
     row |= {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "memory_mb": memory}
     row |= {name: getattr(found, name) for name in ("outcome", "reason", "determined", "alternatives")}
     row |= quality(found.image, step) | versions()
+    if not row["recognised"]:
+        row["reason"] = found.reason or found.ended
     if pictures is not None and is_pictured(run) and found.image is not None:
         save_picture(found.image, picture_path(pictures, run))
     return row

@@ -117,7 +117,7 @@ def test_time_limit_and_precision() -> None:
     parameters, gradients, _ = step(network)
     result = dlg(network, parameters, gradients, time_limit=0.0)
     assert (result.outcome, result.input) == (Outcome.OUT_OF_TIME, None)
-    assert result.reason == "time limit of 0 s reached in iteration 1 of 300"
+    assert result.reason == "time limit of 0 s of processor time reached in iteration 1 of 300"
     single = dlg(network, parameters, gradients, iterations=2, dtype="float32")
     np.testing.assert_array_equal(single.input, single.input.astype(np.float32))
     double = dlg(network, parameters, gradients, iterations=2)

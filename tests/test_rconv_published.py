@@ -88,7 +88,7 @@ def test_time_limit_and_progress() -> None:
     assert seen == [(1, 3, "5"), (2, 3, "2"), (3, 3, "0")]
     result = rconv_published(network, parameters, gradients, time_limit=0.0)
     assert (result.outcome, result.input) == (Outcome.OUT_OF_TIME, None)
-    assert result.reason.startswith("time limit of 0 s reached in layer '2', row 1 of 36")
+    assert result.reason.startswith("time limit of 0 s of processor time reached in layer '2', row 1 of 36")
 
 
 def test_the_seed_chooses_the_row_of_the_head() -> None:

@@ -148,7 +148,7 @@ def test_time_limit_and_progress() -> None:
     assert seen == [(1, 4, "7"), (2, 4, "5"), (3, 4, "2"), (4, 4, "0")]
     result = rgap(network, parameters, gradients, time_limit=0.0)
     assert (result.outcome, result.input) == (Outcome.OUT_OF_TIME, None)
-    assert result.reason == "time limit of 0 s reached in layer '5'"
+    assert result.reason == "time limit of 0 s of processor time reached in layer '5'"
 
 
 def test_networks_that_it_is_not_made_for_are_refused_with_all_reasons() -> None:

@@ -92,7 +92,7 @@ def test_a_run_that_a_baseline_refuses_and_one_that_takes_too_long() -> None:
     assert "mse" not in refused
     late = study.judge(LENET_O._replace(method=plan.RCONV), limit=0.0)
     assert late["outcome"] == "OUT_OF_TIME"
-    assert late["reason"].startswith("time limit of 0 s reached in layer")
+    assert late["reason"].startswith("time limit of 0 s of processor time reached in layer")
     matched = study.judge(LENET_O._replace(method=plan.DLG), limit=0.0)
     assert matched["outcome"] == "OUT_OF_TIME"
 
@@ -113,3 +113,19 @@ def test_quality_of_images_that_are_no_images() -> None:
 def test_the_likeliest_of_scaled_images_is_the_one_in_the_range() -> None:
     image = np.linspace(0.02, 0.97, 12)
     assert likeliest([0.01 * image, image, -image, 30 * image]) == 1
+    assert likeliest([0.5 * image, np.full(12, np.nan)]) == 0  # NaN compares as smallest nowhere
+
+
+def test_an_input_is_not_given_up_for_an_alternative_without_values() -> None:
+    # Of the candidates for the logistic head's output gradient, all but one leave nothing to solve for.
+    row = study.judge(Run("cnn6", "leakyrelu", "uniform", "cifar10", 3, "float64", plan.OURS, 0), limit=60.0)
+    assert (row["outcome"], row["determined"], row["reason"], row["exact"]) == ("AMBIGUOUS", 3072, "", True)
+
+
+def test_what_is_not_recognised_has_a_reason() -> None:
+    dead = study.judge(Run("cnn6", "relu", "default", "cifar10", 0, "float64", plan.OURS, 2), limit=60.0)
+    assert (dead["outcome"], dead["determined"], dead["recognised"]) == ("PARTIAL", 12, False)
+    assert "(12 of 3,072 values)" in dead["reason"]
+    lost = study.judge(Run("lenet-dlg", "relu", "uniform", "cifar100", 0, "float32", plan.DLG, 0), limit=60.0)
+    assert (lost["outcome"], lost["recognised"]) == ("FINISHED", False)
+    assert lost["reason"].startswith("iteration ")

@@ -37,7 +37,7 @@ def dlg(
         seed: of the start.
         iterations: calls of L-BFGS.
         dtype: "float32" or "float64" to compute in, by default the type of the gradients.
-        time_limit: seconds on the clock, looked at between two calls.
+        time_limit: seconds of processor time, looked at between two calls.
         progress: called with (iterations done, iterations in all, what was found) after each.
 
     Raises:

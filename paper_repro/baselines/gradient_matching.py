@@ -36,7 +36,7 @@ class Settings(NamedTuple):
         iterations: calls of L-BFGS.
         seed: of the N(0, 1) start.
         dtype: type in which to compute, by default that of the gradients.
-        time_limit: seconds on the clock, looked at between two calls.
+        time_limit: seconds of processor time, looked at between two calls.
         progress: called with (iterations done, iterations in all, what was found) after each.
     """
 

@@ -55,7 +55,7 @@ def rconv_published(
         parameters: weights and biases, by name.
         gradients: the gradient of one sample, by name; computed with in float64, whatever its type.
         seed: of the one arbitrary choice, the row of the head.
-        time_limit: seconds on the clock, looked at between two factorisations.
+        time_limit: seconds of processor time, looked at between two factorisations.
         progress: called with (layers done, layers in all, name) after each layer.
 
     Raises:

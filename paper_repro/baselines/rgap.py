@@ -76,7 +76,7 @@ def rgap(
         parameters: weights, by name.
         gradients: the gradient of one sample for the logistic loss, by name; computed with in float64.
         seed: without effect.
-        time_limit: seconds on the clock, looked at between two layers.
+        time_limit: seconds of processor time, looked at between two layers.
         progress: called with (layers done, layers in all, name) after each layer.
 
     Returns:

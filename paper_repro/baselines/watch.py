@@ -22,7 +22,7 @@ class RunEnds(Exception):  # noqa: N818 -- it says how a run ends; no baseline l
 
 @dataclass
 class Watch:
-    """Time since the start of a run, and its limit in seconds."""
+    """Time since the start of a run, and its limit in seconds of processor time: other processes do not count."""
 
     limit: float | None = None
     wall: float = field(default_factory=time.perf_counter)
@@ -30,5 +30,5 @@ class Watch:
 
     def check(self, where: str) -> None:
         """End the run if its time is over."""
-        if self.limit is not None and time.perf_counter() - self.wall > self.limit:
-            raise RunEnds(Outcome.OUT_OF_TIME, f"time limit of {self.limit:g} s reached in {where}")
+        if self.limit is not None and time.process_time() - self.cpu > self.limit:
+            raise RunEnds(Outcome.OUT_OF_TIME, f"time limit of {self.limit:g} s of processor time reached in {where}")
