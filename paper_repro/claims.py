@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,23 +93,28 @@ def _select(runs: pd.DataFrame, entry: Entry, **more: str) -> pd.DataFrame:
 
 def _relu(entry: Entry, evidence: Evidence) -> Judgement:
     """Judge by the library's runs with ReLU, in float64."""
-    chosen = _select(evidence.runs, {}, activation=AS_PUBLISHED, dtype="float64", method=OURS)
-    chosen = chosen[chosen["network"].isin(entry["networks"])]
+    wanted = {tuple(pair) for pair in entry["networks"]}
+    runs = evidence.runs[
+        [pair in wanted for pair in zip(evidence.runs["network"], evidence.runs["activation"], strict=True)]
+    ]
+    chosen = _select(runs, {}, dtype="float64", method=OURS)
     if chosen.empty:
         return _no_runs("the library with ReLU")
-    share = chosen["exact"].mean()
-    published = _select(evidence.runs, {}, activation=AS_PUBLISHED, dtype="float64", method=RCONV)
-    published = published[published["network"].isin(entry["networks"])]
+    published = _select(runs, {}, dtype="float64", method=RCONV)
+    by_network = ", ".join(
+        f"{network} {int(group['exact'].sum())} of {len(group)}"
+        for network, group in chosen.groupby("network", sort=False)
+    )
     numbers = (
-        f"library: {int(chosen['exact'].sum())} of {len(chosen)} runs exact, median MSE {chosen['mse'].median():.1e};"
+        f"library: {int(chosen['exact'].sum())} of {len(chosen)} runs exact ({by_network});"
         f" published algorithm: {int(published['exact'].sum())} of {len(published)}"
     )
-    bad = chosen[~chosen["exact"].astype(bool)]
+    bad = chosen[~chosen["exact"].astype(bool)].sort_values(["network", "dataset", "image", "seed"])
     reason = "ReLU's derivative follows from its output"
     if len(bad):
         places = ", ".join(f"{r.network} {r.dataset}:{r.image} seed {r.seed} ({r.outcome})" for r in bad.itertuples())
-        reason += f", as far as enough outputs are active: not in {places}"
-    return Judgement(_verdict(share >= 1 - entry["tolerance"]), numbers, reason)
+        reason += f", as far as enough outputs are active for the gradient to determine the input: not in {places}"
+    return Judgement(_verdict(chosen["exact"].mean() >= 1 - entry["tolerance"]), numbers, reason)
 
 
 def _gradient_informs_more(entry: Entry, evidence: Evidence) -> Judgement:
@@ -128,21 +134,22 @@ def _gradient_informs_more(entry: Entry, evidence: Evidence) -> Judgement:
 
 
 def _more_with_depth(entry: Entry, evidence: Evidence) -> Judgement:
-    """Judge by the advantage of gradient equations in determined unknowns: first layer, lower half, upper half."""
-    falls, words = [], []
+    """Judge by the advantage of gradient equations in determined unknowns, layer by layer."""
+    falls, behind, words = [], [], []
     for network, table in evidence.informed.groupby("network", sort=False):
         advantage = (table["gradient determined"] - table["weight determined"]).tolist()
-        middle = len(advantage) / 2
-        low = [a for number, a in enumerate(advantage) if number < middle]
-        high = [a for number, a in enumerate(advantage) if number >= middle]
-        first, lower, upper = advantage[0], sum(low) / len(low), sum(high) / len(high)
-        words.append(f"{network}: {first:+.0%}, {lower:+.0%}, {upper:+.0%}")
-        if not first - entry["tolerance"] <= lower <= upper + entry["tolerance"]:
+        words.append(f"{network}: {', '.join(f'{a:+.0%}' for a in advantage)}")
+        if any(after < before - entry["tolerance"] for before, after in pairwise(advantage)):
             falls.append(str(network))
-    reason = "the advantage grows from the first layer over the lower to the upper half"
+        if min(advantage[1:], default=math.inf) <= advantage[0]:
+            behind.append(str(network))
+    step = (
+        "smallest in the first layer of every network" if not behind else f"not smallest first in {', '.join(behind)}"
+    )
+    reason = f"the advantage is {step}"
     if falls:
-        reason = f"not in {', '.join(falls)}, where weight equations alone suffice in some of the upper layers as well"
-    return Judgement(_verdict(not falls), "advantage in determined unknowns, " + "; ".join(words), reason)
+        reason += f", and falls again further up in {', '.join(falls)}, where weight equations alone suffice as well"
+    return Judgement(_verdict(not falls), "advantage in determined unknowns by layer, " + "; ".join(words), reason)
 
 
 def _share(entry: Entry, evidence: Evidence, column: str, words: str) -> Judgement:
@@ -168,7 +175,7 @@ def _psnr_offset(entry: Entry, _: Evidence) -> Judgement:
     found = 20 * math.log10(255)
     numbers = f"20 log10(255) = {found:.2f} dB, stated {entry['value']:.2f} dB"
     holds = abs(found - entry["value"]) <= entry["tolerance"]
-    return Judgement(_verdict(holds), numbers, "all PSNR here use data_range 1; the authors' are higher by this")
+    return Judgement(_verdict(holds), numbers, "arithmetic, nothing measured; all PSNR here use data_range 1")
 
 
 def _notebook_mse(entry: Entry, evidence: Evidence) -> Judgement:
@@ -218,12 +225,16 @@ def _success_share(entry: Entry, evidence: Evidence) -> Judgement:
 
 
 def _psnr_range(entry: Entry, evidence: Evidence) -> Judgement:
-    psnr = _select(evidence.runs, entry)["psnr"].dropna()
-    if psnr.empty:
+    runs = _select(evidence.runs, entry)
+    if runs.empty:
         return _no_runs(f"{METHODS[entry['method']]} on {entry['network']}")
-    numbers = f"{psnr.min():.1f} to {psnr.max():.1f} dB, median {psnr.median():.1f}, in {_runs(psnr)}"
+    psnr = runs.loc[runs["mse"] < entry["threshold"], "psnr"]
+    if psnr.empty:
+        return Judgement(Verdict.DIFFERS, f"0 of {_runs(runs)} succeed", "no run succeeds")
+    numbers = f"{psnr.min():.1f} to {psnr.max():.1f} dB, median {psnr.median():.1f}, in {len(psnr)} of {_runs(runs)}"
     off = max(entry["low"] - psnr.median(), psnr.median() - entry["high"], 0.0)
-    reason = f"the median lies {off:.1f} dB outside {entry['low']:g} to {entry['high']:g} dB"
+    where = f"outside by {off:.1f} dB" if off else "within"
+    reason = f"of {entry['low']:g} to {entry['high']:g} dB, the median of the successful runs lies {where}"
     return Judgement(_verdict(off <= entry["tolerance"]), numbers, reason)
 
 

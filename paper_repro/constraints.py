@@ -31,10 +31,10 @@ LIMIT = 4000  # reduced unknowns that are eliminated, about 10 s
 def counts(network: str) -> pd.DataFrame:
     """Return reported and needed constraints of every convolution of a network, with all outputs active.
 
-    Columns: layer, geometry, unknowns; filters, filters needed (by the gradient equations alone, and by both kinds);
-    weight rows and gradient rows, the constraints that counting reports; rows needed, as many as there are unknowns;
-    the needed shares in per cent. Where no number of filters up to the network's own does, the share says so by
-    exceeding 100.
+    Columns: layer, geometry, unknowns; filters; filters that counting gradient equations asks for; filters needed (by
+    the gradient equations alone, and by both kinds), and their shares of the filters in per cent; weight rows and
+    gradient rows, the constraints that counting reports; rows needed, as many as there are unknowns, and their share.
+    Where no number of filters up to the network's own does, the share says so by exceeding 100.
     """
     net = zoo.network(network)
     rows = []
@@ -50,9 +50,11 @@ def counts(network: str) -> pd.DataFrame:
                 "geometry": geometry(layer),
                 "unknowns": layer.unknowns,
                 "filters": layer.filters,
+                "counted by gradient": least.by_counting,
                 "needed by gradient": least.by_gradient,
                 "needed by both": least.by_both,
                 "filter share %": _percent(least.by_gradient, layer.filters),
+                "share by both %": _percent(least.by_both, layer.filters),
                 "weight rows": weight,
                 "gradient rows": gradient,
                 "reported": weight + gradient,

@@ -127,7 +127,8 @@ class Place(NamedTuple):
     title: str
 
 
-# Rows as the paper's captions order them, below the original. DLG in the float32 that its code computes in, the others in float64.
+# Rows as the paper's captions order them, below the original; R-CONV's principle is shown by the library. DLG in the
+# float32 that its code computes in, the others in float64.
 FIGURE_2 = (
     Place("lenet-o", AS_PUBLISHED, "uniform", "float64", OURS, "constraint-algebra\nLeNet-O"),
     Place("lenet-dlg", "sigmoid", "uniform", "float32", DLG, "DLG\nLeNet, sigmoid"),

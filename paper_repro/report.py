@@ -67,19 +67,22 @@ def _comparison(runs: pd.DataFrame) -> Iterator[str]:
     if table.empty:
         yield "No cell has the library and a baseline.\n"
         return
-    good, timed = table["at least as good"], table["faster"].notna()
-    fast = table.loc[timed, "faster"].astype(bool)
+    compared, timed = table["at least as good"].notna(), table["faster"].notna()
+    good, fast = table.loc[compared, "at least as good"].astype(bool), table.loc[timed, "faster"].astype(bool)
     yield (
-        f"Of {len(table)} cells with a baseline, the library is at least as good as the best one in {int(good.sum())}:"
-        " it recognises at least the same share of runs, and its median mean squared error is no larger. Of"
+        f"Of {len(table)} cells with a baseline, somebody recognises a run in {int(compared.sum())}. In"
+        f" {int(good.sum())} of these the library is at least as good as the best baseline: it recognises at least the"
+        " same share of runs, and where the baseline recognises any, its median mean squared error is no larger. Of"
         f" {int(timed.sum())} cells in which both succeed it takes less processor time in {int(fast.sum())}.\n"
     )
-    for _, row in table[~good].iterrows():
+    for _, row in table[~compared].iterrows():
+        yield f"- Not compared, since nobody recognises a run: {_cell(row)}: {_why(row)}."
+    for _, row in table[compared][~good].iterrows():
         yield f"- Not as good: {_cell(row)}: {_why(row)}."
     for _, row in table[timed][~fast].iterrows():
         yield (
-            f"- Not faster: {_cell(row)}: {row['library cpu']:.2g} s against {row['baseline cpu']:.2g} s of the fastest"
-            " baseline that succeeds."
+            f"- Not faster: {_cell(row)}: {row['library CPU s']:.2g} s against {row['baseline CPU s']:.2g} s of the"
+            " fastest baseline that succeeds."
         )
     yield ""
 
@@ -89,7 +92,7 @@ def _cell(row: pd.Series) -> str:
 
 
 def _why(row: pd.Series) -> str:
-    mse = ["no image" if math.isinf(row[n]) else f"{row[n]:.1e}" for n in ("library mse", "baseline mse")]
+    mse = ["no image" if math.isinf(row[n]) else f"{row[n]:.1e}" for n in ("library MSE", "baseline MSE")]
     numbers = f"median error {mse[0]} against {mse[1]} of {METHODS[row['best baseline']]}"
     if row["determined"] < 1:
         share = f"{row['determined']:.0%} of the values"
@@ -112,9 +115,10 @@ def _settings(runs: pd.DataFrame, *, quick: bool) -> Iterator[str]:
     for method, words in SETTINGS.items():
         mine = cells[cells["method"] == method]
         yield f"{words}.\n"
-        columns = ["runs", "impossible", "out of time", "recognised", "exact", "psnr", "cpu", "memory MB"]
+        columns = ["runs", "impossible", "out of time", "recognised", "exact", "PSNR dB", "CPU s", "memory MB"]
         if not mine.empty:
-            yield markdown(mine[[*CELL, *columns]].round({"psnr": 1, "cpu": 2, "memory MB": 0})) + "\n"
+            named = mine.rename(columns={"psnr": "PSNR dB", "cpu": "CPU s"})
+            yield markdown(named[[*CELL, *columns]].round({"PSNR dB": 1, "CPU s": 2, "memory MB": 0})) + "\n"
     failing = cells[(cells["method"] != OURS) & (cells["recognised"] == 0) & (cells["impossible"] < cells["runs"])]
     seeds = runs.groupby([*CELL, "method"])["seed"].nunique()
     few = [
@@ -124,7 +128,24 @@ def _settings(runs: pd.DataFrame, *, quick: bool) -> Iterator[str]:
     ]
     if few and not quick:
         yield f"Fewer than three seeds behind a failure: {'; '.join(few)}.\n"
-    reasons = runs[(runs["outcome"] != "FINISHED") & (runs["method"] != OURS)]
-    for (method, outcome, reason), group in reasons.groupby(["method", "outcome", "reason"], dropna=False):
+    yield "## Runs that recognise nothing, and why\n"
+    yield from _failures(runs[~runs["recognised"].astype(bool)])
+
+
+def _failures(runs: pd.DataFrame) -> Iterator[str]:
+    """Say of each method how its runs failed, the library included."""
+    wrong = runs["outcome"] == "FINISHED"  # to the end, and a wrong image: each with numbers of its own
+    for method, group in runs[wrong].groupby("method", sort=False):
+        counted = ", ".join(
+            f"{name} ({act}) {n}" for (name, act), n in group.groupby(["network", "activation"]).size().items()
+        )
+        rest = int(group["reason"].astype(str).str.endswith("at rest").sum())
+        words = f"; in {rest} of them the search comes to rest where it is" if rest else ""
+        yield f"- {METHODS[method]} ran to its end with a wrong image in {_number(len(group))}: {counted}{words}."
+    for (method, outcome, reason), group in runs[~wrong].groupby(["method", "outcome", "reason"], dropna=False):
         places = ", ".join(sorted({f"{r.network} ({r.activation})" for r in group.itertuples()}))
-        yield f"- {METHODS[method]}, {outcome}, {len(group)} runs on {places}: {reason}."
+        yield f"- {METHODS[method]}, {outcome}, {_number(len(group))} on {places}: {reason}."
+
+
+def _number(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

@@ -57,12 +57,17 @@ def evidence_of(runs: pd.DataFrame) -> claims.Evidence:
 def write_tables(evidence: claims.Evidence, folder: Path) -> None:
     """Write all tables."""
     cells = tables.quality(evidence.runs)
-    tables.write(cells, folder, "quality", shown=tables.side_by_side(cells, tables.quality_text))
-    times = cells[[*plan.CELL, "method", "runs", "cpu", "longest cpu", "memory MB"]]
-    tables.write(times, folder, "time", shown=tables.side_by_side(cells, tables.time_text))
-    tables.write(tables.rivals(cells), folder, "rivals")
-    tables.write(evidence.counts, folder, "constraints")
-    tables.write(evidence.informed, folder, "constraint_kinds")
+    shown = tables.side_by_side(cells, tables.quality_text)
+    tables.write(cells, folder, "quality", tables.CAPTIONS["quality"], shown=shown)
+    times = cells[[*plan.CELL, "method", "runs", "ended", "cpu", "longest cpu", "memory MB"]]
+    shown = tables.side_by_side(cells, tables.time_text)
+    tables.write(times, folder, "time", tables.CAPTIONS["time"], shown=shown)
+    for name, table in (
+        ("rivals", tables.rivals(cells)),
+        ("constraints", evidence.counts),
+        ("constraint_kinds", evidence.informed),
+    ):
+        tables.write(table, folder, name, tables.CAPTIONS[name])
 
 
 def write_figures(evidence: claims.Evidence, pictures: Path, folder: Path) -> None:

@@ -9,10 +9,24 @@ from pathlib import Path
 import pandas as pd
 
 from paper_repro.plan import CELL, METHODS, OURS
-from paper_repro.study import IMPOSSIBLE
+from paper_repro.study import BROKEN, IMPOSSIBLE
 
 ESCAPES = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "→": r"$\to$", "×": r"$\times$", "≥": r"$\geq$"}
 REFUSED = {IMPOSSIBLE}
+CUT_SHORT = {"FAILED", "OUT_OF_TIME", BROKEN}  # what such a run took is no measure of the method
+CAPTIONS = {
+    "quality": "Quality: median PSNR over all runs of a cell (values in [0, 1], data_range 1; a run without an image"
+    " counts as infinitely wrong), and how many runs were recognised, with a mean squared error below 1e-2. MSE, SSIM"
+    " and exact runs are in quality.csv.",
+    "time": "Processor time of one run, one thread: the median of the runs that came to an end; ≥ where none did. Peak"
+    " memory is in time.csv.",
+    "rivals": "The library beside the best baseline of each cell. MSE is the median over all runs, CPU s the median"
+    " processor time of the fastest baseline that recognises a run; empty where nobody recognises any.",
+    "constraints": "Constraints of each convolution as reported (counted) and needed, with all outputs active: filters,"
+    " and rows of both kinds. A share above 100 % says that more filters are needed than the layer has.",
+    "constraint_kinds": "What weight equations, gradient equations and both tell of each convolution's input: generic"
+    " rank and determined unknowns, as shares of the unknowns, with the ReLUs active that one image leaves active.",
+}
 # How a cell is written: what it says, of which method.
 Text = Callable[["pd.Series[float]"], str]
 
@@ -21,14 +35,16 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each cell and method.
 
     A cell is a network with its activations, start, data set and precision. The columns: runs; impossible, refused by
-    the method, and out of time; recognised and exact, mean squared error below 1e-2 and below 1e-6; median PSNR and
-    SSIM over the runs that gave an image, and the median MSE, infinite where they gave none; median and largest CPU
-    seconds; largest memory; the median share of determined values, where the method tells.
+    the method, and out of time; recognised and exact, mean squared error below 1e-2 and below 1e-6; median MSE and
+    PSNR over all runs, a run without an image counting as infinitely wrong; median SSIM of the images; median CPU
+    seconds of the runs that came to an end, of all where none did, and the largest; largest memory; the median share of
+    determined values, where the method tells.
     """
     lines = []
     for key, group in rows.groupby([*CELL, "method"], sort=False):
         mse = group["mse"].astype(float).fillna(math.inf)
         worked = group[~group["outcome"].isin(REFUSED)]
+        ended = worked[~worked["outcome"].isin(CUT_SHORT)]
         lines.append(
             {
                 **dict(zip((*CELL, "method"), key, strict=True)),
@@ -38,9 +54,10 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
                 "recognised": int(group["recognised"].sum()),
                 "exact": int(group["exact"].sum()),
                 "mse": mse.median(),
-                "psnr": group["psnr"].median(),
+                "psnr": group["psnr"].astype(float).fillna(-math.inf).median(),
                 "ssim": group["ssim"].median(),
-                "cpu": worked["cpu"].median(),
+                "ended": len(ended),
+                "cpu": (worked if ended.empty else ended)["cpu"].median(),
                 "longest cpu": worked["cpu"].max(),
                 "memory MB": worked["memory_mb"].max(),
                 "determined": (group["determined"] / group["values"]).median(),
@@ -66,15 +83,15 @@ def quality_text(row: pd.Series) -> str:
         return "impossible"
     if row["out of time"] == row["runs"]:
         return f"out of time, 0 of {row['runs']}"
-    psnr = "no image" if math.isnan(row["psnr"]) else f"{row['psnr']:.1f} dB"
+    psnr = f"{row['psnr']:.1f} dB" if math.isfinite(row["psnr"]) else "no image"
     return f"{psnr}, {row['recognised']} of {row['runs']}"
 
 
 def time_text(row: pd.Series) -> str:
-    """Return median CPU seconds."""
+    """Return median CPU seconds, a lower bound where no run came to an end."""
     if row["impossible"] == row["runs"]:
         return "impossible"
-    late = "≥ " if row["out of time"] == row["runs"] else ""
+    late = "≥ " if row["out of time"] and not row["ended"] else ""
     return f"{late}{row['cpu']:.2g} s" if row["cpu"] < 10 else f"{late}{row['cpu']:.0f} s"
 
 
@@ -82,8 +99,8 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
     """Return, for each cell with a baseline, how the library stands beside the best one.
 
     Columns: `at least as good`, whether the library recognises no smaller share of runs than the best baseline and its
-    median MSE is no larger; `faster`, whether its median CPU time is below that of every baseline that succeeds in the
-    cell at all, missing where none does or the library does not.
+    median MSE is no larger, missing where nobody recognises anything; `faster`, whether its median CPU time is below
+    that of every baseline that succeeds in the cell at all, missing where none does or the library does not.
     """
     lines = []
     for key, group in cells.groupby(list(CELL), sort=False):
@@ -95,18 +112,16 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
         share = (others["recognised"] / others["runs"]).max()
         successful = others[others["recognised"] > 0]
         both = mine["recognised"] > 0 and not successful.empty
+        good = mine["recognised"] / mine["runs"] >= share and (mine["mse"] <= best["mse"] or not best["recognised"])
         lines.append(
             {
                 **dict(zip(CELL, key, strict=True)),
-                "library mse": mine["mse"],
+                "library MSE": mine["mse"],
                 "best baseline": best["method"],
-                "baseline mse": best["mse"],
-                "library cpu": mine["cpu"],
-                "baseline cpu": successful["cpu"].min() if both else math.nan,
-                "at least as good": bool(
-                    mine["recognised"] / mine["runs"] >= share
-                    and (mine["mse"] <= best["mse"] or not best["recognised"])
-                ),
+                "baseline MSE": best["mse"],
+                "library CPU s": mine["cpu"],
+                "baseline CPU s": successful["cpu"].min() if both else math.nan,
+                "at least as good": bool(good) if mine["recognised"] or not successful.empty else None,
                 "faster": bool(mine["cpu"] < successful["cpu"].min()) if both else None,
                 "determined": mine["determined"],
             }
@@ -114,13 +129,14 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def write(table: pd.DataFrame, folder: Path, name: str, *, shown: pd.DataFrame | None = None) -> None:
-    """Write a table as CSV, and the version to be read (by default the same) as Markdown and LaTeX."""
+def write(table: pd.DataFrame, folder: Path, name: str, caption: str, *, shown: pd.DataFrame | None = None) -> None:
+    """Write a table as CSV, and the version to be read (by default the same) as Markdown and LaTeX with a caption."""
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{name}.csv", index=False)
     readable = table if shown is None else shown
-    (folder / f"{name}.md").write_text(markdown(readable) + "\n", encoding="utf-8")
-    (folder / f"{name}.tex").write_text(latex(readable) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(f"{caption}\n\n{markdown(readable)}\n", encoding="utf-8")
+    tex = [r"\begin{table}", rf"\caption{{{_escaped(caption)}}}", latex(readable), r"\end{table}"]
+    (folder / f"{name}.tex").write_text("\n".join(tex) + "\n", encoding="utf-8")
 
 
 def markdown(table: pd.DataFrame) -> str:

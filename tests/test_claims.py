@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+import constraint_algebra as ca
+from constraint_algebra import zoo
 from paper_repro import claims, constraints, plan
 from paper_repro.claims import Evidence, Verdict
 from tests.test_tables import runs_of
@@ -74,7 +76,10 @@ def test_the_two_halves_of_claim_2() -> None:
     deep = Evidence(NONE, COUNTS, INFORMED[(INFORMED["network"] == "lenet") & (INFORMED["layer"] > 1)])
     assert claims.judged(ENTRIES["gradient-informs-more"], deep).verdict is Verdict.AGREED
     depth = judged("the-more-with-depth")
-    assert "lenet: -100%, +0%, +100%" in depth.numbers
+    assert "lenet: -100%, +100%, +100%, +100%" in depth.numbers
+    assert "cnn6: -100%, +72%, +0%, +0%, +100%, +0%" in depth.numbers
+    assert depth.verdict is Verdict.DIFFERS
+    assert depth.reason.startswith("the advantage is smallest in the first layer of every network, and falls again")
     lenet = Evidence(NONE, COUNTS, INFORMED[INFORMED["network"] == "lenet"])
     assert claims.judged(ENTRIES["the-more-with-depth"], lenet).verdict is Verdict.AGREED
     turned = INFORMED[INFORMED["network"] == "lenet"].iloc[::-1]
@@ -88,7 +93,7 @@ def test_claim_1_counts_exact_runs() -> None:
     bad = pd.concat([good, rows(plan.OURS, 1e-2, 1.0, network="lenet", outcome="PARTIAL")])
     verdict = judged("relu", bad)
     assert verdict.verdict is Verdict.DIFFERS
-    assert verdict.numbers.startswith("library: 20 of 22 runs exact")
+    assert verdict.numbers.startswith("library: 20 of 22 runs exact (lenet-o 20 of 20, lenet 0 of 2)")
     assert "lenet cifar100:0 seed 1 (PARTIAL)" in verdict.reason
 
 
@@ -114,3 +119,18 @@ def test_the_published_codes_are_held_against_ours() -> None:
     assert judged("rgap-cnn6").verdict is Verdict.NOT_COMPARED
     assert judged("rgap-cnn6", rows(plan.RGAP, 1e-3, 2e-3, **place)).verdict is Verdict.AGREED
     assert judged("rgap-cnn6", rows(plan.RGAP, 1e-6, 2e-6, **place)).verdict is Verdict.DIFFERS
+    some = judged("rgap-cnn6", rows(plan.RGAP, 1e-3, 2e-3, 1.0, 1.0, 1.0, **place))
+    assert (some.verdict, "in 2 of 5 runs" in some.numbers) == (Verdict.AGREED, True)
+    assert judged("rgap-cnn6", rows(plan.RGAP, 1.0, 2.0, **place)).verdict is Verdict.DIFFERS
+
+
+def test_claim_1_rests_on_every_run_with_relu() -> None:
+    """An entry that left out a network would choose its own verdict."""
+    listed = {tuple(pair) for pair in ENTRIES["relu"]["networks"]}
+    run = {(r.network, r.activation) for r in plan.runs() if r.method == plan.OURS and r.dtype == "float64"}
+
+    def has_relu(network: str, activation: str) -> bool:
+        usual = None if activation == plan.AS_PUBLISHED else activation
+        return any(isinstance(placed.layer, ca.ReLU) for placed in zoo.network(network, activation=usual))
+
+    assert listed == {pair for pair in run if has_relu(*pair)}

@@ -14,6 +14,7 @@ from paper_repro.figures import architectures, constraint_kinds, reconstructions
 from tests.test_tables import runs_of
 
 mpl.use("Agg")
+OURS = plan.METHODS[plan.OURS]
 PLACE = plan.Place("lenet", "relu", "uniform", "float64", plan.DLG, "DLG")
 
 
@@ -61,6 +62,8 @@ def test_failures_are_shown_with_their_reason(tmp_path) -> None:
     rows = runs_of(plan.DLG, 1.0, 10.0, 2.0)
     keep(rows, tmp_path, 0.5)
     assert cell(rows, tmp_path).words == "-0.0 dB, failed\n(3 of 3 seeds)"
+    stuck = runs_of(plan.DLG, 1.0, 10.0, 2.0, reason="iteration 37: D = 0.5, at rest")
+    assert cell(stuck, tmp_path).words.splitlines()[2:] == ["iteration 37: D =", "0.5, at rest"]
     refused = runs_of(
         plan.DLG, None, outcome=study.IMPOSSIBLE, reason="not made: no inverse of ReLU; use another", seed=7
     )
@@ -77,15 +80,15 @@ def test_rows_and_columns_are_those_of_the_caption(tmp_path) -> None:
     labels = [ax.get_ylabel().split("\n")[:2] for ax in grid[:, 0]]
     assert labels == [
         ["original"],
-        ["R-CONV", "LeNet-O"],
+        ["constraint-algebra", "LeNet-O"],
         ["DLG", "LeNet, sigmoid"],
-        ["R-CONV", "LeNet, all ReLU"],
+        ["constraint-algebra", "LeNet, all ReLU"],
         ["DLG", "LeNet, ReLU"],
     ]
     assert [ax.get_xlabel() for ax in grid[0]] == ["cifar100:0", "mnist:0"]
     np.testing.assert_allclose(grid[0, 1].images[0].get_array()[2:30, 2:30] / 255, samples.load("mnist:0").image[0])
     third = reconstructions.figure_3(rows, tmp_path)
-    assert [ax.get_ylabel().split("\n")[0] for ax in third.axes] == ["original", "R-CONV", "R-GAP", "R-CONV", "R-GAP"]
+    assert [ax.get_ylabel().split("\n")[0] for ax in third.axes] == ["original", OURS, "R-GAP", OURS, "R-GAP"]
 
 
 def test_bars_are_shares_of_determined_unknowns() -> None:

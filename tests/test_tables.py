@@ -33,7 +33,9 @@ def test_quality_counts_and_takes_medians() -> None:
     assert list(cells["exact"]) == [1, 0, 0, 2]
     assert cells.loc[RCONV, "mse"] == 1e-5
     assert math.isinf(cells.loc[DLG, "mse"])
-    assert cells.loc[DLG, "psnr"] == pytest.approx(40)
+    assert cells.loc[DLG, "psnr"] == -math.inf  # two of three gave no image, and they count
+    assert cells.loc[RCONV, "psnr"] == pytest.approx(50)
+    assert list(cells["ended"]) == [3, 0, 0, 2]
     assert (cells.loc[RGAP, "impossible"], cells.loc[DLG, "out of time"]) == (1, 3)
     assert cells.loc[OURS, "determined"] == 0.5
 
@@ -50,6 +52,16 @@ def test_side_by_side_has_a_line_a_cell() -> None:
     assert times.iloc[0, 5:].tolist() == ["0.12 s", "≥ 120 s", "impossible"]
 
 
+def test_time_is_that_of_the_runs_that_came_to_an_end() -> None:
+    rows = runs_of(RCONV, 1e-5, cpu=2.0) + runs_of(RCONV, None, outcome="FAILED", cpu=0.1)
+    rows += runs_of(RCONV, None, outcome="OUT_OF_TIME", cpu=300.0)
+    (cell,) = (row for _, row in tables.quality(pd.DataFrame(rows)).iterrows())
+    assert tables.time_text(cell) == "2 s"
+    assert tables.quality_text(cell) == "no image, 1 of 3"  # two of three have none
+    (late,) = (row for _, row in tables.quality(pd.DataFrame(rows[1:])).iterrows())
+    assert tables.time_text(late).startswith("≥ ")
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "good", "fast"),
     [
@@ -58,8 +70,11 @@ def test_side_by_side_has_a_line_a_cell() -> None:
         ({"mse": (1e-5, 1e-5), "cpu": 1.0}, {"mse": (1e-9, 1e-9)}, False, True),
         # Better where it succeeds, and succeeds less often.
         ({"mse": (1e-9, 1e-9, 1.0), "cpu": 1.0}, {"mse": (1e-5, 1e-5, 1e-5)}, False, True),
+        # The baseline recognises nothing, however small its error, and the library does.
+        ({"mse": (1e-9, 1.0, 1.0), "cpu": 1.0}, {"mse": (0.2, 0.2, 0.2)}, True, None),
+        ({"mse": (0.5, 0.5), "cpu": 1.0}, {"mse": (1e-5, 0.2)}, False, None),
         # Neither recognises anything: two kinds of noise are not compared, nor are their times.
-        ({"mse": (0.5, 0.5), "cpu": 9.0}, {"mse": (0.2, 0.2)}, True, None),
+        ({"mse": (0.5, 0.5), "cpu": 9.0}, {"mse": (0.2, 0.2)}, None, None),
     ],
 )
 def test_rivals(ours, theirs, good, fast) -> None:
@@ -78,13 +93,16 @@ def test_cells_without_a_rival_are_no_comparison() -> None:
 
 def test_tables_are_written_in_three_forms(tmp_path) -> None:
     table = pd.DataFrame({"share %": [1.25, math.nan], "layer": ["3→12 5/2/2", "a_b"]})
-    tables.write(table, tmp_path / "tables", "name")
+    tables.write(table, tmp_path / "tables", "name", "Shares in %.")
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "tables" / "name.csv"), table)
-    assert (tmp_path / "tables" / "name.md").read_text().splitlines()[2:] == ["| 1.25 | 3→12 5/2/2 |", "|  | a_b |"]
+    lines = (tmp_path / "tables" / "name.md").read_text().splitlines()
+    assert lines[0] == "Shares in %."
+    assert lines[4:] == ["| 1.25 | 3→12 5/2/2 |", "|  | a_b |"]
     tex = (tmp_path / "tables" / "name.tex").read_text()
     assert r"share \% & layer \\" in tex
+    assert r"\caption{Shares in \%.}" in tex
     assert r"1.25 & 3$\to$12 5/2/2 \\" in tex
     assert r" & a\_b \\" in tex
-    tables.write(table, tmp_path, "other", shown=table[["layer"]])
+    tables.write(table, tmp_path, "other", "", shown=table[["layer"]])
     assert "share" not in (tmp_path / "other.md").read_text()
     assert "share" in (tmp_path / "other.csv").read_text()

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from constraint_algebra import plotting, samples
-from paper_repro.plan import FIGURE_2, FIGURE_3, METHODS, OURS, Place, Run
+from paper_repro.plan import FIGURE_2, FIGURE_3, METHODS, OURS, RCONV, Place, Run
 from paper_repro.study import IMPOSSIBLE, RECOGNISED, picture_path
 
 FloatArray = NDArray[np.float64]
@@ -40,7 +40,7 @@ def panel(cell: Cell, *, ax: Axes) -> Axes:
     """Draw an image with its words underneath, or the words alone in an empty frame."""
     if cell.image is not None:
         plotting.picture(cell.image, ax=ax)
-        ax.set_xlabel(cell.words, fontsize=8, labelpad=2)
+        ax.set_xlabel(cell.words, fontsize=8 if cell.words.count("\n") < 2 else 6.5, labelpad=2)
     else:
         ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), aspect="equal")
         ax.text(0.5, 0.5, textwrap.fill(cell.words, 17), ha="center", va="center", fontsize=7)
@@ -66,7 +66,8 @@ def cell(rows: pd.DataFrame, place: Place, dataset: str, image: int, pictures: P
     if best.mse < RECOGNISED:
         return Cell(samples.read_image(path), psnr)
     failed = int((~chosen["recognised"].astype(bool)).sum())
-    return Cell(samples.read_image(path), f"{psnr}, failed\n({failed} of {len(chosen)} seeds)")
+    why = textwrap.fill(str(best.reason), 20) if best.reason else ""
+    return Cell(samples.read_image(path), f"{psnr}, failed\n({failed} of {len(chosen)} seeds)\n{why}".rstrip())
 
 
 def short(reason: str) -> str:
@@ -96,14 +97,30 @@ def draw(
     for line, words in zip(grid, ["original", *(f"{p.title}\n{p.dtype}" for p in places)], strict=True):
         line[0].set_ylabel(words, rotation=0, ha="right", va="center", fontsize=9, labelpad=8)
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(note, fontsize=7.5)
+    figure.supxlabel(f"{note}\n{textwrap.fill(standing(rows, places), int(13.5 * size[0]))}", fontsize=7.5)
     return figure
 
 
 NOTE = (
-    "Under each image: PSNR, data_range 1. R-CONV's principle by this library, first seed;\n"
-    "{0} at the best of its seeds. Failed: a mean squared error of 1e-2 or more."
+    "Under each image: PSNR, data_range 1. constraint-algebra: R-CONV's principle by this library, first seed;\n"
+    "{0} at the best of its seeds. Failed: a mean squared error of 1e-2 or more, with what the last step found."
 )
+
+
+def standing(rows: pd.DataFrame, places: Sequence[Place]) -> str:
+    """Return how many runs of the library's rows are recognised, and of R-CONV as published in the same place."""
+    told = []
+    for place in (p for p in places if p.method == OURS):
+        same = rows
+        for name, value in zip(place._fields[:4], place, strict=False):
+            same = same[same[name] == value]
+        counts = []
+        for method in (OURS, RCONV):
+            mine = same.loc[same["method"] == method, "recognised"]
+            if len(mine):
+                counts.append(f"{METHODS[method]} {int(mine.sum())} of {len(mine)}")
+        told.append(f"{place.title.partition(chr(10))[2]}: {', '.join(counts) or 'not run'}")
+    return "All runs of a row, recognised: " + "; ".join(told) + "."
 
 
 def figure_2(rows: pd.DataFrame, pictures: Path) -> Figure:
