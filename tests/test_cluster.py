@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import constraint_algebra as ca
+from analysis import studies
 from analysis.executors import cluster
 from analysis.runner import run_study
 from tests.squares import COLUMNS, Run, deadly, slow
@@ -40,8 +44,8 @@ def worker(address: str) -> subprocess.Popen[bytes]:
     return started("worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
 
 
-@pytest.fixture
-def scheduler():
+@contextmanager
+def two_workers() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """The address of a scheduler with two workers, and those workers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -57,17 +61,56 @@ def scheduler():
             process.wait()
 
 
-def carry_out(wanted, path, judge, address) -> pd.DataFrame:
-    """The study on the cluster, once both workers are there."""
+@pytest.fixture
+def scheduler():
+    """A cluster whose workers may be killed."""
+    with two_workers() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The address of a cluster whose workers live."""
+    with two_workers() as (found, _):
+        wait_for_two_workers(found)
+        yield found
+
+
+def wait_for_two_workers(address: str) -> None:
+    """Return once the scheduler answers and has both workers."""
     deadline = time.monotonic() + 60
     while True:
         try:
             with cluster(address) as executor:
                 executor._client.wait_for_workers(2, timeout=30)
-                return run_study(wanted, path, COLUMNS, judge, executor=executor)
+                return
         except ca.StorageError as error:
             if "no scheduler answers" not in str(error) or time.monotonic() > deadline:
                 raise
+
+
+def carry_out(wanted, path, judge, address) -> pd.DataFrame:
+    """The study on the cluster, once both workers are there."""
+    wait_for_two_workers(address)
+    with cluster(address) as executor:
+        return run_study(wanted, path, COLUMNS, judge, executor=executor)
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_command_computes_a_study_on_the_cluster_as_it_does_locally(tmp_path, address) -> None:
+    name, there = "rank_vs_filters", tmp_path / "there"
+    command = [sys.executable, "-m", "analysis", name, "--quick", "--scheduler", address, "--results-dir", str(there)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    path = studies.path_of(name, there)
+    (session,) = json.loads(path.with_suffix(".json").read_text())["sessions"]
+    assert session["arguments"]["scheduler"] is True
+    kept = path.read_bytes()
+    rows = studies.carry_out(name, there, quick=True, scheduler=address)
+    assert path.read_bytes() == kept  # all rows were there
+    expected = studies.carry_out(name, tmp_path / "here", quick=True)
+    assert expected["error"].isna().all()
+    times = ["rank_cpu_s", "structural_cpu_s"]
+    pd.testing.assert_frame_equal(rows.drop(columns=times), expected.drop(columns=times))
 
 
 @pytest.mark.filterwarnings("default")
@@ -100,30 +143,27 @@ def test_a_worker_killed_in_the_middle_loses_no_row_and_a_second_start_repeats_n
     assert path.read_bytes() == before
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_client_killed_in_the_middle_goes_on_where_it_stopped(tmp_path, scheduler) -> None:
-    address, _ = scheduler
+def test_the_client_killed_in_the_middle_goes_on_where_it_stopped(tmp_path, address) -> None:
     path, log = tmp_path / "rows.csv", tmp_path / "log"
-    wanted = [Run(str(log), number) for number in range(60)]
-    carry_out(wanted[:2], tmp_path / "other.csv", slow, address)  # the cluster is up
+    wanted = [Run(str(log), number) for number in range(40)]
     program = (
         "from pathlib import Path\n"
         "from analysis.executors import cluster\n"
         "from analysis.runner import run_study\n"
         "from tests.squares import COLUMNS, Run, slow\n"
         f"with cluster({address!r}) as executor:\n"
-        f"    wanted = [Run({str(log)!r}, number) for number in range(60)]\n"
+        f"    wanted = [Run({str(log)!r}, number) for number in range(40)]\n"
         f"    run_study(wanted, Path({str(path)!r}), COLUMNS, slow, executor=executor)\n"
     )
     client = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not path.exists() or len(path.read_text().splitlines()) < 15:
+    while not path.exists() or len(path.read_text().splitlines()) < 10:
         time.sleep(0.01)
     client.kill()
     client.wait()
     kept = path.read_text().splitlines()
     rows = carry_out(wanted, path, slow, address)
-    assert list(rows["number"]) == list(range(60))
+    assert list(rows["number"]) == list(range(40))
     assert set(kept[:-1]) <= set(path.read_text().splitlines())
 
 

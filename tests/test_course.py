@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import sympy
 
 import constraint_algebra as ca
 
+DB = np.array([0, 1.5, 0, -0.25])  # the bias gradient of 1.2
+Y, Z = sympy.symbols("y z")
 COURSE = Path(__file__).parents[1] / "docs/course"
 LESSONS = sorted(COURSE.glob("[0-9]*.md"))
 sys.path.insert(0, str(COURSE))
@@ -29,55 +32,66 @@ RIGHT = {
         sympy.Matrix([3, -1, 4]),
         sp.csr_array([[3, -1, 4]]),
     ),
-    "1_2": ({1, 3}, [3, 1], (1, 3), np.array([1, 3])),
-    "1_3": ([3 - 0.15 / 4.25, -1 - 0.25 / 4.25, 4 + 0.25 / 4.25],),
+    "1_2": (
+        *({1, 3}, [3, 1], (1, 3), np.array([1, 3]), [1.0, 3.0], sympy.FiniteSet(1, 3)),
+        *(np.nonzero(DB), np.where(DB != 0), np.flatnonzero(DB), np.argwhere(DB), np.array(np.nonzero(DB))),
+        *(DB != 0, list(DB != 0), tuple(DB != 0)),
+    ),
+    "1_3": ([3 - 0.15 / 4.25, -1 - 0.25 / 4.25, 4 + 0.25 / 4.25], [2.9647, -1.0588, 4.0588]),
     "2_1": ((12, 16), [12, 16], np.array([12, 16]), (12.0, 16.0)),
-    "2_2": ({(1, 1)}, [(1, 1)], [[1, 1]], np.array([[1, 1]])),
+    "2_2": (
+        *({(1, 1)}, [(1, 1)], [[1, 1]], np.array([[1, 1]]), (1, 1), [1, 1], np.array([1, 1])),
+        *(np.nonzero([[0, 0], [0, 1]]), [[False, False], [False, True]]),
+    ),
     "2_3": (4, 4.0, "4", sympy.Integer(4), np.int64(4)),
     "3_1": ((8, 16), [8, 16]),
     "3_2": (46, "46", sympy.Integer(46)),
-    "3_3": ({1}, [1], (1,)),
+    "3_3": ({1}, [1], (1,), 1),
     "4_1": ([1, -1, 0, 0, 0], [-2, 2, 0, 5, 5], sympy.Matrix([1, -1, 0, 0, 0])),
-    "4_2": ({2}, [2], [(2,)]),
-    "4_3": (True, "yes", np.True_),
-    "5_1": (lambda y: y * (1 - y), lambda y: y - y**2),
+    "4_2": ({2}, [2], [(2,)], 2, np.arange(5) == 2, [False, False, True, False, False], (np.array([2]),)),
+    "4_3": (True, "yes", np.True_, sympy.true),
+    "5_1": (lambda y: y * (1 - y), lambda y: y - y**2, Y * (1 - Y), Z - Z**2, sympy.Lambda(Y, Y * (1 - Y))),
     "5_2": ([0.5, 2, -3], np.array([0.5, 2, -3])),
     "5_3": (3, "3"),
-    "6_1": (6e-5, "6e-5", 1e-4),
-    "6_3": (110, 110.0, "110", sympy.Integer(110)),
+    "6_1": (6e-5, "6e-5", 1e-4, "0.006%", "0.006 %"),
+    "6_3": (110, 110.0, "110", sympy.Integer(110), "110 dB", "110dB"),
     "7_1": (112, "112"),
     "7_2": (True, "yes"),
     "7_3": (False, "no"),
     "8_1": (NARROW,),
-    "8_2": (1e-4, "1e-4", "0.0001"),
+    "8_2": (1e-4, "1e-4", "0.0001", "0.01%", sympy.Rational(1, 10**4)),
     "8_3": (False, "no"),
 }
 WRONG = {
     "1_1": ([1.5, -0.5, 2], [1 / 3, -1, 0.25], [1, 2], "frog", None, ...),
-    "1_2": ({0, 1}, {2, 4}, {1}, 1, "1, 3"),
-    "1_3": ([3.2, -1.2, 4.2], [3, -1, 4]),
+    "1_2": (
+        *({0, 1}, {2, 4}, {1}, 1, "1, 3", {1, 3, 7}, [1.9, 3.7], [[]], [[1, 3], [1]], set()),
+        *(DB == 0, [True, False], np.nonzero(DB == 0), {"one"}, object(), [np.nan]),
+    ),
+    "1_3": ([3.2, -1.2, 4.2], [3, -1, 4], [2.95, -1.05, 4.05], [np.inf, 0, 0]),
     "2_1": ((16, 12), (48, 16), (12, 36), (8, 16), 12),
-    "2_2": ({(0, 0), (1, 1)}, set(), {(3, 3)}),
-    "2_3": (9, 16, 1, 4.5),
+    "2_2": ({(0, 0), (1, 1)}, set(), {(3, 3)}, (3, 3), (1.2, 1.7), {1}, [[]], 1, [[1, 1, 1]], [[True, False]]),
+    "2_3": (9, 16, 1, 4.5, np.nan, np.inf, "nan", 10**400, "four pixels"),
     "3_1": ((16, 8), (8, 8), (7, 16), 16),
     "3_2": (54, 64, 48),
-    "3_3": ({1, 2}, {2}, set()),
-    "4_1": ([0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [1, 1, 0, 0, 0], [1, -1]),
-    "4_2": ({0, 2}, {3}, set()),
+    "3_3": ({1, 2}, {2}, set(), [1.5], [True, False, False]),
+    "4_1": ([0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [1, 1, 0, 0, 0], [1, -1], [np.inf, -1, 0, 0, 0]),
+    "4_2": ({0, 2}, {3}, set(), [2.5], np.arange(5) != 2, np.array([], bool)),
     "4_3": (False, "perhaps"),
-    "5_1": (lambda y: np.exp(-y) / (1 + np.exp(-y)) ** 2, lambda y: 1 - y**2, lambda y: y / 0, 0.25),
+    "5_1": (lambda y: np.exp(-y) / (1 + np.exp(-y)) ** 2, lambda y: 1 - y**2, lambda y: y / 0, 0.25, 1 - Y**2, Y * Z),
     "5_2": ([0.5, -1.0], [0.5, 3, -3], [1, 1, 1]),
     "5_3": (6, 2),
-    "6_1": (6e-8, 6e-11, 5.0, "small"),
-    "6_2": (1.0, 0.0, 0.4),
-    "6_3": (220, -110, 158.13, 11),
+    "6_1": (6e-8, 6e-11, 5.0, "small", "0.006", "6e-8 dB %"),
+    "6_2": (1.0, 0.0, 0.4, 40, "0.8 %"),
+    "6_3": (220, -110, 158.13, 11, "110 %"),
     "7_1": (-112, 562, 318, 185, 0),
     "7_2": (False,),
     "7_3": (True,),
     "8_1": (ca.zoo.network("lenet-o", classes=10), ca.zoo.network("lenet-o"), "LeNet", None),
-    "8_2": (1e-6, 1e-2),
+    "8_2": (1e-6, 1e-2, "1e-6 %", "0.01"),
     "8_3": (True,),
 }
+WHOLE_COURSE = 360  # seconds of processor time that the eight lessons may take together
 CHECKERS = [f"{lesson}_{number}" for lesson in range(1, 9) for number in range(1, 4)]
 
 
@@ -99,10 +113,22 @@ def test_wrong_answers_are_told_why_and_not_what(name, capsys) -> None:
         words = said(name, answer, capsys)
         assert words.startswith("Not yet: "), answer
         assert len(words) > 25
+        assert "cannot be read" not in words  # the last resort
         if name in RIGHT:
             right = RIGHT[name][0]
             given = [f"{right:g}"] if isinstance(right, int | float) and not isinstance(right, bool) else []
             assert not any(re.search(rf"(?<![\d.e-]){re.escape(text)}(?![\d.])", words) for text in given), words
+
+
+def test_too_many_rows_are_told_so(capsys) -> None:
+    assert "one too many" in said("1_2", {1, 3, 7}, capsys)
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_no_answer_gives_a_traceback(name, capsys) -> None:
+    odd = (np.nan, -np.inf, "", [], {}, [[]], [[1], []], object(), np.ndarray, Y, 1j, [1j], np.zeros((0, 3)))
+    for answer in (*odd, sp.eye_array(3), ca, lambda: 0, range(0), iter([]), 10**400, [None], [...], (np.zeros(2),)):
+        assert said(name, answer, capsys).startswith("Not yet: "), answer
 
 
 def test_the_share_of_errors_is_that_of_the_lesson(capsys) -> None:
@@ -151,7 +177,9 @@ def test_a_lesson_has_all_its_parts(lesson) -> None:
     for exercise in range(1, 4):
         assert f"**{number}.{exercise}**" in text
         assert text.count(f"check_{number}_{exercise}(") == 2  # once for the student, once in the solution
-    assert sum("solution" in options and "hide-cell" in options for options, _ in cells(lesson)) == 1
+    (folded,) = [options for options, _ in cells(lesson) if "solution" in options]
+    assert "tags: [hide-cell, solution]\n" in folded  # on the site
+    assert "jupyter:\n  source_hidden: true\n  outputs_hidden: true\n" in folded  # in JupyterLab
     drawing = [options for options, code in cells(lesson) if "plt.subplots" in code]
     assert drawing
     assert all("alt:" in options for options in drawing)
@@ -163,3 +191,12 @@ def test_every_lesson_runs_and_its_solutions_are_right(lesson, capsys) -> None:
     output = run(lesson, capsys)
     assert output.count("Right.\n") == 3
     assert output.count("Not yet: ") == 3  # the student's cells still hold dots
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * WHOLE_COURSE)
+def test_all_lessons_together_take_less_than_six_minutes(capsys) -> None:
+    start = time.process_time()
+    for lesson in LESSONS:
+        run(lesson, capsys)
+    assert time.process_time() - start < WHOLE_COURSE

@@ -16,7 +16,9 @@ import pytest
 import constraint_algebra as ca
 from constraint_algebra.polyphase import fewest_filters, polyphase_law
 
-PAGE = (Path(__file__).parents[1] / "docs/site/explorer/index.html").as_uri()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/site/explorer/index.html").as_uri()
+PICTURES = ROOT / "out/explorer"  # screenshots, to be looked at
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -28,9 +30,13 @@ FLAGS = (
     ),
 )
 DENSE = """
-const f = analyse({...arguments[0], activity: 100});
-return {rank: f.rank, classes: f.parts.map(p => p.rank), fewest: f.fewest, known: f.determined.flat()};
+const s = {...arguments[0], activity: 100}, f = analyse(s), steps = staircase(s, s.filters);
+return {rank: f.rank, classes: f.parts.map(p => p.rank), fewest: f.fewest, known: f.determined.flat(), steps};
 """
+BELOW_THE_LAW = (  # the smaller of filters × taps and pixels says 32 and 8
+    ({"size": 6, "kernel": 4, "stride": 1, "padding": 0, "dilation": 1, "filters": 2}, 28),
+    ({"size": 3, "kernel": 2, "stride": 1, "padding": 0, "dilation": 1, "filters": 2}, 7),
+)
 LIMITS = {
     "size": (2, 16),
     "kernel": (1, 7),
@@ -99,11 +105,23 @@ def test_200_random_settings_have_the_ranks_and_minimum_filters_of_the_library(b
         layer = layer_of(setting)
         law = polyphase_law(layer)
         assert found["classes"] == [part.rank for part in law.classes], setting
-        assert found["rank"] == law.rank
+        assert found["rank"] == found["steps"][-1] == law.rank
         fewest = fewest_filters(layer)
         assert found["fewest"] == (None if fewest is None else fewest[0]), setting
         known = ca.generic_rank(layer, kinds=["gradient"]).determined
         assert found["known"] == known.ravel().tolist(), setting
+
+
+@pytest.mark.parametrize(("setting", "rank"), BELOW_THE_LAW)
+def test_the_curve_passes_through_the_rank_where_the_law_fails(browser, setting, rank) -> None:
+    show(browser, {**setting, "activity": 100})
+    assert analysed(browser)["rank"] == polyphase_law(layer_of(setting)).rank == rank
+    steps = browser.execute_script("return staircase(window.explorer.setting, 6)")
+    laws = [polyphase_law(layer_of({**setting, "filters": filters})).rank for filters in range(1, 7)]
+    assert steps == laws
+    text = browser.find_element("id", "verdict").text + browser.find_element("id", "rows").text
+    assert f"there are {rank}." in text
+    assert "elimination" in text
 
 
 def test_cut_off_outputs_have_the_rank_of_the_library_with_the_same_mask(browser) -> None:
@@ -174,19 +192,27 @@ def test_a_setting_is_shared_by_its_url_and_read_again(browser) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_wider_than_the_window(browser, width) -> None:
-    browser.set_window_size(width, 900)
-    # Chromium's windows have a least width; an iframe has none.
-    show(browser, {"size": 6, "filters": 2})
-    browser.execute_script(
-        "const f = document.createElement('iframe'); f.id = 'phone'; f.style = `width:${arguments[0]}px;height:900px`;"
-        "f.src = location.href; document.body.replaceChildren(f)",
-        width,
-    )
-    import time
+def test_nothing_is_wider_than_the_window_and_no_table_is_cut(browser, width) -> None:
+    def resize(height: int) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
-    time.sleep(1)
-    browser.switch_to.frame("phone")
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    browser.switch_to.default_content()
-    browser.set_window_size(1280, 1000)
+    resize(900)
+    try:
+        for name, setting in {
+            "small": {"size": 6, "kernel": 4, "stride": 1, "padding": 0, "filters": 2},
+            "large": {"size": 24, "kernel": 7, "stride": 4, "padding": 0, "filters": 80, "activity": 90},
+        }.items():
+            show(browser, setting)
+            assert browser.execute_script("return innerWidth") == width
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            shown, whole = browser.execute_script(
+                "const table = document.querySelector('.scroll'); return [table.clientWidth, table.scrollWidth]"
+            )
+            assert whole <= shown
+            resize(browser.execute_script("return document.documentElement.scrollHeight"))
+            PICTURES.mkdir(parents=True, exist_ok=True)
+            assert browser.save_screenshot(str(PICTURES / f"{name}-{width}.png"))
+            resize(900)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

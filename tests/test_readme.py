@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import constraint_algebra as ca
+from constraint_algebra.feasibility_report import filters_by_counting
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -43,3 +45,18 @@ def test_the_names_of_rows_and_unknowns_are_those_shown() -> None:
     system = names["system"]
     shown = re.search(r"# ('dL/dW.*)", BLOCKS[1])[1]
     assert repr((system.rows[7], system.unknowns[39])) == f"({shown})"
+
+
+def test_the_picture_of_lesson_3_has_the_numbers_of_its_layer() -> None:
+    lesson = (ROOT / "docs/course/03-counting-is-not-rank.md").read_text()
+    names = {"ca": ca, "filters": 1}
+    exec(re.search(r"^ +(small = ca\.Conv2d\(.*)$", lesson, re.MULTILINE)[1], names)
+    layer = names["small"]
+    counted, fewest = filters_by_counting(layer), ca.fewest_filters(layer)[0]
+    words, caption = re.search(r"!\[(.*)\]\(figures/gallery/rank_against_filters\.png\)\n\n\*(.*)\*", README).groups()
+    height, width = layer.positions
+    (kernel, _), (stride, _) = layer.layer.kernel, layer.layer.strides
+    assert f"{kernel}×{kernel} convolution with stride {stride} on {height}×{width} pixels" in words
+    assert f"reaches the number of pixels at {counted} filters, the rank at {fewest}" in words
+    assert f"counting says {counted} filters are enough, the exact rank needs {fewest}" in caption
+    assert f"reach {layer.unknowns} at {counted} and at {fewest} filters" in lesson

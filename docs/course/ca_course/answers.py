@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sympy.logic.boolalg import BooleanAtom
 
 Array = NDArray[np.float64]
 
@@ -42,8 +44,10 @@ def array(answer: Any, shape: tuple[int, ...] | None = None) -> Array:
         raise UnreadableError("a set has no order; give a list or an array")
     try:
         found = np.array(answer, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UnreadableError(f"numbers are asked for, this is {type(answer).__name__}") from None
+    if not np.isfinite(found).all():
+        raise UnreadableError("finite numbers are asked for; something was divided by zero, or is too large")
     if shape is not None and found.shape != shape:
         if found.size == np.prod(shape) and (found.ndim <= 1 or 1 in found.shape):
             return found.reshape(shape)
@@ -52,16 +56,23 @@ def array(answer: Any, shape: tuple[int, ...] | None = None) -> Array:
 
 
 def number(answer: Any) -> float:
-    """Return an answer as one number; text such as "1e-3" and SymPy numbers will do."""
+    """Return an answer as one number; text such as "1e-3", "5 %" or "60 dB" and SymPy numbers will do.
+
+    >>> number("5 %"), number("60 dB")
+    (0.05, 60.0)
+    """
+    scale = 1.0
     if isinstance(answer, str):
+        text = answer.strip()
+        scale = 0.01 if text.endswith("%") else 1.0
         try:
-            return float(answer.strip().rstrip("%"))
+            answer = float(re.sub(r"\s*(%|dB)$", "", text, flags=re.IGNORECASE))
         except ValueError:
             raise UnreadableError(f"a number is asked for, this is {answer!r}") from None
     found = array(answer)
     if found.size != 1:
         raise UnreadableError(f"one number is asked for, these are {found.size}")
-    return float(found.reshape(-1)[0])
+    return scale * float(found.reshape(-1)[0])
 
 
 def whole(answer: Any) -> int:
@@ -72,26 +83,43 @@ def whole(answer: Any) -> int:
     return round(found)
 
 
-def tuples(answer: Any) -> set[tuple[int, ...]]:
-    """Return an answer as a set of tuples of whole numbers; a single number is a tuple of one."""
-    if answer is None or answer is ... or isinstance(answer, str) or not isinstance(answer, Iterable):
+def positions(answer: Any, axes: int = 1, mask: tuple[int, ...] | None = None) -> set[tuple[int, ...]]:
+    """Return an answer as a set of positions, each a tuple of whole numbers.
+
+    A single position, what `np.nonzero` returns, and a mask of True and False will do as well.
+
+    Args:
+        answer: the student's.
+        axes: numbers of a position.
+        mask: shape that a mask has, `None` where it makes no sense.
+
+    >>> positions((np.array([1, 3]),)) == positions([1, 3]) == positions([False, True, False, True], mask=(4,))
+    True
+    """
+    if answer is None or answer is ... or isinstance(answer, str):
         raise UnreadableError("a set or a list of positions is asked for")
-    found = set()
-    for entry in answer:
-        try:
-            found.add(tuple(int(value) for value in np.atleast_1d(np.asarray(entry))))
-        except (TypeError, ValueError):
-            raise UnreadableError(f"{entry!r} is no position") from None
-    return found
+    if isinstance(answer, tuple) and len(answer) == axes and all(np.ndim(part) == 1 for part in answer):
+        answer = np.transpose(answer)  # from np.nonzero: an array for each axis
+    elif isinstance(answer, Iterable) and not hasattr(answer, "shape"):
+        answer = list(answer)
+    found = array(answer)
+    if np.asarray(answer).dtype == bool:
+        if found.shape != mask:
+            raise UnreadableError("a set or a list of positions is asked for, or a mask with a value for each place")
+        found = np.argwhere(found).astype(float)
+    if axes > 1 and found.size and found.shape[-1:] != (axes,) and found.size != axes:
+        raise UnreadableError(f"each position has {axes} numbers")
+    if (found != np.round(found)).any():
+        raise UnreadableError("positions are whole numbers")
+    return {tuple(int(value) for value in place) for place in found.reshape(-1, axes)}
 
 
 def yes(answer: Any) -> bool:
     """Return an answer as yes or no."""
-    if isinstance(answer, bool | np.bool_):
-        return bool(answer)
-    if isinstance(answer, str) and answer.strip().lower() in {"yes", "no", "y", "n", "true", "false"}:
-        return answer.strip().lower() in {"yes", "y", "true"}
-    raise UnreadableError("yes or no is asked for (True or False will do)")
+    text = str(answer).strip().lower() if isinstance(answer, str | bool | np.bool_ | BooleanAtom) else ""
+    if text not in {"yes", "no", "y", "n", "true", "false"}:
+        raise UnreadableError("yes or no is asked for (True or False will do)")
+    return text in {"yes", "y", "true"}
 
 
 def compare_sets(found: set[tuple[int, ...]], wanted: set[tuple[int, ...]], what: str) -> str | None:

@@ -18,5 +18,7 @@ def checker(problem_of: Callable[[Any], str | None]) -> Callable[[Any], None]:
             say(problem_of(answer))
         except UnreadableError as reason:
             say(str(reason))
+        except Exception as error:  # an answer that nobody thought of
+            say(f"this answer cannot be read ({type(error).__name__}: {error}); compare its form with the example")
 
     return check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ca_course.answers import array, compare_sets, tuples, whole
+from ca_course.answers import array, compare_sets, positions, whole
 from ca_course.guard import checker
 
 
@@ -37,4 +37,4 @@ def check_3_2(answer: Any) -> str | None:
 @checker
 def check_3_3(answer: Any) -> str | None:
     """Strides at which counting and the exact rank agree for any number of filters."""
-    return compare_sets(tuples(answer), {(1,)}, "strides")
+    return compare_sets(positions(answer), {(1,)}, "strides")

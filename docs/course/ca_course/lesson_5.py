@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import sympy
 
-from ca_course.answers import UnreadableError, array, whole
+from ca_course.answers import UnreadableError, array, number, whole
 from ca_course.guard import checker
 
 WEIGHT = np.array([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]])
@@ -17,12 +18,14 @@ ACTIVATED = np.array([0.0, 0.7, 0.0, 1.2, 0.1, 0.0])
 @checker
 def check_5_1(answer: Any) -> str | None:
     """The derivative of the sigmoid as a function of its output."""
+    if isinstance(answer, sympy.Expr) and len(answer.free_symbols) == 1:
+        answer = sympy.lambdify(list(answer.free_symbols), answer)
     if not callable(answer):
         raise UnreadableError("a function of y is asked for, for example with lambda")
     z = np.linspace(-4, 4, 17)
     y = 1 / (1 + np.exp(-z))
     try:
-        found = np.array([float(answer(value)) for value in y])
+        found = np.array([number(answer(value)) for value in y])
     except Exception as error:  # whatever a student's function raises
         return f"your function fails for y = {y[0]:.3f}: {type(error).__name__}: {error}"
     if np.allclose(found, y * (1 - y)):

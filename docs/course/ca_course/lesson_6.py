@@ -40,8 +40,8 @@ def share_within_one_bar() -> float:
 def check_6_2(answer: Any) -> str | None:
     """The share of errors within one error bar."""
     found = number(answer)
-    share = share_within_one_bar()
-    if abs(found - share) < 0.02 or abs(found - 100 * share) < 2:
+    found = found / 100 if found > 1 else found  # per cent without the sign
+    if abs(found - share_within_one_bar()) < 0.02:
         return None
     if found > 0.98:
         return "this is too many; one bar is asked for, and the absolute error"

@@ -37,7 +37,7 @@ def check_8_1(answer: Any) -> str | None:
 
 @checker
 def check_8_2(answer: Any) -> str | None:
-    """The smallest noise of the table below 60 dB."""
+    """The smallest noise of the first table below 60 dB."""
     found = number(answer)
     if np.isclose(found, 1e-4, rtol=0.01):
         return None

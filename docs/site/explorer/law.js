@@ -124,24 +124,30 @@ function inverse(value) {
   return ((u % PRIME) + PRIME) % PRIME;
 }
 
-/** Reduced echelon form modulo the prime, row by row: rank, and which columns are determined. */
+/** Take a row into a reduced echelon form modulo the prime: rows with their pivot, 1 at their own and 0 at the others'. */
+function absorb(basis, row) {
+  const columns = row.length;
+  for (const { values, pivot } of basis) {
+    const factor = row[pivot];
+    if (factor) for (let c = 0; c < columns; c += 1) if (values[c]) row[c] = (row[c] + (PRIME - factor) * values[c]) % PRIME;
+  }
+  const pivot = row.findIndex((value) => value !== 0);
+  if (pivot < 0) return;
+  const scale = inverse(row[pivot]);
+  for (let c = pivot; c < columns; c += 1) row[c] = (row[c] * scale) % PRIME;
+  for (const { values } of basis) {
+    const factor = values[pivot];
+    if (factor) for (let c = pivot; c < columns; c += 1) if (row[c]) values[c] = (values[c] + (PRIME - factor) * row[c]) % PRIME;
+  }
+  basis.push({ values: row, pivot });
+}
+
+/** Rank of rows modulo the prime, and which columns are determined. */
 function eliminate(rows, columns) {
-  const basis = []; // rows with their pivot, each 1 at its own and 0 at the others' pivots
+  const basis = [];
   for (const row of rows) {
     if (basis.length === columns) break;
-    for (const { values, pivot } of basis) {
-      const factor = row[pivot];
-      if (factor) for (let c = 0; c < columns; c += 1) if (values[c]) row[c] = (row[c] + (PRIME - factor) * values[c]) % PRIME;
-    }
-    const pivot = row.findIndex((value) => value !== 0);
-    if (pivot < 0) continue;
-    const scale = inverse(row[pivot]);
-    for (let c = pivot; c < columns; c += 1) row[c] = (row[c] * scale) % PRIME;
-    for (const { values } of basis) {
-      const factor = values[pivot];
-      if (factor) for (let c = pivot; c < columns; c += 1) if (row[c]) values[c] = (values[c] + (PRIME - factor) * row[c]) % PRIME;
-    }
-    basis.push({ values: row, pivot });
+    absorb(basis, row);
   }
   const determined = new Array(columns).fill(false);
   for (const { values, pivot } of basis) {
@@ -184,24 +190,39 @@ function judge(part, setting, k) {
   return { rank: found.rank, determined: found.determined, how: closed ? "closed form" : "elimination" };
 }
 
+/** Ranks of a class with 1, 2, ... filters, all outputs active, up to the first that reaches every pixel met. */
+function ranksOf(part, setting) {
+  const windows = part.y.gains.length * part.x.gains.length; // as many filters as these always do
+  const bounds = Array.from({ length: windows }, (_, n) => boundsOf(part, n + 1));
+  const ranks = bounds.map(({ high }) => high);
+  if (bounds.some(({ low, high }) => low < high)) {
+    // The first filters' gradient does not depend on how many follow, so that one elimination gives all ranks.
+    const k = gradientOf(maskOf({ ...setting, filters: windows, activity: 100 }));
+    const basis = [];
+    for (let n = 0; n < windows && basis.length < part.met; n += 1) {
+      for (const row of rowsOf(part, [k[n]])) if (basis.length < part.met) absorb(basis, row);
+      if (bounds[n].low < bounds[n].high) ranks[n] = basis.length;
+    }
+  }
+  return ranks.slice(0, ranks.indexOf(part.met) + 1);
+}
+
+let remembered = { shape: "", classes: [] };
+
+/** The residue classes with their ranks, remembered while only filters and activity change. */
+function rankedClassesOf(setting) {
+  const { size, kernel, stride, padding, dilation } = setting;
+  const shape = [size, kernel, stride, padding, dilation].join();
+  if (shape !== remembered.shape) {
+    remembered = { shape, classes: classesOf(setting).map((part) => ({ ...part, ranks: ranksOf(part, setting) })) };
+  }
+  return remembered.classes;
+}
+
 /** Fewest filters with which gradient equations alone determine the input, all outputs active; null if none do. */
 function fewestFilters(setting) {
-  let most = 1;
-  for (const part of classesOf(setting)) {
-    if (part.met < part.pixels) return null;
-    let filters = Math.max(1, Math.ceil(part.pixels / part.taps));
-    for (;;) {
-      const { low, high } = boundsOf(part, filters);
-      if (low === part.pixels) break;
-      if (high === part.pixels) {
-        const dense = { ...setting, filters, activity: 100 };
-        if (eliminate(rowsOf(part, gradientOf(maskOf(dense))), part.met).rank === part.pixels) break;
-      }
-      filters += 1;
-    }
-    most = Math.max(most, filters);
-  }
-  return most;
+  const parts = rankedClassesOf(setting);
+  return parts.some((part) => part.met < part.pixels) ? null : Math.max(...parts.map((part) => part.ranks.length));
 }
 
 /** Everything that the page shows of a setting. */
@@ -240,14 +261,11 @@ function analyse(setting) {
   };
 }
 
-/** The law's rank for every number of filters from 1 to `last`, all outputs active. */
+/** The exact rank for every number of filters from 1 to `last`, all outputs active. */
 function staircase(setting, last) {
-  const parts = classesOf(setting);
-  const steps = [];
-  for (let filters = 1; filters <= last; filters += 1) {
-    steps.push(parts.reduce((sum, part) => sum + Math.min(filters * part.taps, part.met), 0));
-  }
-  return steps;
+  const parts = rankedClassesOf(setting);
+  const rankOf = (part, filters) => (filters < part.ranks.length ? part.ranks[filters - 1] : part.met);
+  return Array.from({ length: last }, (_, n) => parts.reduce((sum, part) => sum + rankOf(part, n + 1), 0));
 }
 
 if (typeof module !== "undefined") module.exports = { analyse, fewestFilters, outputsOf, staircase, triplesOf };
