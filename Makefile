@@ -2,8 +2,10 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 IMAGE ?= cifar10:7
-# Where figures take their results from: those of the repository, or out/studies after `make studies`.
+# Where figures take their results from: those of the repository, or out/studies after `make studies`. Pictures of any
+# but the committed results go into out/figures, unless FIGURES names another folder.
 RESULTS ?= analysis/results
+FIGURES ?= $(if $(filter analysis/results,$(patsubst %/,%,$(RESULTS))),figures,out/figures)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -33,11 +35,11 @@ bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy,
 repro: $(VENV)/stamp  ## redo the paper: all runs, tables, figures and the report, into out/repro, in less than an hour
 	$(BIN)/python -m paper_repro.run --processes 2
 
-studies: $(VENV)/stamp  ## compute all studies anew, into out/studies: 12 minutes of CPU time
-	$(BIN)/python -m analysis all --processes 2
+studies: $(VENV)/stamp  ## compute all studies anew, into out/studies: 16 minutes of CPU time
+	$(BIN)/python -m analysis all --processes 2 --restart
 
-figures: $(VENV)/stamp  ## draw all figures from the committed results, or from RESULTS=out/studies
-	$(BIN)/python -m figures all --results-dir $(RESULTS)
+figures: $(VENV)/stamp  ## draw all figures from the committed results, or from RESULTS=out/studies into out/figures
+	$(BIN)/python -m figures all --results-dir $(RESULTS) --out-dir $(FIGURES)
 
 docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/docs, every notebook executed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d out/doctrees docs out/docs

@@ -1,6 +1,6 @@
 """Studies from the command line, run as a module from the root of the repository.
 
-python -m analysis NAME [--quick] [--processes N | --scheduler ADDRESS] [--results-dir DIR] [--restart]
+python -m analysis NAME [--quick] [--processes N | --scheduler ADDRESS] [--results-dir DIR] [--restart | --retry-failed]
 python -m analysis all
 python -m analysis list
 python -m analysis own --model FILE.py:FACTORY --input-shape 3,32,32
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -34,13 +34,14 @@ ResultsDir = Annotated[
     typer.Option(help=f"Folder, by default {studies.OUT}, quick {studies.QUICK_OUT}; rows in it are not repeated."),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Begin anew: remove the study's rows first.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Do those configurations again that failed.")]
 CORES = os.cpu_count() or 1
 
 
-def do(name: str, quick: bool, processes: int, scheduler: str | None, results: Path | None, restart: bool) -> bool:
-    """Carry out a study and say what came of it; whether no configuration failed."""
+def do(name: str, results: Path | None, *, quick: bool, **how: Any) -> bool:
+    """Carry out a study and say what came of it; whether no configuration failed. For `how` see `studies.carry_out`."""
     folder = results or (studies.QUICK_OUT if quick else studies.OUT)
-    rows = studies.carry_out(name, folder, quick=quick, processes=processes, scheduler=scheduler, restart=restart)
+    rows = studies.carry_out(name, folder, quick=quick, **how)
     failed = rows[rows["error"].notna()]
     say(f"{name}: {len(rows)} rows in {studies.path_of(name, folder)}, {len(failed)} of them failed")
     for row in failed.head(5).to_dict("records"):
@@ -55,8 +56,10 @@ def _command(name: str) -> Callable[..., None]:
         scheduler: Scheduler = None,
         results_dir: ResultsDir = None,
         restart: Restart = False,
+        retry_failed: RetryFailed = False,
     ) -> None:
-        if not do(name, quick, processes, scheduler, results_dir, restart):
+        how = {"processes": processes, "scheduler": scheduler, "restart": restart, "retry_failed": retry_failed}
+        if not do(name, results_dir, quick=quick, **how):
             raise typer.Exit(1)
 
     return command
@@ -73,9 +76,11 @@ def all_studies(
     scheduler: Scheduler = None,
     results_dir: ResultsDir = None,
     restart: Restart = False,
+    retry_failed: RetryFailed = False,
 ) -> None:
     """All studies, one after the other."""
-    sound = [do(name, quick, processes, scheduler, results_dir, restart) for name in studies.NAMES]
+    how = {"processes": processes, "scheduler": scheduler, "restart": restart, "retry_failed": retry_failed}
+    sound = [do(name, results_dir, quick=quick, **how) for name in studies.NAMES]
     if not all(sound):
         raise typer.Exit(1)
 

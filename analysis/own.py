@@ -35,6 +35,7 @@ from constraint_algebra.reconstruction import Reconstruction
 SEED = 0
 SAMPLES = {3: ("cifar10:3", "cifar10:7", "cifar10:12"), 1: ("mnist:0", "mnist:1", "mnist:2")}
 FILES = ("report.html", "report.json")
+NOT_COMPUTED = "NOT_COMPUTED"  # the status of a row that has a reason instead of figures
 Json = dict[str, Any]
 
 
@@ -44,8 +45,8 @@ class Audit:
     Attributes:
         model: as given on the command line.
         steps: one training step a sample, by the sample's name.
-        results: what came back of each.
-        left: what came back of the first sample under each defence, `None` where that was not computed.
+        results: what came back of each sample that could be computed.
+        left: what came back of the first of those under each defence, `None` where that was not computed.
     """
 
     def __init__(self, model: str, steps: Mapping[str, Capture]) -> None:
@@ -79,46 +80,67 @@ class Audit:
                 self.json["feasibility"][f"active as for {name}"] = _feasibility(found)
 
     def reconstruct(self) -> None:
-        """Reconstruct every sample from its gradient."""
+        """Reconstruct every sample from its gradient; one that cannot be is told with its reason."""
         self.json["reconstructions"] = {}
         with progress(len(self.steps), "samples") as advance:
             for name, seen in self.steps.items():
-                self.results[name], row = _timed(seen, defences(self.network)[0])
+                found, row = _tried(seen, defences(self.network)[0])
+                if found is not None:
+                    self.results[name] = found
                 self.json["reconstructions"][name] = row
                 advance(name)
 
     def defend(self) -> None:
-        """Reconstruct the first sample again under every defence."""
-        (name, seen), rules = next(iter(self.steps.items())), defences(self.network)
+        """Reconstruct the first sample that could be again, under every defence; nothing where there is none."""
+        name = next(iter(self.results), None)
         self.json["defences"] = {"sample": name, "rows": []}
+        if name is None:
+            return
+        rules = defences(self.network)
         with progress(len(rules), "defences") as advance:
             for rule in rules:
+                self.left[rule.name], row = _tried(self.steps[name], rule)
                 about = {"defence": rule.kind, "strength": rule.strength}
-                try:
-                    self.left[rule.name], row = _timed(seen, rule)
-                except ConstraintAlgebraError as error:
-                    self.left[rule.name], row = None, {"status": "NOT_COMPUTED", "reason": " ".join(str(error).split())}
                 self.json["defences"]["rows"].append(about | row)
                 advance(rule.name)
 
     @property
     def conclusion(self) -> str:
         """The outcome in a few sentences."""
-        rows = list(self.json["reconstructions"].values())
-        whole = sum(row["determined_share"] == 1 for row in rows)
         shapes = self.json["feasibility"]["all outputs active"]["conclusion"]
+        return " ".join([shapes, self._of_samples(), *self._of_defences()])
+
+    def _of_samples(self) -> str:
+        told = self.json["reconstructions"].values()
+        rows = [row for row in told if row["status"] != NOT_COMPUTED]
+        reasons = "; ".join(dict.fromkeys(row["reason"] for row in told if row["status"] == NOT_COMPUTED))
+        if not rows:
+            return f"None of {len(told)} samples could be computed ({reasons}), and so no defence was tried."
+        whole = sum(row["determined_share"] == 1 for row in rows)
         quality = ", ".join(f"{row['psnr_db']:.0f}" for row in rows)
+        text = f"Of {len(told)} samples, {whole} came back with every value determined (PSNR {quality} dB)."
+        missing = len(told) - len(rows)
+        return f"{text} {missing} could not be computed ({reasons})." if missing else text
+
+    def _of_defences(self) -> list[str]:
         table = self.json["defences"]["rows"]
+        if not table:
+            return []
         against = [row for row in table if row["defence"] != "none" and row.get("psnr_db") is not None]
         useless = [row for row in against if row["determined_share"] == 1]
         seen = [row for row in against if row["determined_share"] < 1 and row["psnr_db"] > row["grey_psnr_db"] + 3]
-        text = (
-            f"{shapes} Of {len(rows)} samples, {whole} came back with every value determined (PSNR {quality} dB)."
-            f" Of {len(against)} settings of defences, {len(useless)} leave every value determined"
-        )
+        text = f"Of {len(against)} settings of defences, {len(useless)} leave every value determined"
         if seen:
             text += f", and {len(seen)} more leave a picture at least 3 dB better than mid-grey without determining it"
-        return text + "."
+        return [text + "."]
+
+
+def _tried(seen: Capture, rule: Defence) -> tuple[Reconstruction | None, Json]:
+    """Return what came back and its row, or nothing and a row with the reason."""
+    try:
+        return _timed(seen, rule)
+    except ConstraintAlgebraError as error:
+        return None, {"status": NOT_COMPUTED, "reason": " ".join(str(error).split()).rstrip(".")}
 
 
 def _timed(seen: Capture, rule: Defence) -> tuple[Reconstruction, Json]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -114,13 +114,17 @@ def _samples(audit: Audit) -> Iterable[str]:
     ]
     rows = []
     for name, row in audit.json["reconstructions"].items():
+        if name not in audit.results:
+            rows.append([name, _reason(row), *[""] * 5])
+            continue
         promised, within = row.get("promised_psnr_db"), row.get("within_4_bars")
         rows.append(
             [name, WHAT_IT_MEANS[row["status"]], _share(row["determined_share"]), _decibels(row["psnr_db"]),
              _decibels(promised), _share(within), f"{row['cpu_s']:.1f}"]
         )  # fmt: skip
     yield _table(headers, rows, text=(0, 1))
-    yield _flow(*next(iter(audit.results.items())))
+    for name, result in list(audit.results.items())[:1]:
+        yield _flow(name, result)
     for name, result in audit.results.items():
         truth = audit.steps[name].truth
         assert truth is not None
@@ -139,6 +143,9 @@ def _samples(audit: Audit) -> Iterable[str]:
 def _defences(audit: Audit) -> Iterable[str]:
     found = audit.json["defences"]
     yield "<h2>What each defence leaves</h2>"
+    if found["sample"] is None:
+        yield "<p>No sample could be computed without a defence, and so none was tried.</p>"
+        return
     grey = next((row["grey_psnr_db"] for row in found["rows"] if row.get("grey_psnr_db") is not None), None)
     yield (
         f'<p class="note">The sample {escape(found["sample"])} again. “Layers solved” counts from the head down; the'
@@ -161,10 +168,7 @@ def _defences(audit: Audit) -> Iterable[str]:
     for rule, row in zip(audit.left, found["rows"], strict=True):
         result = audit.left[rule]
         if result is None:
-            reason = (
-                f'<span title="{escape(row["reason"])}">{WHAT_IT_MEANS["NOT_COMPUTED"]}: {escape(row["reason"])}</span>'
-            )
-            rows.append([escape(row["defence"]), escape(row["strength"]), reason, *[""] * 5])
+            rows.append([escape(row["defence"]), escape(row["strength"]), escape(_reason(row)), *[""] * 5])
             continue
         shown = guess(result)
         seen = (
@@ -244,6 +248,10 @@ def _flow(name: str, result: Reconstruction) -> str:
 def _inlined(stream: io.BytesIO, alt: str, more: str) -> str:
     data = base64.b64encode(stream.getvalue()).decode("ascii")
     return f'<img {more} alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    return f"{WHAT_IT_MEANS[row['status']]}: {row['reason']}"
 
 
 def _number(value: Any) -> str:

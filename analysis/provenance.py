@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def provenance() -> dict[str, str]:
     }
 
 
+def packages() -> dict[str, str]:
+    """Return the versions of what rows may hang on: those of a reconstruction, and scikit-learn's where it is there."""
+    try:
+        return versions() | {"scikit-learn": metadata.version("scikit-learn")}
+    except metadata.PackageNotFoundError:
+        return versions()
+
+
 class Sidecar:
     """The JSON file beside the rows of a study: an entry for every time that it was started with something to do."""
 
@@ -61,13 +70,18 @@ class Sidecar:
         self.session: dict[str, Any] = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "commit": commit(),
-            "versions": versions(),
+            "versions": packages(),
             "machine": f"{platform.system()} {platform.machine()}",
             **self.about,
             "new_rows": None,
         }
         self.content["sessions"].append(self.session)
         self._write()
+
+    def other_commit(self) -> str | None:
+        """Return the commit of the last session where that is not the present one."""
+        last = self.content["sessions"][-1]["commit"] if self.content["sessions"] else commit()
+        return None if last == commit() else str(last)
 
     def end(self, *, new_rows: int, rows: int, failed: int) -> None:
         """Say what came of the session."""

@@ -142,6 +142,25 @@ def sort(path: Path, fields: Sequence[str], order: Sequence[tuple[str, ...]]) ->
     part.replace(path)
 
 
+def drop_failed(path: Path) -> int:
+    """Remove the rows that have an `error`, so that they are computed again; return their number.
+
+    Raises:
+        StorageError: another process writes to the file.
+    """
+    if not path.exists() or not _whole_lines(path):
+        return 0
+    lines = _whole_lines(path).splitlines(keepends=True)
+    with RowFile(path, next(csv.reader(lines[:1]))):  # nobody writes meanwhile
+        failed = [bool(error) for (error,) in keys(path, ["error"])]
+        if any(failed):
+            kept = [line for line, wrong in zip(lines[1:], failed, strict=True) if not wrong]
+            part = path.with_suffix(".part")
+            part.write_text("".join([lines[0], *kept]), encoding="utf-8")
+            part.replace(path)
+    return sum(failed)
+
+
 def _whole_lines(path: Path) -> str:
     """Return what is in the file up to the last line break: what follows is a row that a crash cut off."""
     content = path.read_bytes()

@@ -17,8 +17,8 @@ import pandas as pd
 
 from analysis import rows as table
 from analysis.executors import Judge, Row, rows_of
-from analysis.provenance import Sidecar
-from analysis.screen import progress
+from analysis.provenance import Sidecar, commit
+from analysis.screen import progress, say
 from constraint_algebra import storage
 
 ARRAYS = "arrays"  # the entry of a row that holds arrays by name
@@ -35,6 +35,7 @@ def run_study(
     what: str = "configurations",
     about: Mapping[str, Any] | None = None,
     constant: Mapping[str, object] | None = None,
+    retry_failed: bool = False,
 ) -> pd.DataFrame:
     """Do the configurations that the file does not hold yet; return all asked for, in their order.
 
@@ -49,6 +50,7 @@ def run_study(
         what: they are, for the progress bar.
         about: what the JSON file beside the rows says of this session; without it there is none.
         constant: columns that are the same in all rows, such as versions.
+        retry_failed: do those again that failed; their rows are removed first.
 
     Raises:
         StorageError: the file has other columns, or another process writes to it.
@@ -59,11 +61,15 @@ def run_study(
         return table.read(path, columns)
     fields = list(runs[0]._fields)
     table.read(path, columns)  # a file of another study is refused before any work
+    if retry_failed:
+        table.drop_failed(path)
     done = set(table.keys(path, fields))
     todo = [run for run in runs if key_of(run) not in done]
     # Long and short ones in a mixed order, so that the time that remains can be told from the time that has passed.
     todo = [todo[number] for number in np.random.default_rng(0).permutation(len(todo))]
     sidecar = None if about is None else Sidecar(path.with_suffix(".json"), about)
+    if done and sidecar is not None and (other := sidecar.other_commit()):
+        say(f"warning: the rows in {path} come from commit {other}, this is {commit()}; --restart begins anew")
     if todo:
         _compute(todo, path, names, functools.partial(rows_of, judge=judge, processes=processes, executor=executor),
                  what=what, sidecar=sidecar, constant=constant or {})  # fmt: skip

@@ -94,6 +94,7 @@ def carry_out(
     processes: int = 1,
     scheduler: str | None = None,
     restart: bool = False,
+    retry_failed: bool = False,
 ) -> pd.DataFrame:
     """Do what is missing of a study, and return all its rows in the order of the plan.
 
@@ -104,6 +105,7 @@ def carry_out(
         processes: configurations at a time.
         scheduler: address of a `dask.distributed` scheduler, to compute on its workers instead.
         restart: begin anew, without the rows that are there.
+        retry_failed: do those configurations again that failed.
     """
     module, path = study(name), path_of(name, results)
     if restart:
@@ -123,4 +125,5 @@ def carry_out(
             executor=cast(Executor | None, executor),
             what=name,
             about=about,
+            retry_failed=retry_failed,
         )

@@ -1,6 +1,6 @@
 """Figures from the command line, run as a module from the root of the repository.
 
-python -m figures NAME|all [--results-dir DIR] [--out-dir DIR]
+python -m figures NAME|gallery|all [--results-dir DIR] [--out-dir DIR]
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import typer
 from analysis.screen import say
 from analysis.studies import COMMITTED
 from constraint_algebra.errors import ConstraintAlgebraError
-from figures.command import NAMES, OUT, OutDir, ResultsDir, draw_all, draw_gallery
+from figures.command import GALLERY, NAMES, OUT, OutDir, ResultsDir, draw_all, draw_gallery
 
 
 def main(
-    name: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}, or all.")],
+    name: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}, {GALLERY}, or all.")],
     results_dir: ResultsDir = COMMITTED,
     out_dir: OutDir = OUT,
 ) -> None:
-    """Draw a figure from the results of its study, as PNG and PDF."""
+    """Draw a figure from the results of its study, as PNG and PDF; or the gallery, into a folder of its own."""
     try:
-        draw_all(NAMES if name == "all" else (name,), results_dir, out_dir)
-        if name == "all" and out_dir == OUT:
-            draw_gallery()
+        draw_all({"all": NAMES, GALLERY: ()}.get(name, (name,)), results_dir, out_dir)
+        if name in {"all", GALLERY}:
+            draw_gallery(out_dir)
     except ConstraintAlgebraError as error:
         say(f"error: {error}")
         sys.exit(2)

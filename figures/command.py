@@ -30,6 +30,7 @@ NAMES = (
     "twin_gallery",
     "reconstruction",
 )
+GALLERY = "gallery"  # drawn from examples, not from results
 
 ResultsDir = Annotated[Path, typer.Option(help="Folder with the results of the studies.")]
 OutDir = Annotated[Path, typer.Option(help="Folder for the pictures.")]
@@ -43,7 +44,7 @@ def drawn(name: str, results: Path) -> Figure:
         StorageError: the study behind it has not been run.
     """
     if name not in NAMES:
-        raise UnknownNameError(f"no figure is called {name!r}; there are {', '.join(NAMES)}")
+        raise UnknownNameError(f"no figure is called {name!r}; there are {', '.join(NAMES)} and {GALLERY}")
     try:
         with style():
             figure: Figure = import_module(f"figures.{name}").draw(results)
@@ -55,12 +56,12 @@ def drawn(name: str, results: Path) -> Figure:
         ) from error
 
 
-def draw_gallery() -> None:
-    """Draw the gallery of the library's own drawings, which needs no results."""
+def draw_gallery(out: Path) -> None:
+    """Draw the gallery of the library's own drawings, which needs no results, into its folder below another."""
     from figures import gallery
 
-    gallery.main()
-    say(f"{gallery.OUT}")
+    gallery.main(out / GALLERY)
+    say(f"{out / GALLERY}")
 
 
 def draw_all(names: tuple[str, ...], results: Path, out: Path) -> None:

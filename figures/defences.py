@@ -1,10 +1,11 @@
-"""What an observer is left with under each defence: solved layers, determined values, PSNR, and the picture.
+"""What an observer is left with under each defence: solved layers, rank, determined values, PSNR, and the picture.
 
 python -m figures.defences
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -17,21 +18,27 @@ from analysis.runner import arrays_path
 from figures.command import run
 from figures.style import BLUE, VERMILION
 
-ACTIVATION = "LeakyReLU(0.2)"
+# Activation of the last convolution: place and height of its bar, place of its figures.
+LINES = {"LeakyReLU(0.2)": (0.2, 0.5, 0.7), "ReLU": (-0.27, 0.24, 0.26)}
+ACTIVATION = "LeakyReLU(0.2)"  # of the pictures
+COLUMNS = {0.52: "layers solved", 0.74: "rank", 1.0: "determined"}
 TALLEST = 150.0  # decibels at which bars are cut off: beyond it all pictures are exact to the eye
 
 
 def draw(results: Path) -> Figure:
     """Return the figure: one row a defence."""
     data = pd.read_csv(results / "defences.csv")
-    data = data[data.activation == ACTIVATION]
     groups = list(data.groupby(["kind", "strength"], sort=False, dropna=False))
-    figure = Figure(figsize=(9.5, 0.36 * len(groups) + 1.3), layout="constrained")
-    axes = figure.subplots(len(groups), 3, width_ratios=(4, 6, 1), squeeze=False)
+    figure = Figure(figsize=(11, 0.4 * len(groups) + 1.7), layout="constrained")
+    axes = figure.subplots(len(groups), 3, width_ratios=(7, 6, 1), squeeze=False)
     for row, ((kind, strength), d) in zip(axes, groups, strict=True):
-        name = kind if pd.isna(strength) or not strength else f"{kind}, {strength}"
-        _words(row[0], name, d)
-        _bar(row[1], d)
+        row[0].axis("off")
+        row[0].text(0, 0.5, kind if pd.isna(strength) or not strength else f"{kind}, {strength}", va="center")
+        for activation, (at, height, line) in LINES.items():
+            own = d[d.activation == activation]
+            if len(own):
+                _words(row[0], line, own)
+                _bar(row[1], at, height, own)
         _picture(row[2], results, kind, "" if pd.isna(strength) else str(strength))
     axes[-1, 1].set_xlabel(
         f"PSNR, dB (mean and range over {data.image.nunique()} samples; cut off at {TALLEST:.0f})\n"
@@ -42,30 +49,39 @@ def draw(results: Path) -> Figure:
     axes[0, 1].set_title("how close the picture comes")
     axes[0, 2].set_title(f"cifar10:{PICTURED}")
     axes[0, 0].set_title("defence", loc="left")
-    figure.suptitle("What is left of a picture under each defence (LeNet-O at 16×16, LeakyReLU, float64)")
+    for at, words in COLUMNS.items():
+        axes[0, 0].annotate(words, (at, 1), (0, 6), ha="right", textcoords="offset points", fontsize=8)
+    figure.suptitle(
+        "What is left of a picture under each defence (LeNet-O at 16×16, float64)\n"
+        "Last convolution: thick bar, upper line and picture LeakyReLU; thin bar, lower line ReLU."
+        " Rank: smallest of all layers, of what was sent",
+        fontsize=10,
+    )
     return figure
 
 
-def _words(ax: Axes, name: str, d: pd.DataFrame) -> None:
-    ax.axis("off")
-    solved = d.solved_layers.median()
-    ax.text(0, 0.5, name, va="center", transform=ax.transAxes)
-    ax.text(
-        1,
-        0.5,
-        f"{solved:.0f} of {d.layers.iloc[0]} layers solved",
-        va="center",
-        ha="right",
-        fontsize=7,
-        transform=ax.transAxes,
-    )
+def _words(ax: Axes, line: float, d: pd.DataFrame) -> None:
+    solved = f"{d.solved_layers.median():.0f} of {d.layers.iloc[0]}"
+    for at, words in zip(
+        COLUMNS, (solved, _share(d.exact_rank_share.mean()), _share(d.determined_share.mean())), strict=True
+    ):
+        ax.text(at, line, words, va="center", ha="right", fontsize=7)
 
 
-def _bar(ax: Axes, d: pd.DataFrame) -> None:
+def _share(value: float) -> str:
+    """Return a percentage, 100 for all and no less.
+
+    >>> _share(0.999), _share(1.0)
+    ('99 %', '100 %')
+    """
+    return f"{math.floor(100 * value):.0f} %"
+
+
+def _bar(ax: Axes, at: float, height: float, d: pd.DataFrame) -> None:
     psnr, full = d.psnr_db.clip(upper=TALLEST), bool((d.determined_share == 1).all())
     look = {"color": BLUE} if full else {"color": "white", "edgecolor": VERMILION, "hatch": "////"}
-    ax.barh(0, psnr.mean(), height=0.7, **look)
-    ax.plot([psnr.min(), psnr.max()], [0, 0], color="black", lw=1.2, marker="", ls="-")
+    ax.barh(at, psnr.mean(), height=height, **look)
+    ax.plot([psnr.min(), psnr.max()], [at, at], color="black", lw=1.2, marker="", ls="-")
     ax.axvline(d.grey_psnr_db.mean(), color="black", lw=0.8, ls=":")
     ax.set(xlim=(0, TALLEST), ylim=(-0.6, 0.6), yticks=[])
     ax.tick_params(labelbottom=False, bottom=False)

@@ -2,7 +2,7 @@
 
     python -m figures.gallery
 
-Writes figures/gallery/NAME.png, the same bytes each time on the same machine. Takes about ten seconds.
+Writes gallery/NAME.png, the same bytes each time on the same machine. Takes about ten seconds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def rank_ladder() -> Figure:
     layer = ca.Conv2d(2, 3).place((1, 12, 12))
     weight = np.random.default_rng(5).standard_normal(layer.weight_shape)
     figure, ax = single(5.2, 3.4)
-    ca.rank_ladder(ca.weight_equations(layer, weight=weight), noise=3e-2).plot(ax)
+    ca.rank_ladder(ca.weight_equations(layer, weight=weight), noise=1e-1).plot(ax)
     return figure
 
 
@@ -44,14 +44,14 @@ def layer_ranks() -> Figure:
 
 
 def rank_against_filters() -> Figure:
-    """The staircase of a 3×3 convolution with stride 2 on 16×16 pixels, from the polyphase law."""
+    """The staircase of lesson 3: a 3×3 convolution with stride 2 on 8×8 pixels, from the polyphase law."""
     rows = []
-    for filters in range(1, 73):
-        layer = ca.Conv2d(filters, 3, stride=2, padding=1).place((1, 16, 16))
+    for filters in range(1, 21):
+        layer = ca.Conv2d(filters, 3, stride=2, padding=1).place((1, 8, 8))
         law = polyphase_law(layer)
         structural = ca.structural_rank(ca.gradient_equations(layer))
-        row = {"filters": filters, "counted": min(9 * filters, 256), "structural_rank": structural}
-        rows.append(row | {"rank": law.rank, "unknowns": 256, "determined": law.rank == 256})
+        row = {"filters": filters, "counted": min(9 * filters, 64), "structural_rank": structural}
+        rows.append(row | {"rank": law.rank, "unknowns": 64, "determined": law.rank == 64})
     figure, ax = single(6, 4)
     plotting.rank_against_filters(pd.DataFrame(rows), ax)
     return figure
@@ -92,7 +92,7 @@ def decomposition() -> Figure:
 
 
 def singular_values() -> Figure:
-    """A layer whose weight equations are nearly dependent, with the noise floor of float32."""
+    """A layer whose weight equations are nearly dependent, with a noise floor that is assumed and a cut above it."""
     layer = ca.Conv2d(12, 5, stride=2, padding=2).place((3, 16, 16))
     weight = np.random.default_rng(0).uniform(-0.5, 0.5, layer.weight_shape)
     figure, ax = single(6, 3.6)
@@ -128,12 +128,12 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
 }
 
 
-def main() -> None:
-    """Draw them all."""
-    OUT.mkdir(exist_ok=True)
+def main(out: Path = OUT) -> None:
+    """Draw them all into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
     for name, drawing in DRAWINGS.items():
         with plotting.style():
-            drawing().savefig(OUT / f"{name}.png", dpi=100, metadata={"Software": None})
+            drawing().savefig(out / f"{name}.png", dpi=100, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -126,6 +126,15 @@ def test_the_staircase_marks_where_counting_and_where_the_rank_suffice() -> None
     assert notes == {"enough\nby counting:\n4 filters": (4.0, 16), "determined:\n6 filters": (6.0, 16)}
 
 
+def test_structural_and_exact_rank_are_both_seen_and_many_points_are_left_out() -> None:
+    for count, marker in ((30, "o"), (31, "")):
+        lines = {line.get_label(): line for line in plotting.rank_against_filters(staircase(count), axes()).lines}
+        exact, structural = lines["exact rank"], lines["structural rank"]
+        assert exact.get_marker() == marker
+        assert structural.get_markerfacecolor() == "none"
+        assert structural.get_markersize() > 2 * exact.get_markersize()
+
+
 def test_where_counting_is_right_there_is_one_note() -> None:
     frame = staircase(8).assign(counted=lambda f: f["rank"])
     notes = [text.get_text() for text in plotting.rank_against_filters(frame, axes()).texts]
@@ -188,6 +197,17 @@ def test_residue_classes_are_those_of_the_positions_modulo_the_stride() -> None:
     for parity in range(4):
         assert len(np.unique(shown[2 * down + right == parity])) == 1
     assert sorted(legend(ax))[0].startswith("class 0: 4 taps (4)")
+    written = np.array([int(text.get_text()) for text in ax.texts]).reshape(4, 4)
+    np.testing.assert_array_equal(written, shown)
+    large = plotting.residue_classes(ca.Conv2d(2, 3, 2, 1).place((1, 20, 20)), axes())
+    assert not large.texts
+
+
+def test_the_graph_tells_more_components_apart_than_there_are_colours() -> None:
+    system = ca.gradient_equations(ca.Conv2d(1, 3, stride=3).place((1, 9, 9)))
+    ax = plotting.constraint_graph(system, axes())
+    assert len(ca.components(system)) == 9
+    assert len({(line.get_color(), str(line._dash_pattern)) for line in ax.lines}) == 9
 
 
 # Graphs
@@ -197,7 +217,12 @@ def test_the_graph_has_all_nodes_edges_and_names() -> None:
     system = ca.gradient_equations(PAIRS)
     ax = plotting.constraint_graph(system, axes())
     assert len(ax.lines) == system.pattern.nnz
-    assert [text.get_text() for text in ax.texts] == [*system.rows, *system.unknowns]
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[:34] == [*system.rows, *system.unknowns]
+    parts = ca.components(system)
+    for node, number in enumerate(map(int, texts[34:])):  # every node has the number of its component
+        assert node in (parts[number].rows if node < 18 else parts[number].columns + 18)
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in ax.lines}) == 4
     assert legend(ax) == ["18 gradient equations", "16 unknowns"]
     assert ax.get_title() == f"Constraint graph: {len(ca.components(system))} connected components"
     colours = np.concatenate([points.get_facecolors() for points in ax.collections])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -11,9 +13,12 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import constraint_algebra as ca
+from analysis import defences, photograph, twin_gallery
+from analysis.runner import arrays_path
 from analysis.studies import COMMITTED
+from constraint_algebra import plotting
 from figures import __main__ as command_line
-from figures import rank_vs_filters
+from figures import gallery, rank_vs_filters
 from figures.command import NAMES, OUT, draw_all, drawn
 from figures.save import save
 
@@ -93,27 +98,195 @@ def test_noise_shows_measured_beside_promised() -> None:
     d = data[(data.activation == "ReLU") & (data.dtype == "float64") & (data.determined_share == 1)]
     shown = {line.get_label(): line for line in figure.axes[0].lines}
     np.testing.assert_allclose(shown["float64: measured, every value determined"].get_ydata(), d.determined_psnr_db)
+    guesses = {words: line for words, line in shown.items() if words.endswith("guess, not determined")}
+    assert len({(line.get_marker(), line.get_markersize()) for line in guesses.values()}) == len(guesses) == 3
     promised = shown["float64: promised by the error bars"].get_ydata()
     assert sorted(promised) == pytest.approx(sorted(d.groupby("noise").promised_psnr_db.mean()))
 
 
-def test_every_defence_has_a_bar_and_a_picture() -> None:
-    figure = drawn("defences", COMMITTED)
-    data = pd.read_csv(COMMITTED / "defences.csv")
-    count = len(data.groupby(["kind", "strength"], dropna=False))
-    assert len(figure.axes) == 3 * count
-    assert sum(bool(ax.images) for ax in figure.axes) == count
-    assert "quantisation, 8 bits" in words(figure)
+def rows_of(name: str) -> pd.DataFrame:
+    """The committed rows of a study, from which each test takes its own means."""
+    return pd.read_csv(COMMITTED / f"{name}.csv", keep_default_na=False, na_values=[""])
 
 
-def test_axes_have_words_and_units() -> None:
-    for name in ("relu_activity", "depth", "batch_size", "training", "open_values"):
-        figure = drawn(name, COMMITTED)
-        assert figure.get_suptitle()
-        for ax in figure.axes:
-            left = ax.get_subplotspec().is_first_col() or not ax.get_shared_y_axes().get_siblings(ax)[1:]
-            assert ax.get_ylabel() or not left, (name, ax.get_title())
-    assert "PSNR, dB" in words(figure) or "width" in words(figure)
+def curves(ax) -> dict[str, np.ndarray]:
+    """The lines of an Axes that have a label, as pairs (x, y)."""
+    return {
+        line.get_label(): np.column_stack([line.get_xdata(), line.get_ydata()]).astype(float)
+        for line in ax.lines
+        if not line.get_label().startswith("_")
+    }
+
+
+def band(collection) -> np.ndarray:
+    """The least and the largest height of a shaded band at each x, with that x."""
+    corners = pd.DataFrame(collection.get_paths()[0].vertices[:-1], columns=["x", "y"])
+    return corners.groupby("x").y.agg(["min", "max"]).reset_index().to_numpy()
+
+
+def over(data: pd.DataFrame, x: str, y: str, *how: str) -> np.ndarray:
+    """A column's mean, median, ... over the rows at each x, with that x."""
+    return np.array([[at, *(getattr(data[data[x] == at][y], h)() for h in how)] for at in sorted(set(data[x]))])
+
+
+def test_every_defence_has_its_figures_its_bars_and_its_picture() -> None:
+    figure, data = drawn("defences", COMMITTED), pd.read_csv(COMMITTED / "defences.csv").fillna({"strength": ""})
+    kinds = list(dict.fromkeys(zip(data.kind, data.strength, strict=True)))
+    assert len(figure.axes) == 3 * len(kinds)
+    for number, (kind, strength) in enumerate(kinds):
+        text, bars, picture = figure.axes[3 * number : 3 * number + 3]
+        told = [t.get_text() for t in text.texts[:7]]
+        assert told[0] == (f"{kind}, {strength}" if strength else kind)
+        of_kind = data[(data.kind == kind) & (data.strength == strength)]
+        widths = []
+        for half, activation in enumerate(("LeakyReLU(0.2)", "ReLU")):
+            rows = of_kind[of_kind.activation == activation]
+            shares = [f"{int(100 * rows[c].mean())} %" for c in ("exact_rank_share", "determined_share")]
+            assert told[1 + 3 * half : 4 + 3 * half] == [f"{np.median(rows.solved_layers):.0f} of 4", *shares]
+            widths.append(np.minimum(rows.psnr_db, 150).mean())
+            assert bool(bars.patches[half].get_hatch()) == (rows.determined_share.min() < 1)
+        assert [bar.get_width() for bar in bars.patches] == pytest.approx(widths)
+        assert bars.patches[0].get_height() > bars.patches[1].get_height()
+        kept = ca.load(arrays_path(COMMITTED / "defences.csv", defences.Run(kind, strength, "LeakyReLU(0.2)", 7)))
+        np.testing.assert_array_equal(picture.images[0].get_array(), kept["guess"])
+
+
+def test_errors_of_counting_are_written_into_their_places() -> None:
+    figure, data = drawn("counting_error", COMMITTED), rows_of("rank_vs_filters")
+    data = data[(data.equations == "gradient") & (data["size"] == 32) & (data.channels == 3) & (data.padding == "half")]
+    kernels, strides = sorted(set(data.kernel)), sorted(set(data.stride))
+    for ax, colour in zip(figure.axes[:2], ("over", "false"), strict=True):
+        wanted = np.zeros((len(strides), len(kernels)))
+        for (row, stride), (column, kernel) in itertools.product(enumerate(strides), enumerate(kernels)):
+            d = data[(data.kernel == kernel) & (data.stride == stride)]
+            error = 100 * (d.counted - d["rank"]) / d.unknowns
+            false = ((d.counted == d.unknowns) & (d.determined < d.unknowns)).sum()
+            wanted[row, column] = error.max() if colour == "over" else false
+        np.testing.assert_allclose(ax.images[0].get_array(), wanted)
+        assert [t.get_text() for t in ax.texts] == [f"{value:.0f}" for value in wanted.ravel()]
+
+
+def test_masks_of_networks_stand_beside_random_ones() -> None:
+    figure, data = drawn("relu_activity", COMMITTED), rows_of("relu_activity")
+    panels = itertools.product(sorted(set(data.epochs)), (1, 2))
+    for ax, (epochs, layer) in zip(figure.axes, panels, strict=True):
+        d, lines = data[(data.epochs == epochs) & (data.layer == layer)], curves(ax)
+        share = 100 * d.active / d.outputs
+        np.testing.assert_allclose(lines["true mask"], np.column_stack([share, 100 * d["rank"] / d.unknowns]))
+        np.testing.assert_allclose(
+            lines["as many in random places"], np.column_stack([share, 100 * d.random_rank / d.unknowns])
+        )
+        (as_is,) = (line.get_xdata()[0] for line in ax.lines if line.get_label().startswith("_"))
+        assert as_is == pytest.approx(share[d["shift"] == 0].mean())
+
+
+def test_ranks_and_conditions_of_the_deepest_networks_are_drawn() -> None:
+    figure, data = drawn("depth", COMMITTED), rows_of("depth")
+    data = data[data.depth == data.depth.max()]
+    families = list(dict.fromkeys(data.family))
+    for number, ax in enumerate(figure.axes):
+        part, family = divmod(number, len(families))
+        d = data[(data.family == families[family]) & (data.active == (1.0, 0.5, 1.0)[part])].sort_values("layer")
+        lines = curves(ax)
+        assert set(lines) == {"weight equations", "gradient equations", "both"}
+        for kind, words in (("weight", "weight equations"), ("gradient", "gradient equations"), ("both", "both")):
+            y = d[f"{kind}_condition"] if part == 2 else 100 * d[f"{kind}_rank"] / d.unknowns
+            np.testing.assert_allclose(lines[words], np.column_stack([d.layer, y]))
+    assert [ax.get_title() for ax in figure.axes[: len(families)]] == families
+
+
+def test_batches_show_the_median_rank_of_the_head_and_its_range() -> None:
+    figure, data = drawn("batch_size", COMMITTED), rows_of("batch_size")
+    for ax, dtype in zip(figure.axes[:2], ("float32", "bfloat16"), strict=True):
+        classes, lines = sorted(set(data.classes)), curves(ax)
+        assert set(lines) == {f"{count} classes" for count in classes}
+        for count, shaded in zip(classes, ax.collections, strict=True):
+            d = data[(data.dtype == dtype) & (data.classes == count)]
+            np.testing.assert_array_equal(lines[f"{count} classes"], over(d, "batch", "head_rank", "median"))
+            np.testing.assert_array_equal(band(shaded), over(d, "batch", "head_rank", "min", "max"))
+    d, lines = data[data.classes == 10], curves(figure.axes[2])
+    for column, words in (
+        ("unknowns", "unknowns: values of all inputs"),
+        ("gradient_rows", "numbers in the whole gradient"),
+    ):
+        np.testing.assert_array_equal(lines[words], over(d, "batch", column, "max"))
+
+
+def test_training_shows_medians_and_ranges_over_the_digits() -> None:
+    figure, data = drawn("training", COMMITTED), rows_of("training")
+    clean, noisy = data[data.noise == 0], data[data.noise == data.noise.max()]
+    panels = (
+        *((clean, "accuracy"), (clean, "gradient_norm"), (clean, "rank_share")),
+        *((clean, "psnr_db"), (noisy, "psnr_db"), (clean, "first_layer_condition")),
+    )
+    for ax, (rows, column) in zip(figure.axes, panels, strict=True):
+        for (activation, line), shaded in zip(sorted(curves(ax).items()), ax.collections, strict=True):
+            d = rows[rows.activation == activation]
+            np.testing.assert_allclose(line, over(d, "epochs", column, "median"))
+            np.testing.assert_allclose(band(shaded), over(d, "epochs", column, "min", "max"))
+        assert set(curves(ax)) == {"ReLU", "LeakyReLU(0.2)"}
+
+
+def test_open_values_are_means_and_ranges_over_the_photographs() -> None:
+    figure, data = drawn("open_values", COMMITTED), rows_of("open_values")
+    activations = list(dict.fromkeys(data.activation))
+    for ax, column in zip(figure.axes, ("fixed", "width"), strict=True):
+        lines = curves(ax)
+        assert list(lines) == activations
+        for activation, shaded in zip(activations, ax.collections, strict=True):
+            d = data[data.activation == activation]
+            np.testing.assert_allclose(lines[activation], over(d, "filters", column, "mean"))
+            wanted = over(d, "filters", column, "min", "max")
+            np.testing.assert_allclose(band(shaded), wanted)
+
+
+def test_twins_are_those_that_were_kept_and_their_distance_is_written() -> None:
+    figure, data = drawn("twin_gallery", COMMITTED), rows_of("twin_gallery")
+    apart = [ax.get_xlabel() for ax in figure.axes if ax.get_xlabel().startswith("gradients: ")]
+    assert apart == [f"gradients: {value:.0e} apart" for value in data.relative]
+    shown = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    for number, row in enumerate(data.itertuples()):
+        run = twin_gallery.Run(row.original, row.target)
+        kept = ca.load(arrays_path(COMMITTED / "twin_gallery.csv", run))
+        for picture, name in zip(shown[4 * number :], ("original", "target", "twin"), strict=False):
+            np.testing.assert_array_equal(picture, plotting.pixels(kept[name]))
+        gap = np.abs(kept["twin"] - kept["original"])
+        assert np.asarray(shown[4 * number + 3], dtype=float).shape[:2] == gap.shape[1:]
+
+
+def test_the_reconstruction_is_the_one_that_was_kept() -> None:
+    figure = drawn("reconstruction", COMMITTED)
+    kept = ca.load(arrays_path(COMMITTED / "photograph.csv", photograph.Run("float64")))
+    before, after, error = (ax.images[0].get_array() for ax in figure.axes[:3])
+    np.testing.assert_array_equal(before, plotting.pixels(kept["truth"]))
+    np.testing.assert_array_equal(after, plotting.pixels(kept["reconstruction"]))
+    gap = np.abs(kept["reconstruction"] - kept["truth"]).max(axis=0)
+    least = figure.axes[2].images[0].norm.vmin
+    np.testing.assert_allclose(error, np.maximum(gap, least))
+    assert gap.max() < 1e-12
+    row = rows_of("photograph").set_index("dtype").loc["float64"]
+    assert row.psnr_db == pytest.approx(-10 * np.log10(np.mean((kept["reconstruction"] - kept["truth"]) ** 2)), abs=1)
+
+
+WORDS = {
+    "relu_activity": ("exact rank,\n% of the unknowns", "active outputs, %"),
+    "depth": ("condition number\nall outputs active", "layer, counted from the input"),
+    "batch_size": ("rank of the head's weight gradient", "samples in the batch"),
+    "training": ("PSNR, dB,\nfloat32 gradients without noise", "epochs"),
+    "open_values": ("share of values that are fixed", "filters of the first layer (5/2/2 on 3×16×16)"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_axes_have_words_and_units(name) -> None:
+    figure = drawn(name, COMMITTED)
+    assert figure.get_suptitle()
+    for ax in figure.axes:
+        left = ax.get_subplotspec().is_first_col() or not ax.get_shared_y_axes().get_siblings(ax)[1:]
+        assert ax.get_ylabel() or not left, ax.get_title()
+    y, x = WORDS[name]
+    assert y in {ax.get_ylabel() for ax in figure.axes}
+    assert x in {ax.get_xlabel() for ax in figure.axes}
 
 
 def test_a_figure_without_its_study_says_so(tmp_path) -> None:
@@ -123,10 +296,26 @@ def test_a_figure_without_its_study_says_so(tmp_path) -> None:
         drawn("x", COMMITTED)
 
 
-def test_the_command_line_draws_one(tmp_path) -> None:
+def test_the_command_line_draws_one_or_the_gallery_or_all(tmp_path, monkeypatch) -> None:
     app = typer.Typer()
     app.command()(command_line.main)
-    found = CliRunner().invoke(app, ["counting_error", "--out-dir", str(tmp_path)], catch_exceptions=False)
+    found = CliRunner().invoke(app, ["counting_error", "--out-dir", str(tmp_path / "one")], catch_exceptions=False)
     assert found.exit_code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"counting_error.png", "counting_error.pdf"}
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {"counting_error.png", "counting_error.pdf"}
     assert CliRunner().invoke(app, ["x"]).exit_code == 2
+    monkeypatch.setattr(command_line, "NAMES", ("counting_error",))
+    monkeypatch.setattr(gallery, "DRAWINGS", {"rank_ladder": gallery.rank_ladder})
+    for name, more in (("gallery", set()), ("all", {"counting_error.png", "counting_error.pdf"})):
+        given = [name, "--out-dir", str(tmp_path / name)]
+        assert CliRunner().invoke(app, given, catch_exceptions=False).exit_code == 0
+        assert {path.name for path in (tmp_path / name).iterdir()} == {"gallery", *more}
+        assert [path.name for path in (tmp_path / name / "gallery").iterdir()] == ["rank_ladder.png"]
+
+
+def test_the_gallery_shows_what_its_docstrings_say() -> None:
+    heights = [bar.get_height() for bar in gallery.rank_ladder().axes[0].patches]
+    counted, structural, generic, numerical, usable = heights
+    assert counted == structural > generic == numerical > usable
+    notes = "\n".join(t.get_text() for t in gallery.rank_against_filters().axes[0].texts)
+    assert "enough\nby counting:\n8 filters" in notes  # as in lesson 3
+    assert "determined:\n16 filters" in notes

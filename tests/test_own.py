@@ -13,6 +13,7 @@ import constraint_algebra as ca
 from analysis.__main__ import app
 
 MODEL = """
+import torch
 from torch import nn
 
 def build():
@@ -22,6 +23,12 @@ def build():
 
 def vector():
     return nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
+
+def saturated():
+    model = build()
+    with torch.no_grad():
+        model[-1].bias[4] = 500.0  # certain of class 4: no gradient where that is the label
+    return model
 
 def pooled():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10))
@@ -155,3 +162,29 @@ def test_a_model_without_equations_is_refused_by_name(tmp_path) -> None:
     assert isinstance(found.exception, ca.UnsupportedLayerError)
     assert "MaxPool2d" in str(found.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_saturated_sample_is_told_and_the_others_are_kept(tmp_path) -> None:
+    found = audit(tmp_path, "--image", "mnist:4", "--image", "mnist:1", factory="saturated")
+    assert found.exit_code == 0, found.output
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    rows = told["reconstructions"]
+    assert rows["mnist:4"]["status"] == "NOT_COMPUTED"
+    assert rows["mnist:1"]["determined_share"] == 1
+    assert told["defences"]["sample"] == "mnist:1"
+    assert "Of 2 samples, 1 came back" in told["conclusion"]
+    assert f"1 could not be computed ({rows['mnist:4']['reason']})" in told["conclusion"]
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert f"not computed: {rows['mnist:4']['reason']}" in Page(text).cells
+
+
+def test_a_report_is_written_although_no_sample_could_be_computed(tmp_path) -> None:
+    found = audit(tmp_path, "--image", "mnist:4", factory="saturated")
+    assert found.exit_code == 0, found.output
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert told["defences"] == {"sample": None, "rows": []}
+    assert "None of 1 samples could be computed (" in told["conclusion"]
+    assert told["conclusion"] in found.output
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert page.pictures == []
+    assert f"not computed: {told['reconstructions']['mnist:4']['reason']}" in page.cells

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -110,6 +112,8 @@ def test_the_file_beside_the_rows_says_where_they_come_from(tmp_path) -> None:
     session = told["sessions"][0]
     assert (session["study"], session["seed"]) == ("squares", 3)
     assert {"numpy", "python", "torch", "constraint_algebra"} <= set(session["versions"])
+    if find_spec("sklearn"):
+        assert session["versions"]["scikit-learn"] == metadata.version("scikit-learn")
     assert session["commit"]
 
 
@@ -125,3 +129,31 @@ def test_rows_of_a_session_that_was_killed_still_have_an_origin(tmp_path) -> Non
     assert session["study"] == "squares"
     assert session["commit"]
     assert session["new_rows"] is None
+
+
+def test_rows_of_another_commit_are_told(tmp_path, capsys) -> None:
+    path = tmp_path / "rows.csv"
+    run_study(SIX[:2], path, COLUMNS, square, about={"study": "squares"})
+    run_study(SIX, path, COLUMNS, square, about={"study": "squares"})
+    assert "warning" not in capsys.readouterr().out
+    told = json.loads((tmp_path / "rows.json").read_text())
+    told["sessions"][-1]["commit"] = "0000000"
+    (tmp_path / "rows.json").write_text(json.dumps(told))
+    run_study(SIX, path, COLUMNS, square, about={"study": "squares"})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"warning: the rows in {path} come from commit 0000000, this is ")
+
+
+def test_failed_rows_are_done_again_where_that_is_asked_for(tmp_path) -> None:
+    path, wanted = tmp_path / "rows.csv", [*SIX, Run("b", -1)]
+    assert run_study(wanted, path, COLUMNS, square, retry_failed=True)["error"].notna().sum() == 1
+    kept = path.read_text().splitlines()[:7]
+
+    def mended(run: Run) -> dict[str, object]:
+        assert run.number == -1, "rows that are there are kept"
+        return {"square": 1, "process": 0}
+
+    rows = run_study(wanted, path, COLUMNS, mended, retry_failed=True)
+    assert rows["error"].isna().all()
+    assert rows["square"].iloc[-1] == 1
+    assert path.read_text().splitlines()[:7] == kept

@@ -19,12 +19,14 @@ from analysis import (
     open_values,
     rank_vs_filters,
     relu_activity,
+    sharing,
     studies,
     twin_gallery,
 )
 from analysis.__main__ import app
 from analysis.rows import keys
 from analysis.runner import arrays_path, key_of
+from analysis.subjects import sample_step, small_network
 from constraint_algebra.reconstruction import Reconstruction, Status
 
 TIMES = {"cpu_s", "rank_cpu_s", "structural_cpu_s"}
@@ -91,6 +93,28 @@ def test_a_committed_row_comes_out_again(again) -> None:
             # Decibels of an exact reconstruction are rounding, which another BLAS does otherwise.
             loose = {"abs": 40} if column.endswith("_db") and row[column] > 200 else {"rel": 1e-3}
             assert row[column] == pytest.approx(before[column], nan_ok=True, **loose), column
+
+
+def test_the_rank_of_what_is_sent_shows_where_the_recursion_breaks() -> None:
+    """Layer 2 has 16 × 4 × 4 weight equations for 12 × 8 × 8 unknowns, the head nothing but its gradient."""
+    network = small_network()
+    seen = sample_step(network, "cifar10:3", seed=3, init="uniform")
+    rules = {rule.name: rule for rule in sharing.defences(network)}
+    second = rules["withheld, layer 2 of 4"].share(seen.gradients, np.random.default_rng(0))
+    assert defences.rank_shares(seen, second) == {"7": 1.0, "4": 1.0, "2": 256 / 768, "0": 1.0}
+    found = {
+        (name, activation): defences.judge(
+            defences.Run(*(name.split(", ") if "," in name else (name, "")), activation, 3)
+        )["exact_rank_share"]
+        for name in ("none", "withheld, layer 2 of 4", "only shared, biases", "top-k pruning, 90% kept")
+        for activation in defences.ACTIVATIONS
+    }
+    assert found["none", "ReLU"] == found["none", "LeakyReLU(0.2)"] == 1
+    assert found["withheld, layer 2 of 4", "LeakyReLU(0.2)"] == pytest.approx(1 / 3)
+    assert found["only shared, biases", "LeakyReLU(0.2)"] == 0
+    assert found["top-k pruning, 90% kept", "LeakyReLU(0.2)"] == 1
+    assert found["top-k pruning, 90% kept", "ReLU"] < 1  # true zeros pass for pruned ones
+    assert len(set(found.values())) > 3
 
 
 def test_every_twin_in_the_gallery_has_the_gradients_of_its_photograph() -> None:

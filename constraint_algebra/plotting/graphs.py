@@ -11,7 +11,7 @@ from constraint_algebra.errors import ParameterError
 from constraint_algebra.graph import components, edges
 from constraint_algebra.graph import constraint_graph as named_graph
 from constraint_algebra.plotting.canvas import axes_or_new, plain
-from constraint_algebra.plotting.look import BLACK, BLUE, PALETTE, SKY, VERMILION
+from constraint_algebra.plotting.look import BLACK, BLUE, PALETTE, SKY, VERMILION, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 READABLE = 160  # nodes beyond which names are left out
 LARGEST = 1500  # nodes beyond which a drawing shows nothing
 MARKERS = {"weight": "s", "gradient": "^", "bias": "v", "unknown": "o"}
-NODES: dict[str, Any] = {"s": 28, "edgecolors": BLACK, "linewidths": 0.6, "zorder": 2}
+# Not as many as there are colours, so that it takes long until a component looks like another.
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+SIZES = {"s": 80, "o": 90, "^": 150, "v": 150}  # room for a number in each
+SINKS = {"^": -1.5, "v": 1.5}  # points by which a triangle's middle lies off its centre
+NODES: dict[str, Any] = {"edgecolors": BLACK, "linewidths": 0.6, "zorder": 2}
 PARTS = {"underconstrained": (VERMILION, "--"), "square": (BLACK, "-"), "overconstrained": (BLUE, ":")}
 
 
 def constraint_graph(system: LinearSystem, ax: Axes | None = None) -> Axes:
     """Draw the constraint graph: equations on the left, unknowns on the right, each connected component in a colour.
 
-    The components of gradient equations are the residue classes, once for every channel.
+    The components of gradient equations are the residue classes, once for every channel. In small graphs every node
+    has the number of its component; edges differ in colour and dashes.
 
     Raises:
         ParameterError: too many nodes to see anything.
@@ -44,14 +49,17 @@ def constraint_graph(system: LinearSystem, ax: Axes | None = None) -> Axes:
     names = list(graph)
     place = {name: (0.0, _spread(n, rows)) for n, name in enumerate(names[:rows])}
     place |= {name: (1.0, _spread(n, columns)) for n, name in enumerate(names[rows:])}
-    colour = dict.fromkeys(names, "white")
     parts = components(system)
+    member = dict.fromkeys(names, -1)
     for number, part in enumerate(parts):
-        for name in [names[row] for row in part.rows] + [names[rows + column] for column in part.columns]:
-            colour[name] = PALETTE[number % len(PALETTE)]
+        member |= {names[row]: number for row in part.rows}
+        member |= {names[rows + column]: number for column in part.columns}
+    colour = {name: "white" if n < 0 else PALETTE[n % len(PALETTE)] for name, n in member.items()}
     for equation, unknown in graph.edges:
         (x0, y0), (x1, y1) = place[equation], place[unknown]
-        ax.plot([x0, x1], [y0, y1], color=colour[unknown], linewidth=0.7, alpha=0.6, marker="", linestyle="-", zorder=1)
+        dashes = DASHES[member[unknown] % len(DASHES)]
+        ax.plot([x0, x1], [y0, y1], color=colour[unknown], linewidth=0.9, alpha=0.8, marker="", linestyle=dashes,
+                zorder=1)  # fmt: skip
     for kind in dict.fromkeys(graph.nodes[name]["kind"] for name in names):
         members = [name for name in names if graph.nodes[name]["kind"] == kind]
         noun = "unknown" if kind == "unknown" else f"{kind} equation"
@@ -60,6 +68,7 @@ def constraint_graph(system: LinearSystem, ax: Axes | None = None) -> Axes:
             [place[name][1] for name in members],
             c=[colour[name] for name in members],
             marker=MARKERS[kind],
+            s=SIZES[MARKERS[kind]],
             label=f"{len(members)} {noun}{'s' * (len(members) != 1)}",
             **NODES,
         )
@@ -68,8 +77,13 @@ def constraint_graph(system: LinearSystem, ax: Axes | None = None) -> Axes:
         for name, (x, y) in place.items():
             label, left = graph.nodes[name]["label"], x == 0
             ax.text(
-                x - 0.03 if left else x + 0.03, y, label, ha="right" if left else "left", va="center", fontsize=size
+                x - 0.04 if left else x + 0.04, y, label, ha="right" if left else "left", va="center", fontsize=size
             )
+        if len(parts) > 1:
+            marker = {name: MARKERS[graph.nodes[name]["kind"]] for name in names}
+            for name, number in member.items():
+                if number >= 0:
+                    _number(ax, str(number), place[name], SINKS.get(marker[name], 0), ink(colour[name]), min(6.5, size))
     ax.set(xlim=(-0.5, 1.35), ylim=(-0.06, 1.04))
     ax.set_axis_off()
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, handletextpad=0.2)
@@ -121,6 +135,12 @@ def decomposition(matrix: Matrix, ax: Axes | None = None) -> Axes:
     ax.set_title(f"Dulmage-Mendelsohn form, structural rank {found.structural_rank:,}")
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="equations × unknowns")
     return ax
+
+
+def _number(ax: Any, number: str, at: tuple[float, float], sink: float, colour: str, size: float) -> None:
+    """Write the number of its component into a node, so that components are told apart in grey."""
+    ax.annotate(number, at, (0, sink), textcoords="offset points", ha="center", va="center_baseline", fontsize=size,
+                color=colour, zorder=3)  # fmt: skip
 
 
 def _spread(number: int, count: int) -> float:

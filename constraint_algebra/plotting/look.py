@@ -28,3 +28,15 @@ def style() -> Iterator[None]:
 
     with mpl.rc_context(fname=str(SHEET)):
         yield
+
+
+def ink(colour: object) -> str:
+    """Return black or white, whichever is read on a colour.
+
+    >>> ink(BLUE), ink(YELLOW)
+    ('white', 'black')
+    """
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(colour)  # type: ignore[arg-type]
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.network import shape_text
 from constraint_algebra.plotting.canvas import axes_or_new, plain
-from constraint_algebra.plotting.look import BLACK, BLUE, MUTED, PALETTE, SKY, VERMILION, YELLOW
+from constraint_algebra.plotting.look import BLACK, BLUE, MUTED, PALETTE, SKY, VERMILION, YELLOW, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BoolArray = NDArray[np.bool_]
 
+NUMBERED = 256  # pixels up to which each shows the number of its residue class
 # What fixes a pixel, with colour and hatch: the darker, the more equations can.
 KINDS = {
     "not determined": ("white", "xx"),
@@ -82,7 +83,8 @@ def determinacy_classes(
 def residue_classes(layer: PlacedLayer, ax: Axes | None = None) -> Axes:
     """Draw the residue classes of a layer: pixels of different classes never meet in a gradient equation.
 
-    Every pixel has the colour of its class; the legend says how many taps reach it, and how many pixels there are.
+    Every pixel has the colour of its class, and in small maps its number; the legend says how many taps reach it, and
+    how many pixels there are.
 
     Raises:
         ShapeError: an input with more than two spatial axes.
@@ -108,6 +110,10 @@ def residue_classes(layer: PlacedLayer, ax: Axes | None = None) -> Axes:
         vmax=count - 0.5,
         interpolation="nearest",
     )
+    if numbers.size <= NUMBERED:
+        for (y, x), number in np.ndenumerate(np.atleast_2d(numbers.reshape(layer.positions))):
+            if number >= 0:
+                ax.text(x, y, str(number), ha="center", va="center", fontsize=7, color=ink(colours[number]))
     if count <= 9:
         _legend(
             ax,

@@ -25,6 +25,7 @@ RUNGS = {
     "numerical": (VERMILION, "..."),
     "usable": (BLACK, ""),
 }
+FEW = 30  # numbers of filters up to which each has its point
 COLUMNS = ("filters", "counted", "structural_rank", "rank", "unknowns", "determined")
 
 
@@ -88,8 +89,13 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     rows = frame.sort_values("filters")
     unknowns = int(rows["unknowns"].iloc[0])
     ax.plot(rows["filters"], rows["counted"], color=MUTED, linestyle="--", marker="", label="counted")
-    ax.plot(rows["filters"], rows["structural_rank"], color=SKY, linestyle=":", marker="s", label="structural rank")
-    ax.step(rows["filters"], rows["rank"], color=BLUE, linestyle="-", marker="o", where="post", label="exact rank")
+    # Hollow squares around the points, so that both are seen where they agree; where they are many, no points.
+    square: dict[str, Any] = {"marker": "s", "markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.1}
+    few = len(rows) <= FEW
+    ax.plot(rows["filters"], rows["structural_rank"], color=SKY, linestyle=":", label="structural rank",
+            markevery=1 if few else max(2, len(rows) // 15), **square)  # fmt: skip
+    ax.step(rows["filters"], rows["rank"], color=BLUE, linestyle="-", marker="o" if few else "", markersize=3.5,
+            where="post", label="exact rank")  # fmt: skip
     ax.axhline(unknowns, color=BLACK, linewidth=1, linestyle="-.", label=f"{unknowns:,} unknowns")
     by_count = rows.loc[rows["counted"] >= unknowns, "filters"].min()
     enough = rows.loc[rows["determined"].astype(bool), "filters"].min()
@@ -106,6 +112,7 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if np.isnan(enough):
         ax.text(0.98, 0.05, "not determined\nby any number shown", ha="right", transform=ax.transAxes)
     ax.set(xlabel="filters", ylabel="equations, rank", ylim=(0, 1.06 * unknowns))
+    ax.locator_params(axis="x", integer=True)
     ax.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize="small", columnspacing=1, handlelength=1.6
     )
