@@ -20,8 +20,9 @@ CAPTIONS = {
     " and exact runs are in quality.csv.",
     "time": "Processor time of one run, one thread: the median of the runs that came to an end; ≥ where none did. Peak"
     " memory is in time.csv.",
-    "rivals": "The library beside the best baseline of each cell. MSE is the median over all runs, CPU s the median"
-    " processor time of the fastest baseline that recognises a run; empty where nobody recognises any.",
+    "rivals": "The library beside the best baseline of each cell. MSE is the median over all runs. CPU s is median"
+    " processor time: of the library, and of the recognised runs of the baseline that takes least for them; empty where"
+    " nobody recognises any.",
     "constraints": "Constraints of each convolution as reported (counted) and needed, with all outputs active: filters,"
     " and rows of both kinds. A share above 100 % says that more filters are needed than the layer has.",
     "constraint_kinds": "What weight equations, gradient equations and both tell of each convolution's input: generic"
@@ -37,8 +38,8 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
     A cell is a network with its activations, start, data set and precision. The columns: runs; impossible, refused by
     the method, and out of time; recognised and exact, mean squared error below 1e-2 and below 1e-6; median MSE and
     PSNR over all runs, a run without an image counting as infinitely wrong; median SSIM of the images; median CPU
-    seconds of the runs that came to an end, of all where none did, and the largest; largest memory; the median share of
-    determined values, where the method tells.
+    seconds of the runs that came to an end, of all where none did, and of those recognised; the largest; largest
+    memory; the median share of determined values, where the method tells.
     """
     lines = []
     for key, group in rows.groupby([*CELL, "method"], sort=False):
@@ -58,6 +59,7 @@ def quality(rows: pd.DataFrame) -> pd.DataFrame:
                 "ssim": group["ssim"].median(),
                 "ended": len(ended),
                 "cpu": (worked if ended.empty else ended)["cpu"].median(),
+                "cpu recognised": group.loc[group["recognised"].astype(bool), "cpu"].median(),
                 "longest cpu": worked["cpu"].max(),
                 "memory MB": worked["memory_mb"].max(),
                 "determined": (group["determined"] / group["values"]).median(),
@@ -100,7 +102,7 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `at least as good`, whether the library recognises no smaller share of runs than the best baseline and its
     median MSE is no larger, missing where nobody recognises anything; `faster`, whether its median CPU time is below
-    that of every baseline that succeeds in the cell at all, missing where none does or the library does not.
+    that of the successful runs of every baseline, missing where there are none or the library has none.
     """
     lines = []
     for key, group in cells.groupby(list(CELL), sort=False):
@@ -120,9 +122,9 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
                 "best baseline": best["method"],
                 "baseline MSE": best["mse"],
                 "library CPU s": mine["cpu"],
-                "baseline CPU s": successful["cpu"].min() if both else math.nan,
+                "baseline CPU s": successful["cpu recognised"].min() if both else math.nan,
                 "at least as good": bool(good) if mine["recognised"] or not successful.empty else None,
-                "faster": bool(mine["cpu"] < successful["cpu"].min()) if both else None,
+                "faster": bool(mine["cpu"] < successful["cpu recognised"].min()) if both else None,
                 "determined": mine["determined"],
             }
         )

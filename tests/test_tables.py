@@ -86,6 +86,12 @@ def test_rivals(ours, theirs, good, fast) -> None:
     assert line["faster"] is fast
 
 
+def test_a_baseline_that_gives_up_quickly_is_not_fast() -> None:
+    rows = runs_of(OURS, 1e-9, cpu=1.0, determined=100) + runs_of(DLG, 1.0, 1.0, cpu=0.5) + runs_of(DLG, 1e-4, cpu=30.0)
+    (line,) = tables.rivals(tables.quality(pd.DataFrame(rows))).to_dict("records")
+    assert (line["baseline CPU s"], line["faster"]) == (30.0, True)
+
+
 def test_cells_without_a_rival_are_no_comparison() -> None:
     rows = runs_of(OURS, 1e-9) + runs_of(RGAP, None, outcome="IMPOSSIBLE")
     assert tables.rivals(tables.quality(pd.DataFrame(rows))).empty
