@@ -7,12 +7,12 @@ Hypothesis: Clipping takes nothing, since it scales both sides of every equation
 and then all; pruning takes rows, of which there are more than enough, and so nothing until most are gone; withholding
 one layer takes nothing where the weight equations of that layer suffice.
 
-Finding: Clipping takes nothing (306 dB). DP-SGD noise costs 20 dB a factor of ten down to 53 dB at a multiplier of
+Finding: Clipping takes nothing (305 dB). DP-SGD noise costs 20 dB a factor of ten down to 53 dB at a multiplier of
 1e-5; from 1e-4 on nothing is determined and the guess is mid-grey, at multipliers far below the 0.1 to 1 that privacy
 accounting asks for. Pruning half of all weights' gradients takes nothing with LeakyReLU (275 dB); 20 % kept leave
 nothing. With ReLU already 90 % kept leave nothing, because its true zeros pass for pruned ones: what is sent of the
 head then has a rank of 0.41 to 0.59 of its unknowns. Rounding to 16 bits leaves 90 dB; 8 bits leave no value
-determined and yet pictures of 41 dB with LeakyReLU and 34 dB with ReLU; 4 bits and signs leave nothing, at full rank:
+determined and yet pictures of 40 dB with LeakyReLU and 34 dB with ReLU; 4 bits and signs leave nothing, at full rank:
 what they take, noise takes. Withholding the first layer's gradient takes nothing, for its 768 weight equations
 suffice; withholding the second, the third or the head, or sharing head or biases alone, leaves nothing to this
 recursion, whose rank at its weakest layer falls to 0.38 and less.
