@@ -31,6 +31,7 @@ from constraint_algebra.network import Network, Parameters, bind
 from constraint_algebra.noise import SOLVED, Precision, deviations_of, precision
 from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
 from constraint_algebra.solve import TwoStage
+from constraint_algebra.threads import one_blas_thread
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -46,6 +47,7 @@ GENEROUS = 30.0  # times that distance, a discrepancy is still explained
 MISFIT = 0.2  # residual, relative to the right-hand sides, that rules a candidate out
 
 
+@one_blas_thread()
 def reconstruct(
     network: Network,
     parameters: Mapping[str, Any],
@@ -137,11 +139,13 @@ class _Recursion:
             if solution.residual > misfit:
                 return None
             solutions.append(solution)
+            if progress is not None:
+                progress(number + 1, len(todo), layer.name)
+            if layer.index == 0:
+                return self._result(x, solutions, start, output_gradient, loss)
             k = self._settled(layer, x, k, doubted)
             below = todo[number + 1] if layer is not todo[-1] else None
             z, k = self._through(below, layer, x, self._arriving(layer, k))
-            if progress is not None:
-                progress(number + 1, len(todo), layer.name)
             if not (z.known.any() or k.value[k.known].any()):
                 z = Estimate.unknown(self.network.input_shape, MEMBERS)
                 break

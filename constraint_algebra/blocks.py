@@ -91,7 +91,9 @@ class Block:
         return np.asarray(la.qr(self.right)[0][:, r:])
 
 
-def gradient_blocks(layer: PlacedLayer, output_gradient: FloatArray, rows: BoolArray, scale: FloatArray) -> list[Block]:
+def gradient_blocks(
+    layer: PlacedLayer, output_gradient: FloatArray, rows: BoolArray, scale: FloatArray, *, compress: bool = True
+) -> list[Block]:
     """Return the blocks of all groups; every input position lies in exactly one block of its group.
 
     Args:
@@ -99,26 +101,33 @@ def gradient_blocks(layer: PlacedLayer, output_gradient: FloatArray, rows: BoolA
         output_gradient: k in the output shape.
         rows: which gradient rows count, shape `(filters, taps)`.
         scale: factor of each row, shape `(filters, taps)`.
+        compress: whether tall blocks are, which pays where they are used more than some ten times.
     """
     S, G = incidence(layer), layer.groups
     k = np.pad(output_gradient.reshape(G, -1, S.output_count), ((0, 0), (0, 0), (0, 1)))
     factors = np.where(rows, scale, 0.0).reshape(G, -1, S.tap_count)
     return [
-        _factor(group, k[group], factors[group], taps, places, S.meeting[np.ix_(taps, places)])
+        _factor(group, k[group], factors[group], taps, places, S.meeting[np.ix_(taps, places)], compress)
         for group in range(G)
         for taps, places in S.classes
     ]
 
 
 def _factor(
-    group: int, k: FloatArray, factors: FloatArray, taps: IntArray, places: IntArray, outputs: IntArray
+    group: int,
+    k: FloatArray,
+    factors: FloatArray,
+    taps: IntArray,
+    places: IntArray,
+    outputs: IntArray,
+    compress: bool,
 ) -> Block:
     """Return one block: rows (f, t) with t among `taps`, in which the pixel at `places` meets k[f] at `outputs`."""
     A = (k[:, outputs] * factors[:, taps, None]).reshape(-1, len(places))
     numbers = (np.arange(len(k))[:, None] * factors.shape[1] + taps).ravel()
     counts = A.any(axis=1)
     A, numbers = A[counts], numbers[counts]
-    if len(A) <= len(places):
+    if len(A) <= len(places) or not compress:
         return Block(group, numbers, places, None, A)
     Q, R = la.qr(A, mode="economic", overwrite_a=True, check_finite=False)
     return Block(group, numbers, places, np.asarray(Q), np.asarray(R))

@@ -31,6 +31,7 @@ from constraint_algebra.scratch import Scratch
 FloatArray = NDArray[Any]  # of either precision
 
 GATHERED = 2**22  # entries of M gathered at a time: more costs memory and gains nothing
+STRIPES = 8  # of a symmetric matrix, each computed up to its diagonal
 
 
 def operations(layer: PlacedLayer, rows: int) -> float:
@@ -64,14 +65,19 @@ class CapacitanceFactor:
         self.scratch = Scratch()
         self.rows: list[IntArray] = []
         self.factors: list[tuple[FloatArray, bool]] = []
-        scales = self.whiten.reshape(layer.groups, -1)
-        for group, scale in enumerate(scales):
-            rows = np.flatnonzero(scale)
-            G = self._capacitance(group)[np.ix_(rows, rows)]
-            G *= np.outer(scale[rows], scale[rows])
+        S, F = incidence(layer), layer.filters // layer.groups
+        by_output = np.arange(F * S.output_count).reshape(F, -1).T.ravel()  # the order of G: (output, filter)
+        for group, scale in enumerate(self.whiten.reshape(layer.groups, -1)):
+            counts = scale[by_output] > 0
+            rows = by_output[counts]
+            G = self._capacitance(group)
+            if not counts.all():
+                G = G[np.ix_(counts, counts)]
+            G *= scale[rows]
+            G *= scale[rows, None]
             G[np.diag_indices_from(G)] += 1
             self.rows.append(rows)
-            self.factors.append(cho_factor(G.T, lower=True, overwrite_a=True, check_finite=False))  # in LAPACK's order
+            self.factors.append(cho_factor(G.T, overwrite_a=True, check_finite=False))  # in LAPACK's order
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """Return the inverse applied to x `(*input_shape, n)`."""
@@ -93,25 +99,29 @@ class CapacitanceFactor:
         return out.reshape(x.shape)
 
     def _capacitance(self, group: int) -> FloatArray:
-        """Return `B M B^T` of one group for all its outputs, in units without their noise, `(f o, f o)`."""
+        """Return `B M B^T` of one group for all its outputs, in units without their noise, `(o f, o f)`.
+
+        What lies above the diagonal may be missing.
+        """
         layer, S = self.layer, incidence(self.layer)
         F, C, outputs = layer.filters // layer.groups, layer.channels // layer.groups, S.output_count
         W = self.weight.reshape(layer.groups, F, C, -1)[group]
-        total = np.zeros((outputs, outputs, F * F), dtype=self.dtype)
+        products, seen = [], []
         for (taps, places), M in self._classes(group):
             rows = W[:, :, taps].swapaxes(1, 2).reshape(-1, C)  # (f, t)
-            K = (rows @ rows.T).reshape(F, len(taps), F, len(taps)).transpose(1, 3, 0, 2).reshape(-1, F * F)
+            product = (rows @ rows.T).reshape(F, len(taps), F, len(taps))
+            products.append(product.transpose(3, 1, 0, 2).reshape(-1, F * F))  # (t', t), (f, f')
             local = np.full(S.position_count + 1, len(places))
             local[places] = np.arange(len(places))
-            q = local[S.positions_seen[:, taps]]
-            padded = np.pad(M, (0, 1))  # zeros for what lies outside
-            step = max(1, GATHERED // (q.size * len(taps)))
-            for first in range(0, outputs, step):
-                some = np.ascontiguousarray(padded[:, q[first : first + step]].swapaxes(0, 1))  # o, position, t
-                pairs = some.take(q.ravel(), axis=1)  # o, (o', t'), t
-                total[first : first + step] += (pairs.reshape(-1, len(K)) @ K).reshape(-1, outputs, F * F)
-        by_filter = total.reshape(outputs, outputs, F, F).transpose(3, 0, 2, 1)
-        return np.ascontiguousarray(by_filter).reshape(F * outputs, F * outputs)
+            seen.append((local[S.positions_seen[:, taps]], np.pad(M, (0, 1))))  # zeros for what lies outside
+        K = np.concatenate(products)
+        step = min(-(-outputs // STRIPES), max(1, GATHERED // (outputs * len(K))))
+        G = np.zeros((outputs, F, outputs, F), dtype=self.dtype)
+        for first in range(0, outputs, step):
+            last = min(first + step, outputs)
+            pairs = np.concatenate([_pairs(M, q, first, last) for q, M in seen], axis=-1)
+            G[first:last, :, :last] = (pairs @ K).reshape(-1, last, F, F).swapaxes(1, 2)
+        return G.reshape(outputs * F, outputs * F)
 
     def _classes(self, group: int) -> Iterator[tuple[tuple[IntArray, IntArray], FloatArray]]:
         """Yield taps and positions of each residue class, and M there."""
@@ -119,3 +129,9 @@ class CapacitanceFactor:
         for (taps, places), M in zip(incidence(self.layer).classes, inverses, strict=True):
             if len(taps):
                 yield (taps, places), M
+
+
+def _pairs(M: FloatArray, q: IntArray, first: int, last: int) -> FloatArray:
+    """Return `M[q(o, t), q(o', t')]` for the outputs o from `first`, and o' from 0, up to `last`, `(o o', t' t)`."""
+    some = np.ascontiguousarray(M[:, q[first:last]].swapaxes(0, 1))  # o, position, t
+    return some.take(q[:last].ravel(), axis=1).reshape((last - first) * last, -1)

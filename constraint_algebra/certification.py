@@ -22,6 +22,7 @@ from constraint_algebra.gradients import to_numpy, torch_gradients
 from constraint_algebra.neighbourhood import LocalUniqueness, local_uniqueness
 from constraint_algebra.network import Network
 from constraint_algebra.reconstruction import Reconstruction, Status
+from constraint_algebra.threads import one_blas_thread
 from constraint_algebra.tracing import from_torch
 from constraint_algebra.twins import Twin
 from constraint_algebra.verification import ENTRIES, TOLERANCE, Model, doubled, gradient_jacobian, verify_twin
@@ -34,6 +35,7 @@ ROUNDS = 3  # twins in random directions, which move most values far enough
 SPREAD = 6.0  # error bars in a bound
 
 
+@one_blas_thread()
 def certify(
     model: Model,
     input: ArrayLike,  # noqa: A002 -- the word for it

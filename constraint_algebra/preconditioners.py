@@ -1,7 +1,7 @@
-"""A dense factor of the normal equations `A^T A + B^T B` of a layer; `banded` holds one for layers with few of them.
+"""What stands for the inverse of the normal equations `A^T A + B^T B` of a layer: a dense factor, or their diagonal.
 
-They square the condition number, which costs steps, not accuracy: the iteration itself works with the equations as they
-are.
+`banded` and `capacitance` hold factors for layers with few equations of one kind. Normal equations square the condition
+number, which costs steps, not accuracy: the iteration itself works with the equations as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,18 @@ from constraint_algebra.layers import PlacedLayer
 
 FloatArray = NDArray[Any]  # of either precision
 Preconditioner = Callable[[FloatArray], FloatArray]
+
+
+class Diagonal:
+    """The inverse of their diagonal, `(*input_shape, 1)`: enough where the normal equations are well-conditioned."""
+
+    def __init__(self, diagonal: FloatArray) -> None:
+        """Invert."""
+        self.inverse = (1 / diagonal).astype(np.float32)
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        """Return the inverse applied to x `(*input_shape, n)`, in the precision of x."""
+        return np.asarray(self.inverse * x)
 
 
 class DenseFactor:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from constraint_algebra.stacked import Coordinates, conjugate_gradients
+from constraint_algebra.preconditioners import Preconditioner
+from constraint_algebra.stacked import Operator, conjugate_gradients
 
 FloatArray = NDArray[Any]
 
@@ -17,7 +18,14 @@ PROGRESS = 0.1  # of its residual: what a cycle leaves at most, where single pre
 
 
 def refined(
-    equations: Coordinates, single: Coordinates, rhs: FloatArray, *, distance: float, iterations: int
+    equations: Operator,
+    single: Operator,
+    precondition: Preconditioner,
+    rhs: FloatArray,
+    *,
+    distance: float,
+    iterations: int,
+    delay: int = 4,
 ) -> tuple[FloatArray, bool]:
     """Return what `conjugate_gradients` does for `equations`, at half of its price.
 
@@ -28,11 +36,13 @@ def refined(
     Args:
         equations: the operator.
         single: the same in single precision.
+        precondition: approximate inverse of its normal equations, for vectors of either precision.
         rhs: right-hand sides `(rows, n)`.
         distance: from the solution, in the norm of the equations, at which a column is done.
         iterations: most steps in double precision.
+        delay: as for `conjugate_gradients`.
     """
-    y, rest, before = np.zeros((len(equations.sizes), rhs.shape[-1])), rhs, np.inf
+    y, rest, before = np.zeros_like(equations.adjoint(rhs)), rhs, np.inf
     while True:
         size = np.linalg.norm(rest, axis=0)  # no solution is further away, in the norm of the equations
         largest = float(size.max(initial=0.0))
@@ -43,7 +53,7 @@ def refined(
         before, size = largest, np.where(size > 0, size, 1.0)
         asked = max(CYCLE, distance / largest)
         more, converged = conjugate_gradients(
-            single, single.precondition, (rest / size).astype(np.float32), distance=asked, iterations=STEPS
+            single, precondition, (rest / size).astype(np.float32), distance=asked, delay=delay, iterations=STEPS
         )
         y = y + more * size
         if converged and asked > CYCLE:
@@ -52,6 +62,6 @@ def refined(
         if not converged:
             break
     more, converged = conjugate_gradients(
-        equations, equations.precondition, rest, distance=distance, iterations=iterations
+        equations, precondition, rest, distance=distance, delay=delay, iterations=iterations
     )
     return y + more, converged

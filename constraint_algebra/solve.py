@@ -27,12 +27,13 @@ import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
 
-from constraint_algebra import banded, capacitance
+from constraint_algebra import capacitance
 from constraint_algebra.blocks import gradient_blocks, scatter
 from constraint_algebra.capacitance import CapacitanceFactor
+from constraint_algebra.factors import cheapest_factor
+from constraint_algebra.lanczos import extreme_singular_values
 from constraint_algebra.layer_equations import LayerEquations, largest_row, noise_cut
-from constraint_algebra.layers import Conv
-from constraint_algebra.preconditioners import DenseFactor, Preconditioner
+from constraint_algebra.preconditioners import Diagonal, Preconditioner
 from constraint_algebra.reduced import Reduced
 from constraint_algebra.refinement import refined
 from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_gradients
@@ -40,10 +41,9 @@ from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+MANY = 2  # times as many weight equations as unknowns
 FEW = 1024  # open directions up to which their singular values cost next to nothing
 DENSE_LIMIT = 4096  # open directions up to which their singular values are computed
-FACTOR_UNKNOWNS = 6144  # unknowns up to which a dense factor of the normal equations is worth its memory
-FACTOR_OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
 CORRECTION_OPERATIONS = 3e9  # multiplications up to which one that corrects the gradient equations saves time
 ROUNDED = 1e4 * float(np.finfo(float).eps)  # singular values up to here may be rounding, the largest row being 1
 POLISH = 80  # most steps to weigh the equations against each other, from a start that is right up to noise
@@ -52,14 +52,12 @@ ITERATIONS = 2000  # most steps of the iteration otherwise
 # The iteration reaches weak directions last, and noise moves them most. An ensemble that stopped where its error is a
 # share of all directions' would leave out the few that make most of the error bar; large layers have thousands.
 LAST, LAST_OF_LARGE = 0.1, 0.01
-REFINED = 5  # steps with a factor before the residual is computed afresh
+REFINED = 8  # steps with a factor before the residual is computed afresh
 REFINEMENTS = 10
 GAP = 10.0  # between the shares of determined unknowns and those of the others
 MILD = 8.0  # condition up to which the iteration is done before a factor is
 ROUNDING_SHARE = 0.03  # relative error of a factor up to which it stands for the inverse
 PROBES = 3  # random vectors that ask which unknowns are determined
-# Precision of a factor, its ridge, and the smallest squared singular value that it can tell from none, both relative.
-FACTORS = ((np.float32, 3e-6, 3e-7), (np.float64, 1e-12, 1e-11))
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,8 @@ class TwoStage:
         self.unit = 1 / (largest_row(equations, whiten_output, whiten_gradient) or 1.0)
         self._whiten_output, self._whiten_gradient = whiten_output * self.unit, whiten_gradient * self.unit
         self.scale = equations.scale / self.unit
-        self.blocks = gradient_blocks(layer, equations.output_gradient, equations.gradient_rows, self._whiten_gradient)
-        self.stacked = StackedEquations(layer, equations.weight, self.blocks, self._whiten_output)
+        # Weight equations that are many determine x well, and nothing needs to be eliminated.
+        self._assemble(compress=equations.weight_row_count < max(MANY * layer.unknowns, FEW))
         # Strong enough to be solved for before the weight equations are looked at, if there are any. In units of the
         # largest row, rounding alone makes singular values of some hundred epsilon.
         self.strong = max((30 if equations.weight_row_count else 1) * self.cut / self.scale, ROUNDED)
@@ -119,6 +117,12 @@ class TwoStage:
         self._factor: Preconditioner | None = None
         self._exact = False  # whether the factor inverts the normal equations but for some percent
         self.verdict = self._verdict(seed)
+
+    def _assemble(self, *, compress: bool) -> None:
+        eq = self.equations
+        args = eq.layer, eq.output_gradient, eq.gradient_rows, self._whiten_gradient
+        self.blocks = gradient_blocks(*args, compress=compress)
+        self.stacked = StackedEquations(eq.layer, eq.weight, self.blocks, self._whiten_output)
 
     def solve(
         self, weight_gradient: FloatArray, output: FloatArray, share: float = 0.1, *, single: bool = False
@@ -154,10 +158,14 @@ class TwoStage:
         """Return the least-squares solution with the help of a factor of the normal equations."""
         assert self._factor is not None
         if single and self._exact:
-            return self._factor(self.stacked.adjoint(rhs))
+            rhs, size, _ = self._prepared(rhs, share, single=True)
+            return self._factor(self._single.adjoint(rhs)).astype(float) * size
         rhs, size, distance = self._prepared(rhs, LAST * share if single else share, single=single)
         if single:
             return conjugate_gradients(self._single, self._factor, rhs, distance=distance, delay=2)[0] * size
+        if isinstance(self._factor, Diagonal):
+            args = self.stacked, self._single, self._factor, rhs
+            return refined(*args, distance=distance, iterations=POLISH, delay=2)[0] * size
         x = np.zeros((*self.equations.layer.input_shape, rhs.shape[-1]))
         for _ in range(REFINEMENTS):  # each from the true residual, which the iteration's own loses to rounding
             more, done = conjugate_gradients(
@@ -183,8 +191,9 @@ class TwoStage:
         share = (LAST_OF_LARGE if self._large else LAST) * share if single else share
         rhs, size, distance = self._prepared(self._coordinates.rotate(alphas, betas), share, single=single)
         if self._large and not single:
+            single_one = self._single_coordinates
             y, converged = refined(
-                self._coordinates, self._single_coordinates, rhs, distance=distance, iterations=steps
+                self._coordinates, single_one, single_one.precondition, rhs, distance=distance, iterations=steps
             )
             return self._coordinates.to_input(y) * size, converged
         operator = self._single_coordinates if single else self._coordinates
@@ -251,7 +260,7 @@ class TwoStage:
         few = capacitance.operations(layer, eq.weight_row_count) < CORRECTION_OPERATIONS
         if condition < MILD or not few or not (self.open or self._worth_weighing):
             return False
-        for dtype, _, _ in FACTORS:
+        for dtype in (np.float32, np.float64):
             if condition > np.sqrt(ROUNDING_SHARE / float(np.finfo(dtype).eps)):
                 continue  # rounding is as large as the squared condition makes it
             try:
@@ -314,6 +323,14 @@ class TwoStage:
         layer, eq = self.equations.layer, self.equations
         C = self.stacked.grouped[1]
         surely_open = C * sum(block.surely_open for block in self.blocks)
+        if eq.weight_row_count >= max(MANY * layer.unknowns, FEW):
+            diagonal = self._single.diagonal()
+            found = extreme_singular_values(self._single, diagonal, layer.input_shape) if diagonal.all() else None
+            if found is not None and found[0] * self.scale >= self.cut:
+                self._factor = Diagonal(diagonal)
+                return self._judge(np.zeros(layer.input_shape), layer.unknowns, found[1] / found[0])
+            self._assemble(compress=True)
+            del self._single  # of the equations as they were
         enough = C * sum(len(block.core) for block in self.blocks) + eq.weight_row_count >= layer.unknowns
         if enough and eq.weight_row_count and (surely_open > FEW or self.open > FEW):
             largest = self.stacked.largest()
@@ -344,24 +361,9 @@ class TwoStage:
 
     def _try_factors(self, largest: float) -> float:
         """Factor the normal equations and return the smallest singular value; 0 where it cannot be told from none."""
-        layer, args = self.equations.layer, (self.equations.weight, self.blocks, self._whiten_output)
-        rank = layer.channels // layer.groups * sum(len(b.core) for b in self.blocks)
-        by_lines = banded.operations(layer, rank) if isinstance(layer.layer, Conv) else np.inf
-        whole = layer.unknowns**3 / 6
-        if min(by_lines, whole if layer.unknowns <= FACTOR_UNKNOWNS else np.inf) > FACTOR_OPERATIONS:
-            return 0.0
-        factor = banded.BandedFactor if by_lines < whole else DenseFactor
-        for dtype, ridge, limit in FACTORS:
-            try:
-                self._factor = factor(layer, *args, ridge=ridge, dtype=dtype)
-            except np.linalg.LinAlgError:
-                continue
-            smallest = self.stacked.smallest(self._factor)
-            if smallest > np.sqrt(limit) * largest:
-                self._exact = smallest**2 > 10 * ridge * largest**2
-                return smallest
-        self._factor = None
-        return 0.0
+        found = cheapest_factor(self.stacked, largest)
+        self._factor, smallest, self._exact = found if found is not None else (None, 0.0, False)
+        return smallest
 
     def _judge(self, shares: FloatArray, rank: int | None, condition: float, settled: bool = True) -> Verdict:
         determined = shares < self.tolerance

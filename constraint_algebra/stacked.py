@@ -23,6 +23,9 @@ from constraint_algebra.scratch import Scratch
 FloatArray = NDArray[Any]  # of either precision
 
 
+FAST = 0.01  # share of what the step before took off the squared distance, below which the next step can be foretold
+
+
 class Operator(Protocol):
     """Equations that the iteration can work with."""
 
@@ -95,6 +98,14 @@ class StackedEquations:
     def weigh_back(self, betas: FloatArray) -> FloatArray:
         """Return the transpose of `weigh` applied to `(*output_shape, n)`."""
         return contractions.input_gradient(self.layer, self.weight, self.whiten[..., None] * betas, self.scratch)
+
+    def diagonal(self) -> FloatArray:
+        """Return the diagonal of the normal equations, `(*input_shape, 1)`."""
+        x4 = self.zeros(1)
+        for b, core in zip(self.blocks, self.cores, strict=True):
+            x4[b.group][:, b.columns] = (core**2).sum(axis=0)[:, None]
+        by_weights = contractions.input_gradient(self.layer, self.weight**2, self.whiten**2)
+        return x4.reshape(*self.layer.input_shape, 1) + by_weights[..., None]
 
     def largest(self, steps: int = 3) -> float:
         """Return an estimate of the largest singular value from below, by power iteration."""
@@ -219,36 +230,49 @@ def conjugate_gradients(
     n = rhs.shape[-1]
     r = rhs.copy()
     s = equations.adjoint(r)
-    x = np.zeros_like(s)
-    p = z = precondition(s)
-    gamma = _products(s, z)
-    best, waiting = gamma.copy(), np.zeros(n, dtype=int)
-    taken = np.full((delay, n), np.inf)  # off the squared distance, by each of the last steps
-    done = gamma <= np.finfo(rhs.dtype).tiny
+    x, p = np.zeros_like(s), np.zeros_like(s)
+    gamma, best, waiting = np.ones(n), np.full(n, np.inf), np.zeros(n, dtype=int)
+    taken = np.full((max(delay, 2), n), np.inf)  # off the squared distance, by each of the last steps
+    done = np.zeros(n, dtype=bool)
     blind = (10 * float(np.finfo(rhs.dtype).eps)) ** 2  # what the equations do not see is rounding, its step endless
     for k in range(iterations):
+        z = precondition(s)
+        new = _products(s, z)
+        better = new < 0.9 * best
+        waiting = np.where(better, 0, waiting + 1)
+        best = np.where(better, new, best)
+        done |= new <= np.finfo(rhs.dtype).tiny
         going = ~done & (waiting < patience)
         if not going.any():
             break
+        p = z + _ratio(new, gamma, going & (k > 0)) * p
+        gamma = new
         q = equations.forward(p)
         size = _products(q, q)
         waiting[size <= blind * gamma] = patience
-        step = _ratio(gamma, size, going & (waiting < patience))
+        going &= waiting < patience
+        step = _ratio(gamma, size, going)
         x += step * p
         r -= step * q
-        taken[k % delay] = step * gamma
-        done |= taken.sum(axis=0) <= distance**2
+        taken = np.vstack([taken[1:], np.where(going, step * gamma, np.inf)])
+        done |= _squared_distance(taken, delay) <= distance**2
         if done.all():
             break
         s = equations.adjoint(r)
-        z = precondition(s)
-        new = _products(s, z)
-        p = z + _ratio(new, gamma, going) * p
-        gamma = new
-        better = gamma < 0.9 * best
-        waiting = np.where(better, 0, waiting + 1)
-        best = np.where(better, gamma, best)
     return x, bool(done.all())
+
+
+def _squared_distance(taken: FloatArray, delay: int) -> FloatArray:
+    """Return the squared distance from the solution as what the last `delay` steps took off it: as it was before them.
+
+    Where the steps shrink fast, as with a preconditioner that is nearly exact, the next one tells the distance as it is
+    now. It is smaller by about the ratio of the last two, and `1 / FAST` times that is on the safe side.
+    """
+    before, last = taken[-2:]
+    both = np.isfinite(before) & np.isfinite(last)
+    ratio = _ratio(last, before, both)
+    next_one = np.multiply(last, ratio / FAST, out=np.zeros_like(last), where=both)
+    return np.asarray(np.where(both & (ratio < FAST), next_one, taken[-delay:].sum(axis=0)))
 
 
 def _ratio(a: FloatArray, b: FloatArray, where: NDArray[np.bool_]) -> FloatArray:

@@ -28,14 +28,16 @@ def dense(layer, k, rows, scale):
     return (A * factors).reshape(layer.groups, -1, A.shape[-1])
 
 
+@pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("zeros", [0.0, 0.5, 1.0])
-def test_the_blocks_put_together_are_the_gradient_equations(zeros) -> None:
+def test_the_blocks_put_together_are_the_gradient_equations(zeros, compress) -> None:
     for seed, layer in enumerate(random_layers(25, seed=7)):
         k, rows, scale = setup(layer, seed, zeros)
         expected = dense(layer, k, rows, scale)
         found = np.zeros_like(expected)
         columns = []
-        for b in gradient_blocks(layer, k, rows, scale):
+        for b in gradient_blocks(layer, k, rows, scale, compress=compress):
+            assert compress or b.left is None
             found[b.group][np.ix_(b.rows, b.columns)] += b.core if b.left is None else b.left @ b.core
             columns += [(b.group, int(q)) for q in b.columns]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)

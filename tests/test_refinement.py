@@ -28,7 +28,7 @@ def test_there_are_systems() -> None:
 def test_solutions_are_as_exact_as_double_precision() -> None:
     for double, single, matrix, rng in systems():
         exact = rng.standard_normal((matrix.shape[1], 3)) * np.array([1.0, 1e-6, 0.0])  # of very different size
-        found, converged = refined(double, single, matrix @ exact, distance=1e-13, iterations=100)
+        found, converged = refined(double, single, single.precondition, matrix @ exact, distance=1e-13, iterations=100)
         assert converged
         assert np.linalg.norm(matrix @ (found - exact), axis=0).max() < 1e-12
 
@@ -40,7 +40,14 @@ def test_it_iterates_in_single_precision(monkeypatch) -> None:
         refinement, "conjugate_gradients", lambda e, p, r, **kw: used.append(r.dtype) or plain(e, p, r, **kw)
     )
     double, single, matrix, rng = next(systems())
-    refined(double, single, matrix @ rng.standard_normal((matrix.shape[1], 1)), distance=1e-9, iterations=100)
+    refined(
+        double,
+        single,
+        single.precondition,
+        matrix @ rng.standard_normal((matrix.shape[1], 1)),
+        distance=1e-9,
+        iterations=100,
+    )
     assert set(used) == {np.dtype(np.float32)}
 
 
@@ -48,7 +55,7 @@ def test_it_iterates_in_single_precision(monkeypatch) -> None:
 def test_equations_that_contradict_each_other_have_their_least_squares_solution(contradiction) -> None:
     for double, single, matrix, rng in systems():
         rhs = matrix @ rng.standard_normal((matrix.shape[1], 2)) + contradiction * rng.standard_normal((len(matrix), 2))
-        found, converged = refined(double, single, rhs, distance=1e-9, iterations=1000)
+        found, converged = refined(double, single, single.precondition, rhs, distance=1e-9, iterations=1000)
         assert converged
         exact = np.linalg.lstsq(matrix, rhs, rcond=None)[0]
         assert np.linalg.norm(matrix @ (found - exact), axis=0).max() < 1e-8

@@ -150,6 +150,44 @@ def test_few_weight_equations_correct_the_gradient_equations(name, single, monke
         assert (np.abs(moved[..., 0] - 1e-6 * expected) <= 0.25 * deviation).all()
 
 
+MANY = ca.Conv2d(40, 3, stride=2, padding=1).place((2, 16, 16))  # 512 unknowns, 2,560 weight equations
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_many_weight_equations_are_solved_by_iteration_alone(single) -> None:
+    eq = equations(MANY, seed=3, exact=False, noise=1e-6, zeros=0.0)
+    dense = Dense.of(eq)
+    expected = np.linalg.lstsq(dense.matrix, dense.rhs, rcond=None)[0].reshape(MANY.input_shape)
+    inverse = np.linalg.pinv(dense.matrix)
+    deviation = np.sqrt(np.diag(inverse @ inverse.T)).reshape(MANY.input_shape)
+    stages = TwoStage(eq)
+    assert type(stages._factor).__name__ == "Diagonal"
+    assert stages.verdict.rank == MANY.unknowns
+    s = np.linalg.svd(dense.matrix, compute_uv=False)
+    assert 0.5 < stages.verdict.condition / (s[0] / s[-1]) < 5
+    scale = 1e-6 if single else 1.0  # single precision is for perturbations, a noise or so in size
+    x = stages.solve(scale * eq.weight_gradient[..., None], scale * eq.output[..., None], share=0.05, single=single)[
+        ..., 0
+    ]
+    assert (np.abs(x - scale * expected) <= 0.25 * deviation).all()
+
+
+@pytest.mark.parametrize("rows", [0.0, 0.02])
+def test_many_weight_equations_do_not_hide_what_they_cannot_see(rows) -> None:
+    """Two channels with the same weights: only their sum is known, but for what gradient equations tell."""
+    eq = equations(MANY, seed=3, active=1.0, zeros=0.0, rows=rows)
+    W = eq.weight.copy()
+    W[:, 1] = W[:, 0]
+    eq = replace(eq, weight=W)
+    _, s, Vt = np.linalg.svd(Dense.of(eq).matrix)
+    rank = int(np.count_nonzero(s > 1e-10 * s[0]))
+    assert rank < MANY.unknowns
+    verdict = TwoStage(eq).verdict
+    assert verdict.rank == rank
+    shares = np.linalg.norm(Vt[rank:], axis=0).reshape(MANY.input_shape)
+    np.testing.assert_array_equal(verdict.determined, shares < 1e-7)
+
+
 def test_gradient_equations_far_weaker_than_the_weight_equations_need_no_factor() -> None:
     """Their inverse would not fit single precision, nor their condition squared any."""
     layer = LAYERS["gradient equations suffice"]

@@ -32,6 +32,11 @@ def test_the_operator_has_the_gram_matrix_of_the_equations() -> None:
         np.testing.assert_allclose(columns.T @ columns, dense.T @ dense, rtol=1e-9, atol=1e-9)
 
 
+def test_the_diagonal_of_the_normal_equations() -> None:
+    for equations, dense, _ in operators():
+        np.testing.assert_allclose(equations.diagonal().ravel(), (dense**2).sum(axis=0), rtol=1e-9, atol=1e-12)
+
+
 def test_adjoint() -> None:
     for equations, _, rng in operators():
         x = rng.standard_normal((*equations.layer.input_shape, 2))

@@ -1,0 +1,42 @@
+"""The factor of a layer's normal equations that takes the fewest operations, in the lowest precision that will do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from constraint_algebra import banded
+from constraint_algebra.layers import Conv
+from constraint_algebra.preconditioners import DenseFactor, Preconditioner
+from constraint_algebra.stacked import StackedEquations
+
+UNKNOWNS = 6144  # up to which a dense factor is worth its memory
+OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
+# Precision of a factor, its ridge, and the smallest squared singular value that it can tell from none, both relative.
+PRECISIONS = ((np.float32, 3e-6, 3e-7), (np.float64, 1e-12, 1e-11))
+
+
+def cheapest_factor(equations: StackedEquations, largest: float) -> tuple[Preconditioner, float, bool] | None:
+    """Return a factor, the smallest singular value, and whether the factor inverts but for some percent.
+
+    `None` where a factor costs too much, or cannot tell the smallest singular value from zero.
+
+    Args:
+        equations: all equations of the layer.
+        largest: their largest singular value, of which the smallest is a share.
+    """
+    layer, blocks = equations.layer, equations.blocks
+    rank = layer.channels // layer.groups * sum(len(block.core) for block in blocks)
+    by_lines = banded.operations(layer, rank) if isinstance(layer.layer, Conv) else np.inf
+    whole = layer.unknowns**3 / 6
+    if min(by_lines, whole if layer.unknowns <= UNKNOWNS else np.inf) > OPERATIONS:
+        return None
+    kind = banded.BandedFactor if by_lines < whole else DenseFactor
+    for dtype, ridge, limit in PRECISIONS:
+        try:
+            factor = kind(layer, equations.weight, blocks, equations.whiten, ridge=ridge, dtype=dtype)
+        except np.linalg.LinAlgError:
+            continue
+        smallest = equations.smallest(factor)
+        if smallest > np.sqrt(limit) * largest:
+            return factor, smallest, smallest**2 > 10 * ridge * largest**2
+    return None
