@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from constraint_algebra.capture import Capture, Recipe
     from constraint_algebra.reconstruction import Reconstruction
 
-EPILOG = "Set OMP_NUM_THREADS=1 before the command on a busy machine: several BLAS threads only wait for each other."
 app = typer.Typer(
     name="constraint-algebra",
     help="What the gradient of one training step determines of its input: capture it, reconstruct, judge.",
-    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -106,7 +104,7 @@ def main(
     """What the gradient of one training step determines of its input: capture it, reconstruct, judge."""
 
 
-@app.command(epilog=EPILOG)
+@app.command()
 def reconstruct(
     model: OptionalModel = None,
     image: OptionalImage = None,
@@ -152,7 +150,7 @@ def reconstruct(
     raise typer.Exit(0 if values["status"] == "determined" else 1)
 
 
-@app.command(epilog=EPILOG)
+@app.command()
 def capture(
     model: Model,
     image: Image,
@@ -186,7 +184,7 @@ def capture(
         say(f"{count:,} gradient values in {dtype.value} and as many parameters in {out}")
 
 
-@app.command(epilog=EPILOG)
+@app.command()
 def certify(
     model: Model,
     image: Image,

@@ -51,7 +51,7 @@ def test_both_are_those_of_the_matrix(spread, dtype) -> None:
 
 
 def test_columns_of_different_size() -> None:
-    """The diagonal takes them out: ill-conditioned in appearance only, and the smallest value is that of a small one."""
+    """The diagonal takes them out: ill-conditioned in appearance only."""
     sizes = np.geomspace(1e-3, 1, UNKNOWNS)
     matrix = with_singular_values(np.geomspace(1, 3, UNKNOWNS), 0) * sizes
     found, _ = extremes(matrix)

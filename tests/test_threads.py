@@ -24,26 +24,30 @@ def free(monkeypatch):
         yield
 
 
-def test_one_for_a_while(free) -> None:
+@pytest.mark.usefixtures("free")
+def test_one_for_a_while() -> None:
     with one_blas_thread():
         assert threads() == {1}
     assert threads() == {2}
 
 
-def test_the_number_comes_back_after_an_error(free) -> None:
+@pytest.mark.usefixtures("free")
+def test_the_number_comes_back_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), one_blas_thread():
         raise ZeroDivisionError
     assert threads() == {2}
 
 
+@pytest.mark.usefixtures("free")
 @pytest.mark.parametrize("name", VARIABLES)
-def test_a_number_in_the_environment_is_respected(free, monkeypatch, name) -> None:
+def test_a_number_in_the_environment_is_respected(monkeypatch, name) -> None:
     monkeypatch.setenv(name, "2")
     with one_blas_thread():
         assert threads() == {2}
 
 
-def test_reconstruction_runs_with_one(free) -> None:
+@pytest.mark.usefixtures("free")
+def test_reconstruction_runs_with_one() -> None:
     network = ca.Network((3,), [ca.Linear(2)])
     W, x = np.array([[1.0, 2.0, 0.5], [0.5, -1.0, 1.0]]), np.array([0.2, 0.4, 0.6])
     k = np.array([0.3, -0.3])
