@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import scipy.linalg as la
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 
 from constraint_algebra.blocks import Block
 from constraint_algebra.incidence import Window, incidence
 from constraint_algebra.layers import Conv, PlacedLayer
+from constraint_algebra.triangular import cholesky_solve, divide
 
 FloatArray = NDArray[Any]  # of either precision
 
@@ -122,7 +123,7 @@ class BandedFactor:
         self._forward(self.Y)
         core = self.Y.T @ self.Y
         core[np.diag_indices_from(core)] += 1
-        self.core = la.cho_factor(core, lower=True, overwrite_a=True, check_finite=False)
+        self.core = la.cholesky(core.T, overwrite_a=True, check_finite=False)
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """Return the inverse applied to x `(*input_shape, n)`."""
@@ -130,7 +131,7 @@ class BandedFactor:
         size = float(np.abs(x).max()) or 1.0  # the type may not hold the range of what comes
         v = np.ascontiguousarray(x.reshape(C, -1, n).transpose(1, 0, 2).reshape(-1, n) / size, dtype=self.dtype)
         self._forward(v)
-        v -= self.Y @ la.cho_solve(self.core, self.Y.T @ v, check_finite=False)
+        v -= self.Y @ cholesky_solve(self.core, self.Y.T @ v)
         self._backward(v)
         return v.reshape(-1, C, n).transpose(1, 0, 2).reshape(x.shape).astype(x.dtype) * size
 
@@ -150,7 +151,7 @@ class BandedFactor:
             if start < columns.start:
                 done = L[:, start - before.start : columns.start - before.start]
                 target -= done @ self.left[j][:, start - earlier.start :].T
-            target[:] = _divide(self.diagonal[j], np.ascontiguousarray(target.T)).T
+            target[:] = divide(self.diagonal[j], np.ascontiguousarray(target.T)).T
         left, diagonal = L[:, : own.start - before.start], L[:, own.start - before.start :]
         diagonal = diagonal - left @ left.T
         diagonal[np.diag_indices_from(diagonal)] += ridge
@@ -167,13 +168,13 @@ class BandedFactor:
             own, before = self._span(i)
             if before.start < before.stop:
                 v[own] -= self.left[i] @ v[before]
-            _divide(L, v[own])
+            divide(L, v[own])
 
     def _backward(self, v: FloatArray) -> None:
         """Replace v `(unknowns, n)` by L^-T v."""
         for i in reversed(range(len(self.diagonal))):
             own, before = self._span(i)
-            _divide(self.diagonal[i], v[own], transposed=True)
+            divide(self.diagonal[i], v[own], transposed=True)
             v[before] -= self.left[i].T @ v[own]
 
     def _gradient_columns(self, blocks: Sequence[Block]) -> FloatArray:
@@ -188,16 +189,6 @@ class BandedFactor:
                 V[block.columns, block.group * C + c, start : start + vectors.shape[1]] = vectors
                 start += vectors.shape[1]
         return V.reshape(Q * layer.channels, -1)
-
-
-def _divide(L: FloatArray, v: FloatArray, *, transposed: bool = False) -> FloatArray:
-    """Replace v, rows in one run of memory, by L^-1 v, or by L^-T v, and return it."""
-    if not v.size:
-        return v
-    # As v^T L^-T: the transpose is in BLAS's own order, and no copy is made.
-    trsm = blas.get_blas_funcs(("trsm",), (L, v))[0]
-    trsm(1.0, L, v.T, side=1, lower=1, trans_a=int(not transposed), overwrite_b=1)
-    return v
 
 
 def normal_blocks(layer: PlacedLayer, weight: FloatArray, whiten: FloatArray, b: Bands) -> list[FloatArray]:

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky
 
 from constraint_algebra import contractions
 from constraint_algebra.blocks import Block, gather, scatter
 from constraint_algebra.incidence import IntArray, incidence
 from constraint_algebra.layers import PlacedLayer
 from constraint_algebra.scratch import Scratch
+from constraint_algebra.triangular import cholesky_solve
 
 FloatArray = NDArray[Any]  # of either precision
 
@@ -64,7 +65,7 @@ class CapacitanceFactor:
         self.inverses = [(block.right / block.singular**2 @ block.right.T).astype(dtype) for block in blocks]
         self.scratch = Scratch()
         self.rows: list[IntArray] = []
-        self.factors: list[tuple[FloatArray, bool]] = []
+        self.factors: list[FloatArray] = []
         S, F = incidence(layer), layer.filters // layer.groups
         by_output = np.arange(F * S.output_count).reshape(F, -1).T.ravel()  # the order of G: (output, filter)
         for group, scale in enumerate(self.whiten.reshape(layer.groups, -1)):
@@ -77,7 +78,7 @@ class CapacitanceFactor:
             G *= scale[rows, None]
             G[np.diag_indices_from(G)] += 1
             self.rows.append(rows)
-            self.factors.append(cho_factor(G.T, overwrite_a=True, check_finite=False))  # in LAPACK's order
+            self.factors.append(cholesky(G.T, overwrite_a=True, check_finite=False))  # in LAPACK's order
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """Return the inverse applied to x `(*input_shape, n)`."""
@@ -86,7 +87,7 @@ class CapacitanceFactor:
         seen = self.whiten[..., None] * contractions.forward(self.layer, self.weight, alone, self.scratch)
         by_group = seen.reshape(self.layer.groups, -1, seen.shape[-1])
         for values, rows, factor in zip(by_group, self.rows, self.factors, strict=True):
-            values[rows] = cho_solve(factor, values[rows], check_finite=False)
+            values[rows] = cholesky_solve(factor, values[rows])
         back = contractions.input_gradient(self.layer, self.weight, self.whiten[..., None] * seen, self.scratch)
         return (alone - self._by_gradients(back)).astype(x.dtype) * size
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from scipy.linalg import cho_solve, cholesky
+from scipy.linalg import cholesky
 
 from constraint_algebra.banded import all_normal_equations
 from constraint_algebra.blocks import Block
 from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.triangular import cholesky_solve
 
 FloatArray = NDArray[Any]  # of either precision
 Preconditioner = Callable[[FloatArray], FloatArray]
@@ -77,5 +78,5 @@ class DenseFactor:
         C, n = self.layer.channels, x.shape[-1]
         size = float(np.abs(x).max()) or 1.0  # the type may not hold the range of what comes
         v = (x.reshape(C, -1, n).transpose(1, 0, 2).reshape(-1, n) / size).astype(self.dtype)
-        v = cho_solve((self.factor, False), v, check_finite=False)
+        v = cholesky_solve(self.factor, v)
         return v.reshape(-1, C, n).transpose(1, 0, 2).reshape(x.shape).astype(x.dtype) * size

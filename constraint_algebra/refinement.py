@@ -1,7 +1,8 @@
-"""Least squares for layers too large for a factor: iterations in single precision, residuals in double."""
+"""Iterations that begin anew from the true residual, which their own loses to rounding (Wilkinson 1963)."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ FloatArray = NDArray[Any]
 
 CYCLE = 1e-4  # of the residual: what single precision reaches with ease
 STEPS = 400  # most steps of a cycle; where more are needed, rounding has its say
+REFINEMENTS = 10
 PROGRESS = 0.1  # of its residual: what a cycle leaves at most, where single precision is of use
 
 
@@ -65,3 +67,24 @@ def refined(
         equations, precondition, rest, distance=distance, delay=delay, iterations=iterations
     )
     return y + more, converged
+
+
+def restarted(
+    equations: Operator,
+    precondition: Preconditioner,
+    rhs: FloatArray,
+    *,
+    distance: float,
+    iterations: int,
+    delay: int,
+    patience: int = 10,
+) -> tuple[FloatArray, bool]:
+    """Return what `conjugate_gradients` does, begun anew after every so many `iterations`; for good preconditioners."""
+    iterated = partial(conjugate_gradients, distance=distance, delay=delay, patience=patience, iterations=iterations)
+    x, done = iterated(equations, precondition, rhs)
+    for _ in range(REFINEMENTS - 1):
+        if done:
+            break
+        more, done = iterated(equations, precondition, rhs - equations.forward(x))
+        x += more
+    return x, done

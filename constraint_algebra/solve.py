@@ -20,14 +20,14 @@ unchanged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
 
-from constraint_algebra import capacitance
+from constraint_algebra import capacitance, open_factor
 from constraint_algebra.blocks import gradient_blocks, scatter
 from constraint_algebra.capacitance import CapacitanceFactor
 from constraint_algebra.factors import cheapest_factor
@@ -35,8 +35,9 @@ from constraint_algebra.lanczos import extreme_singular_values
 from constraint_algebra.layer_equations import LayerEquations, largest_row, noise_cut
 from constraint_algebra.preconditioners import Diagonal, Preconditioner
 from constraint_algebra.reduced import Reduced
-from constraint_algebra.refinement import refined
+from constraint_algebra.refinement import refined, restarted
 from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_gradients
+from constraint_algebra.verdict import Verdict
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -53,33 +54,10 @@ ITERATIONS = 2000  # most steps of the iteration otherwise
 # share of all directions' would leave out the few that make most of the error bar; large layers have thousands.
 LAST, LAST_OF_LARGE = 0.1, 0.01
 REFINED = 8  # steps with a factor before the residual is computed afresh
-REFINEMENTS = 10
 GAP = 10.0  # between the shares of determined unknowns and those of the others
 MILD = 8.0  # condition up to which the iteration is done before a factor is
 ROUNDING_SHARE = 0.03  # relative error of a factor up to which it stands for the inverse
 PROBES = 3  # random vectors that ask which unknowns are determined
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the equations of one layer can tell, whatever their right-hand sides.
-
-    Attributes:
-        determined: which input values are unique, in the input shape.
-        rank: numerical rank of all equations together; `None` where the layer is too large and not determined.
-        condition: largest over smallest singular value of the directions solved for, an estimate; an upper bound where
-            the gradient equations alone determine all, NaN where the layer is too large to tell.
-        settled: whether the iteration behind the verdict converged; where not, what is not determined may yet be.
-        tolerance: share of a null vector above which an unknown counts as undetermined.
-        gap: largest share among the determined unknowns, smallest among the others.
-    """
-
-    determined: BoolArray
-    rank: int | None
-    condition: float
-    settled: bool
-    tolerance: float
-    gap: tuple[float, float]
 
 
 class TwoStage:
@@ -115,6 +93,7 @@ class TwoStage:
         self.strong = max((30 if equations.weight_row_count else 1) * self.cut / self.scale, ROUNDED)
         self._reduced: Reduced | None = None
         self._factor: Preconditioner | None = None
+        self._open_factor: Preconditioner | None = None
         self._exact = False  # whether the factor inverts the normal equations but for some percent
         self.verdict = self._verdict(seed)
 
@@ -166,22 +145,9 @@ class TwoStage:
         if isinstance(self._factor, Diagonal):
             args = self.stacked, self._single, self._factor, rhs
             return refined(*args, distance=distance, iterations=POLISH, delay=2)[0] * size
-        x = np.zeros((*self.equations.layer.input_shape, rhs.shape[-1]))
-        for _ in range(REFINEMENTS):  # each from the true residual, which the iteration's own loses to rounding
-            more, done = conjugate_gradients(
-                self.stacked,
-                self._factor,
-                rhs,
-                distance=distance,
-                delay=1 if self._exact else 2,
-                patience=2 if self._exact else 10,
-                iterations=REFINED if self._exact else 20 * REFINED,
-            )
-            x += more
-            if done:
-                break
-            rhs = rhs - self.stacked.forward(more)
-        return x * size
+        patience = {"delay": 1, "patience": 2} if self._exact else {"delay": 2, "patience": 10}
+        steps = REFINED if self._exact else 20 * REFINED
+        return restarted(self.stacked, self._factor, rhs, distance=distance, iterations=steps, **patience)[0] * size
 
     def _in_coordinates(
         self, rhs: FloatArray, share: float, steps: int, *, single: bool = False
@@ -190,6 +156,13 @@ class TwoStage:
         alphas, betas = self.stacked.split(rhs)
         share = (LAST_OF_LARGE if self._large else LAST) * share if single else share
         rhs, size, distance = self._prepared(self._coordinates.rotate(alphas, betas), share, single=single)
+        if self._open_factor is not None:
+            args = self._open_factor, rhs
+            if single:
+                y, converged = conjugate_gradients(self._single_coordinates, *args, distance=distance, delay=2)
+            else:
+                y, converged = restarted(self._coordinates, *args, distance=distance, iterations=20, delay=2)
+            return self._coordinates.to_input(y) * size, converged
         if self._large and not single:
             single_one = self._single_coordinates
             y, converged = refined(
@@ -344,20 +317,37 @@ class TwoStage:
         if not eq.weight_row_count or not self.open:
             return self._judge(self._block_shares(), strong_rank, self._gradient_condition(solved))
         if self.open > DENSE_LIMIT:
-            probes = np.random.default_rng(seed).standard_normal((*layer.input_shape, PROBES))
-            rhs = self.stacked.forward(probes)
-            share = 1e-11 * float(np.linalg.norm(rhs)) / self.unit
-            back = self._strong_part(self.stacked.split(rhs)[0])
-            more, converged = self._in_coordinates(rhs - self.stacked.forward(back), share, ITERATIONS)
-            verdict = self._judge(np.abs(probes - back - more).max(axis=-1), None, np.nan, converged)
-            # Shares without a gap are those of an iteration that has not got to its weakest directions.
-            return replace(verdict, settled=converged and verdict.gap[1] > GAP * verdict.gap[0])
+            verdict = self._probed(seed)
+            if not verdict.settled and enough and self._try_open_factor():
+                verdict = self._probed(seed)
+            return verdict
         rounding = layer.unknowns * float(np.finfo(float).eps)  # the largest row is of size 1
         self._reduced = Reduced(self._reduced_matrix(), max(self.cut / self.scale, rounding))
         null = self._from_reduced(self._reduced.null)
         values = np.concatenate([*solved, self._reduced.kept])
         condition = float(values.max() / values.min()) if len(values) else 1.0
         return self._judge(np.sqrt((null**2).sum(axis=-1)), strong_rank + self._reduced.rank, condition)
+
+    def _probed(self, seed: int) -> Verdict:
+        """Return the verdict of random vectors: what comes back from its own equations is determined."""
+        probes = np.random.default_rng(seed).standard_normal((*self.equations.layer.input_shape, PROBES))
+        rhs = self.stacked.forward(probes)
+        share = 1e-11 * float(np.linalg.norm(rhs)) / self.unit
+        back = self._strong_part(self.stacked.split(rhs)[0])
+        more, converged = self._in_coordinates(rhs - self.stacked.forward(back), share, ITERATIONS)
+        verdict = self._judge(np.abs(probes - back - more).max(axis=-1), None, np.nan, converged)
+        # Shares without a gap are those of an iteration that has not got to its weakest directions.
+        return replace(verdict, settled=converged and verdict.gap[1] > GAP * verdict.gap[0])
+
+    def _try_open_factor(self) -> bool:
+        """Factor the normal equations of what is open, and return whether that can be done."""
+        if not open_factor.worthwhile(self._single_coordinates):
+            return False
+        try:
+            self._open_factor = open_factor.OpenFactor(self._single_coordinates)
+        except (np.linalg.LinAlgError, MemoryError):
+            return False
+        return True
 
     def _try_factors(self, largest: float) -> float:
         """Factor the normal equations and return the smallest singular value; 0 where it cannot be told from none."""
@@ -366,10 +356,7 @@ class TwoStage:
         return smallest
 
     def _judge(self, shares: FloatArray, rank: int | None, condition: float, settled: bool = True) -> Verdict:
-        determined = shares < self.tolerance
-        largest = float(shares[determined].max(initial=0.0))
-        smallest = float(shares[~determined].min(initial=np.inf))
-        return Verdict(determined, rank, condition, settled, self.tolerance, (largest, smallest))
+        return Verdict.of(shares, self.tolerance, rank, condition, settled)
 
     def _block_shares(self) -> FloatArray:
         """Return the share of each unknown that the strong directions of the gradient equations leave open."""

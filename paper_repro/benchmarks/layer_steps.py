@@ -22,7 +22,8 @@ from constraint_algebra.generic import Knowledge, generic_rank
 from constraint_algebra.layer_equations import LayerEquations
 from constraint_algebra.layers import Activation, Conv2d, PlacedLayer
 from constraint_algebra.network import describe
-from constraint_algebra.solve import TwoStage, Verdict
+from constraint_algebra.solve import TwoStage
+from constraint_algebra.verdict import Verdict
 from paper_repro.baselines import rconv_published as published
 from paper_repro.benchmarks import measure
 
