@@ -121,17 +121,28 @@ class TwoStage:
             return self._strong_part(alphas)
         if self._factor is not None or self._corrected:
             return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
+        if self._large:
+            return self._in_two_stages(self.stacked.join(alphas, betas), share, single=single)[0]
         x = self._strong_part(alphas)  # the gradient equations first, at the price of the weight equations
         if self._reduced is not None:
             x = x + self._open_part(alphas, betas, x)
         elif not self.open and not self._worth_weighing:
             return x
         rest = self.stacked.join(alphas, betas) - self.stacked.forward(x)
-        steps = ITERATIONS if self.open and self._reduced is None else POLISH
-        more, converged = self._in_coordinates(rest, share, steps, single=single)
+        more, converged = self._in_coordinates(rest, share, POLISH, single=single)
         if converged or not self.verdict.determined.all() or not self._try_factors(self.stacked.largest()):
             return x + more
         return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
+
+    def _in_two_stages(self, rhs: FloatArray, share: float, *, single: bool = False) -> tuple[FloatArray, bool]:
+        """Return the solution of a layer left to the iteration, and whether it converged."""
+        x, converged = np.zeros((*self.equations.layer.input_shape, rhs.shape[-1])), True
+        for _ in range(1 if single else 2):  # the second time for what turning into the coordinates rounded off
+            rest = rhs - self.stacked.forward(x)
+            strong = self._strong_part(self.stacked.split(rest)[0])
+            more, done = self._in_coordinates(rest - self.stacked.forward(strong), share, ITERATIONS, single=single)
+            x, converged = x + strong + more, converged and done
+        return x, converged
 
     def _by_factor(self, rhs: FloatArray, share: float, *, single: bool) -> FloatArray:
         """Return the least-squares solution with the help of a factor of the normal equations."""
@@ -333,9 +344,8 @@ class TwoStage:
         probes = np.random.default_rng(seed).standard_normal((*self.equations.layer.input_shape, PROBES))
         rhs = self.stacked.forward(probes)
         share = 1e-11 * float(np.linalg.norm(rhs)) / self.unit
-        back = self._strong_part(self.stacked.split(rhs)[0])
-        more, converged = self._in_coordinates(rhs - self.stacked.forward(back), share, ITERATIONS)
-        verdict = self._judge(np.abs(probes - back - more).max(axis=-1), None, np.nan, converged)
+        back, converged = self._in_two_stages(rhs, share)
+        verdict = self._judge(np.abs(probes - back).max(axis=-1), None, np.nan, converged)
         # Shares without a gap are those of an iteration that has not got to its weakest directions.
         return replace(verdict, settled=converged and verdict.gap[1] > GAP * verdict.gap[0])
 
