@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from constraint_algebra.banded import bands, normal_blocks
 from constraint_algebra.layers import Conv
 from constraint_algebra.stacked import Coordinates
+from constraint_algebra.threads import all_blas_threads
 from constraint_algebra.triangular import cholesky_solve
 
 FloatArray = NDArray[Any]
@@ -59,11 +60,13 @@ class OpenFactor:
         for c in range(C):
             done = slice(0, c + 1)  # what lies above the diagonal is not needed
             right = np.concatenate([_row(rows, edges, b.reach, i, c, done, N) for i in range(len(rows))])
-            H[c * self.open : (c + 1) * self.open, : (c + 1) * self.open] = N.T @ right.reshape(positions, -1)
+            with all_blas_threads():
+                H[c * self.open : (c + 1) * self.open, : (c + 1) * self.open] = N.T @ right.reshape(positions, -1)
         del rows, right
         H[np.diag_indices_from(H)] += coordinates.sizes.ravel()[self.order] ** 2
         H[np.diag_indices_from(H)] += RIDGE * H.diagonal().max()
-        self.factor = la.cholesky(H.T, lower=False, overwrite_a=True, check_finite=False)
+        with all_blas_threads():
+            self.factor = la.cholesky(H.T, lower=False, overwrite_a=True, check_finite=False)
 
     def __call__(self, y: FloatArray) -> FloatArray:
         """Return the inverse applied to y `(coordinates, n)`."""

@@ -23,10 +23,23 @@ def one_blas_thread() -> Iterator[None]:
     >>> with one_blas_thread():
     ...     pass
     """
+    with _limited(1):
+        yield
+
+
+@contextmanager
+def all_blas_threads() -> Iterator[None]:
+    """Let BLAS use every core for a while, unless the environment states a number: for one large factorisation."""
+    with _limited(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1):
+        yield
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
     if any(os.environ.get(name) for name in VARIABLES):
         yield
         return
-    with _controller().limit(limits=1, user_api="blas"):
+    with _controller().limit(limits=threads, user_api="blas"):
         yield
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import constraint_algebra as ca
-from constraint_algebra.threads import VARIABLES, one_blas_thread
+from constraint_algebra.threads import VARIABLES, all_blas_threads, one_blas_thread
 
 
 def threads() -> set[int]:
@@ -29,6 +31,18 @@ def test_one_for_a_while() -> None:
     with one_blas_thread():
         assert threads() == {1}
     assert threads() == {2}
+
+
+@pytest.mark.usefixtures("free")
+def test_all_for_a_while_within_one(monkeypatch) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with one_blas_thread():
+        with all_blas_threads():
+            assert threads() == {cores}
+        assert threads() == {1}
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        with all_blas_threads():
+            assert threads() == {1}
 
 
 @pytest.mark.usefixtures("free")
