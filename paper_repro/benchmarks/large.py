@@ -6,8 +6,8 @@
 A layer: values drawn at random, of the outputs a given share active (the others are zeros after ReLU, with zero
 gradients), everything known in float64. A chain: the first convolutions of ResNet-18 without its shortcuts (64 filters
 five times, then 128 with stride 2), ReLU, He's initialisation with biases of 0.3, one step's gradient of a CIFAR-10
-sample in float64. One BLAS thread, but for the factor of a layer that the iteration does not get through; a number in the
-environment is respected. All cases take about an hour, those up to "chain 3" three minutes.
+sample in float64. One BLAS thread, but for the factor of a layer that the iteration does not get through; a number in
+the environment is respected. All cases take about an hour, those up to "chain 3" three minutes.
 """
 
 from __future__ import annotations
