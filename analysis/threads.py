@@ -10,7 +10,7 @@ from functools import cache
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+from constraint_algebra.threads import VARIABLES
 
 
 @contextmanager

@@ -75,7 +75,6 @@ class TwoStage:
     ) -> None:
         """Factor both stages."""
         self.equations = equations
-        layer = equations.layer
         self.cut = noise_cut(equations) if cut is None else cut
         self.tolerance = tolerance
         known = equations.weight_rows
@@ -87,7 +86,7 @@ class TwoStage:
         self._whiten_output, self._whiten_gradient = whiten_output * self.unit, whiten_gradient * self.unit
         self.scale = equations.scale / self.unit
         # Weight equations that are many determine x well, and nothing needs to be eliminated.
-        self._assemble(compress=equations.weight_row_count < max(MANY * layer.unknowns, FEW))
+        self._assemble(compress=not self._many)
         # Strong enough to be solved for before the weight equations are looked at, if there are any. In units of the
         # largest row, rounding alone makes singular values of some hundred epsilon.
         self.strong = max((30 if equations.weight_row_count else 1) * self.cut / self.scale, ROUNDED)
@@ -122,7 +121,8 @@ class TwoStage:
         if self._factor is not None or self._corrected:
             return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
         if self._large:
-            return self._in_two_stages(self.stacked.join(alphas, betas), share, single=single)[0]
+            passes = 1 if single else 2
+            return self._in_two_stages(self.stacked.join(alphas, betas), share, passes, single=single)[0]
         x = self._strong_part(alphas)  # the gradient equations first, at the price of the weight equations
         if self._reduced is not None:
             x = x + self._open_part(alphas, betas, x)
@@ -134,11 +134,16 @@ class TwoStage:
             return x + more
         return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
 
-    def _in_two_stages(self, rhs: FloatArray, share: float, *, single: bool = False) -> tuple[FloatArray, bool]:
-        """Return the solution of a layer left to the iteration, and whether it converged."""
+    def _in_two_stages(
+        self, rhs: FloatArray, share: float, passes: int, *, single: bool = False
+    ) -> tuple[FloatArray, bool]:
+        """Return the solution of a layer left to the iteration, and whether it converged.
+
+        A second pass is for what turning into the coordinates rounded off in the first.
+        """
         x, converged = np.zeros((*self.equations.layer.input_shape, rhs.shape[-1])), True
-        for _ in range(1 if single else 2):  # the second time for what turning into the coordinates rounded off
-            rest = rhs - self.stacked.forward(x)
+        for n in range(passes):
+            rest = rhs - self.stacked.forward(x) if n else rhs
             strong = self._strong_part(self.stacked.split(rest)[0])
             more, done = self._in_coordinates(rest - self.stacked.forward(strong), share, ITERATIONS, single=single)
             x, converged = x + strong + more, converged and done
@@ -167,21 +172,17 @@ class TwoStage:
         alphas, betas = self.stacked.split(rhs)
         share = (LAST_OF_LARGE if self._large else LAST) * share if single else share
         rhs, size, distance = self._prepared(self._coordinates.rotate(alphas, betas), share, single=single)
-        if self._open_factor is not None:
-            args = self._open_factor, rhs
-            if single:
-                y, converged = conjugate_gradients(self._single_coordinates, *args, distance=distance, delay=2)
-            else:
-                y, converged = restarted(self._coordinates, *args, distance=distance, iterations=20, delay=2)
-            return self._coordinates.to_input(y) * size, converged
-        if self._large and not single:
-            single_one = self._single_coordinates
-            y, converged = refined(
-                self._coordinates, single_one, single_one.precondition, rhs, distance=distance, iterations=steps
-            )
-            return self._coordinates.to_input(y) * size, converged
         operator = self._single_coordinates if single else self._coordinates
-        y, converged = conjugate_gradients(operator, operator.precondition, rhs, distance=distance, iterations=steps)
+        if single or not self._large:
+            precondition, delay = (self._open_factor, 2) if self._open_factor else (operator.precondition, 4)
+            y, converged = conjugate_gradients(
+                operator, precondition, rhs, distance=distance, iterations=steps, delay=delay
+            )
+        elif self._open_factor:
+            y, converged = restarted(operator, self._open_factor, rhs, distance=distance, iterations=20, delay=2)
+        else:
+            fast = self._single_coordinates
+            y, converged = refined(operator, fast, fast.precondition, rhs, distance=distance, iterations=steps)
         return operator.to_input(y) * size, converged
 
     def _prepared(self, rhs: FloatArray, share: float, *, single: bool) -> tuple[FloatArray, FloatArray, float]:
@@ -207,6 +208,11 @@ class TwoStage:
     @cached_property
     def _single_coordinates(self) -> Coordinates:
         return Coordinates(self._single, self._iterated)
+
+    @property
+    def _many(self) -> bool:
+        """Whether the weight equations are so many that they may well determine x by themselves."""
+        return self.equations.weight_row_count >= max(MANY * self.equations.layer.unknowns, FEW)
 
     @property
     def _iterated(self) -> float:
@@ -307,7 +313,7 @@ class TwoStage:
         layer, eq = self.equations.layer, self.equations
         C = self.stacked.grouped[1]
         surely_open = C * sum(block.surely_open for block in self.blocks)
-        if eq.weight_row_count >= max(MANY * layer.unknowns, FEW):
+        if self._many:
             diagonal = self._single.diagonal()
             found = extreme_singular_values(self._single, diagonal, layer.input_shape) if diagonal.all() else None
             if found is not None and found[0] * self.scale >= self.cut:
@@ -344,7 +350,7 @@ class TwoStage:
         probes = np.random.default_rng(seed).standard_normal((*self.equations.layer.input_shape, PROBES))
         rhs = self.stacked.forward(probes)
         share = 1e-11 * float(np.linalg.norm(rhs)) / self.unit
-        back, converged = self._in_two_stages(rhs, share)
+        back, converged = self._in_two_stages(rhs, share, passes=1)
         verdict = self._judge(np.abs(probes - back).max(axis=-1), None, np.nan, converged)
         # Shares without a gap are those of an iteration that has not got to its weakest directions.
         return replace(verdict, settled=converged and verdict.gap[1] > GAP * verdict.gap[0])

@@ -231,11 +231,11 @@ def conjugate_gradients(
     r = rhs.copy()
     s = equations.adjoint(r)
     x, p = np.zeros_like(s), np.zeros_like(s)
-    gamma, best, waiting = np.ones(n), np.full(n, np.inf), np.zeros(n, dtype=int)
+    gamma, best, waiting = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, dtype=int)
     taken = np.full((max(delay, 2), n), np.inf)  # off the squared distance, by each of the last steps
     done = np.zeros(n, dtype=bool)
     blind = (10 * float(np.finfo(rhs.dtype).eps)) ** 2  # what the equations do not see is rounding, its step endless
-    for k in range(iterations):
+    for _ in range(iterations):
         z = precondition(s)
         new = _products(s, z)
         better = new < 0.9 * best
@@ -245,7 +245,7 @@ def conjugate_gradients(
         going = ~done & (waiting < patience)
         if not going.any():
             break
-        p = z + _ratio(new, gamma, going & (k > 0)) * p
+        p = z + _ratio(new, gamma, going) * p
         gamma = new
         q = equations.forward(p)
         size = _products(q, q)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import scipy.linalg  # noqa: F401 -- loads SciPy's BLAS, so that the controller finds it
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -45,4 +44,6 @@ def _limited(threads: int) -> Iterator[None]:
 
 @cache
 def _controller() -> ThreadpoolController:
+    import scipy.linalg  # noqa: F401 -- loads SciPy's BLAS, so that the controller finds it
+
     return ThreadpoolController()  # looks through all libraries that the process has loaded
