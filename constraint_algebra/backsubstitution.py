@@ -13,7 +13,6 @@ is the error bar.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,10 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from constraint_algebra import contractions, head, second_look
+from constraint_algebra.ensemble import MEMBERS, Ensemble
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.estimates import Estimate, through_activation
 from constraint_algebra.layer_equations import LayerEquations, residual
-from constraint_algebra.layers import Activation, PlacedLayer, Shape
+from constraint_algebra.layers import Activation, PlacedLayer
 from constraint_algebra.masks import BiasCheck
 from constraint_algebra.network import Network, Parameters, bind
 from constraint_algebra.noise import SOLVED, Precision, deviations_of, precision
@@ -37,11 +37,9 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Progress = Callable[[int, int, str], None]
 
-MEMBERS = 12  # perturbations in the ensemble: their spread is known to about 20 %
 # A normal error lies within 1.045 estimates of its deviation as often as within one deviation, where twelve members
 # make the estimate (Student); and the members are carried to a distance of 0.3 of their own size.
 FEW = 1.045 * float(np.hypot(1, 0.3))
-SIGNS = 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) - 1  # those of each byte's bits
 DRAWS = 2  # members that show how far the error bars of the input move the gradients
 GENEROUS = 30.0  # times that distance, a discrepancy is still explained
 MISFIT = 0.2  # residual, relative to the right-hand sides, that rules a candidate out
@@ -117,7 +115,7 @@ class _Recursion:
     ) -> None:
         self.network, self.parameters, self.gradients = network, parameters, gradients
         self.deviations, self.rounding = deviations, rounding
-        self.random = np.random.default_rng(seed)
+        self._draw = Ensemble(seed).draw
         # The activation above the layer at hand, and the gradient that arrives there.
         self._above: tuple[Activation, Estimate] | None = None
 
@@ -172,14 +170,11 @@ class _Recursion:
         equations, row_rounding, output_rounding = self._equations(layer, W, dW, deviation, k, z)
         stages, x, doubted = self._agreeing(equations)
         equations = stages.equations
-        # How each perturbation of k, dW and z moves x, to first order.
-        rows = row_rounding.reshape(layer.filters, 1, *layer.taps)
-        perturbations = stages.solve(
-            self._draw(np.hypot(deviation, rows), dW.shape) - contractions.weight_gradient(layer, k.perturbations, x),
-            np.where(z.known[..., None], z.perturbations, 0.0) + self._draw(output_rounding, layer.output_shape),
-            share=0.3 * np.sqrt(layer.unknowns),  # of all directions together
-            single=True,
-        )
+        moves_dW = np.hypot(deviation, row_rounding.reshape(layer.filters, 1, *layer.taps))
+        if layer.positions or equations.weight_row_count:
+            perturbations = self._moved(stages, x, k, z, moves_dW, output_rounding)
+        else:
+            perturbations = self._moved_features(stages, x, k, moves_dW)
         determined = stages.verdict.determined
         solution = LayerSolution(
             name=layer.name,
@@ -196,6 +191,34 @@ class _Recursion:
         )
         perturbations += self._draw(SOLVED * np.abs(x), layer.input_shape)
         return Estimate(x, determined, np.where(determined[..., None], perturbations, 0.0)), solution, doubted
+
+    def _moved(
+        self,
+        stages: TwoStage,
+        x: FloatArray,
+        k: Estimate,
+        z: Estimate,
+        moves_dW: FloatArray,
+        moves_z: FloatArray,
+    ) -> FloatArray:
+        """Return how each perturbation of k, dW and z moves x, to first order."""
+        layer = stages.equations.layer
+        moved = self._draw(moves_dW, layer.weight_shape)
+        moved -= contractions.weight_gradient(layer, k.perturbations, x)
+        output = np.where(z.known[..., None], z.perturbations, 0.0) + self._draw(moves_z, layer.output_shape)
+        share = 0.3 * np.sqrt(layer.unknowns)  # of all directions together
+        return stages.solve(moved, output, share=share, single=True)
+
+    def _moved_features(self, stages: TwoStage, x: FloatArray, k: Estimate, moves_dW: FloatArray) -> FloatArray:
+        """Return the same for a linear layer without weight equations: x is the mean of the rows dW / k, weighted.
+
+        Each of its values has its own column of dW, so that one draw stands for those of all rows.
+        """
+        whiten = stages.whiten_gradient
+        rows = whiten[:, 0] * stages.equations.output_gradient
+        share = rows / (rows @ rows)
+        own = self._draw(np.sqrt(share**2 @ (whiten * moves_dW) ** 2), x.shape)
+        return own - x[:, None] * (share @ (whiten * k.perturbations))
 
     def _agreeing(self, equations: LayerEquations) -> tuple[TwoStage, FloatArray, BoolArray]:
         """Solve; where gradient equations contradict the rest, without those of the filters that do, if that heals it.
@@ -260,15 +283,6 @@ class _Recursion:
             coefficient_noise=from_k,
         )
         return equations, row_rounding, output_rounding
-
-    def _draw(self, deviation: FloatArray, shape: Shape) -> FloatArray:
-        """Return an ensemble of independent noise of the given standard deviation: of its size, with random signs.
-
-        What reaches a value is a sum of many, whose distribution does not depend on that of each.
-        """
-        count = math.prod(shape) * MEMBERS
-        signs = SIGNS[np.frombuffer(self.random.bytes(-(-count // 8)), np.uint8)].ravel()[:count]
-        return np.asarray(deviation)[..., None] * signs.reshape(*shape, MEMBERS)
 
     def _arriving(self, layer: PlacedLayer, k: Estimate) -> Estimate:
         """Return the gradient with respect to the layer's input, `B^T k`, where all k that it needs are known."""

@@ -1,9 +1,9 @@
 """A factor of the normal equations of a layer whose gradient equations determine all: few weight equations correct it.
 
-Where `A` alone determines x, `M = (A^T A)^-1` is at hand block by block, the same for all channels, and the weight
-equations are a correction of low rank (Woodbury 1950):
+Where `A` alone determines x, `M = (A^T A + ridge)^-1` is at hand block by block, the same for all channels, and the
+weight equations are a correction of low rank (Woodbury 1950):
 
-    (A^T A + B^T B)^-1 = M - M B^T G^-1 B M,    G = I + B M B^T
+    (A^T A + ridge + B^T B)^-1 = M - M B^T G^-1 B M,    G = I + B M B^T
 
 `G`, the capacitance matrix, has a row for each weight equation. Its entry for the outputs (f, o) and (f', o') is
 
@@ -50,6 +50,7 @@ class CapacitanceFactor:
         weight: W.
         blocks: the gradient equations, of full column rank.
         whiten: factor of each weight row in the output shape, 0 for those that do not count.
+        ridge: added to the squared singular values of A; it keeps M within what the type can tell.
         dtype: of the arithmetic.
 
     Raises:
@@ -57,12 +58,18 @@ class CapacitanceFactor:
     """
 
     def __init__(
-        self, layer: PlacedLayer, weight: FloatArray, blocks: Sequence[Block], whiten: FloatArray, dtype: DTypeLike
+        self,
+        layer: PlacedLayer,
+        weight: FloatArray,
+        blocks: Sequence[Block],
+        whiten: FloatArray,
+        ridge: float,
+        dtype: DTypeLike,
     ) -> None:
         """Factor the capacitance matrix of every group."""
         self.layer, self.blocks, self.dtype = layer, blocks, np.dtype(dtype)
         self.weight, self.whiten = weight.astype(dtype), whiten.astype(dtype)
-        self.inverses = [(block.right / block.singular**2 @ block.right.T).astype(dtype) for block in blocks]
+        self.inverses = [(b.right / (b.singular**2 + ridge) @ b.right.T).astype(dtype) for b in blocks]
         self.scratch = Scratch()
         self.rows: list[IntArray] = []
         self.factors: list[FloatArray] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,11 @@ class Estimate:
     known: BoolArray
     perturbations: FloatArray
 
-    @property
+    @cached_property
     def deviation(self) -> FloatArray:
         """Standard deviation of each value."""
-        return np.asarray(np.sqrt((self.perturbations**2).mean(axis=-1)))
+        squares = np.einsum("...m,...m->...", self.perturbations, self.perturbations)
+        return np.asarray(np.sqrt(squares / self.perturbations.shape[-1]))
 
     def filled(self) -> FloatArray:
         """Return the values, zero where not known."""

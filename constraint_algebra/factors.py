@@ -1,10 +1,11 @@
-"""The factor of a layer's normal equations that takes the fewest operations, in the lowest precision that will do."""
+"""Which factor of a layer's normal equations takes the fewest operations, in the lowest precision that will do."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from constraint_algebra import banded
+from constraint_algebra.capacitance import CapacitanceFactor
 from constraint_algebra.layers import Conv
 from constraint_algebra.preconditioners import DenseFactor, Preconditioner
 from constraint_algebra.stacked import StackedEquations
@@ -38,5 +39,31 @@ def cheapest_factor(equations: StackedEquations, largest: float) -> tuple[Precon
             continue
         smallest = equations.smallest(factor)
         if smallest > np.sqrt(limit) * largest:
-            return factor, smallest, smallest**2 > 10 * ridge * largest**2
+            return factor, smallest, _inverts(smallest / largest, ridge)
     return None
+
+
+def correcting_factor(equations: StackedEquations, condition: float) -> Preconditioner | None:
+    """Return a factor of the gradient equations, corrected by the weight equations, that inverts but for some percent.
+
+    `None` where there is none.
+
+    Args:
+        equations: all equations of the layer, whose gradient equations determine every unknown.
+        condition: of the gradient equations alone.
+    """
+    largest = max(1.0, *(float(block.singular.max()) for block in equations.blocks))
+    layer, weight, blocks, whiten = equations.layer, equations.weight, equations.blocks, equations.whiten
+    for dtype, ridge, _ in PRECISIONS:
+        try:
+            factor = CapacitanceFactor(layer, weight, blocks, whiten, ridge=ridge * largest**2, dtype=dtype)
+        except np.linalg.LinAlgError:
+            continue
+        if _inverts(1 / condition, ridge) or _inverts(equations.smallest(factor) / largest, ridge):
+            return factor
+    return None
+
+
+def _inverts(smallest: float, ridge: float) -> bool:
+    """Return whether a ridge leaves alone the direction of the smallest singular value, both relative."""
+    return smallest**2 > 10 * ridge

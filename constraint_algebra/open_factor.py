@@ -15,8 +15,8 @@ import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
 
-from constraint_algebra.banded import bands, normal_blocks
 from constraint_algebra.layers import Conv
+from constraint_algebra.normal_equations import bands, normal_blocks
 from constraint_algebra.stacked import Coordinates
 from constraint_algebra.threads import all_blas_threads
 from constraint_algebra.triangular import cholesky_solve

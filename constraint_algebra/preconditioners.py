@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import cholesky
 
-from constraint_algebra.banded import all_normal_equations
 from constraint_algebra.blocks import Block
 from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.normal_equations import all_normal_equations
 from constraint_algebra.triangular import cholesky_solve
 
 FloatArray = NDArray[Any]  # of either precision

@@ -27,10 +27,9 @@ import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
 
-from constraint_algebra import capacitance, open_factor
+from constraint_algebra import capacitance, contractions, open_factor
 from constraint_algebra.blocks import gradient_blocks, scatter
-from constraint_algebra.capacitance import CapacitanceFactor
-from constraint_algebra.factors import cheapest_factor
+from constraint_algebra.factors import cheapest_factor, correcting_factor
 from constraint_algebra.lanczos import extreme_singular_values
 from constraint_algebra.layer_equations import LayerEquations, largest_row, noise_cut
 from constraint_algebra.preconditioners import Diagonal, Preconditioner
@@ -56,7 +55,6 @@ LAST, LAST_OF_LARGE = 0.1, 0.01
 REFINED = 8  # steps with a factor before the residual is computed afresh
 GAP = 10.0  # between the shares of determined unknowns and those of the others
 MILD = 8.0  # condition up to which the iteration is done before a factor is
-ROUNDING_SHARE = 0.03  # relative error of a factor up to which it stands for the inverse
 PROBES = 3  # random vectors that ask which unknowns are determined
 
 
@@ -68,6 +66,12 @@ class TwoStage:
         cut: a direction counts as known where its standard deviation is below `scale / cut`; by default `noise_cut`.
         tolerance: share of a null vector above which an unknown counts as undetermined.
         seed: seed of the random probes of a large system.
+
+    Attributes:
+        verdict: what the equations can tell.
+        unit: of the noise, such that the largest row is of size 1.
+        whiten_gradient: factor of each gradient row, `(filters, taps)`, that gives it noise of that unit; 0 for those
+            that do not count.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class TwoStage:
         whiten_gradient = np.where(counts, 1 / np.where(counts, equations.gradient_noise, 1.0), 0.0)
         # One unit of noise for all rows, so that the largest is of size 1 and fits any precision.
         self.unit = 1 / (largest_row(equations, whiten_output, whiten_gradient) or 1.0)
-        self._whiten_output, self._whiten_gradient = whiten_output * self.unit, whiten_gradient * self.unit
+        self._whiten_output, self.whiten_gradient = whiten_output * self.unit, whiten_gradient * self.unit
         self.scale = equations.scale / self.unit
         # Weight equations that are many determine x well, and nothing needs to be eliminated.
         self._assemble(compress=not self._many)
@@ -98,7 +102,7 @@ class TwoStage:
 
     def _assemble(self, *, compress: bool) -> None:
         eq = self.equations
-        args = eq.layer, eq.output_gradient, eq.gradient_rows, self._whiten_gradient
+        args = eq.layer, eq.output_gradient, eq.gradient_rows, self.whiten_gradient
         self.blocks = gradient_blocks(*args, compress=compress)
         self.stacked = StackedEquations(eq.layer, eq.weight, self.blocks, self._whiten_output)
 
@@ -117,17 +121,17 @@ class TwoStage:
         alphas = self._project(weight_gradient)
         betas = self._whiten_output[..., None] * np.where(self.equations.weight_rows[..., None], output, 0.0)
         if not self.equations.weight_row_count:
-            return self._strong_part(alphas)
+            return self._by_gradients(weight_gradient, alphas, single=single)
         if self._factor is not None or self._corrected:
             return self._by_factor(self.stacked.join(alphas, betas), share, single=single)
         if self._large:
             passes = 1 if single else 2
             return self._in_two_stages(self.stacked.join(alphas, betas), share, passes, single=single)[0]
+        if self._reduced is None and not self.open and not self._worth_weighing:
+            return self._by_gradients(weight_gradient, alphas, single=single)
         x = self._strong_part(alphas)  # the gradient equations first, at the price of the weight equations
         if self._reduced is not None:
             x = x + self._open_part(alphas, betas, x)
-        elif not self.open and not self._worth_weighing:
-            return x
         rest = self.stacked.join(alphas, betas) - self.stacked.forward(x)
         more, converged = self._in_coordinates(rest, share, POLISH, single=single)
         if converged or not self.verdict.determined.all() or not self._try_factors(self.stacked.largest()):
@@ -250,25 +254,27 @@ class TwoStage:
         few = capacitance.operations(layer, eq.weight_row_count) < CORRECTION_OPERATIONS
         if condition < MILD or not few or not (self.open or self._worth_weighing):
             return False
-        for dtype in (np.float32, np.float64):
-            if condition > np.sqrt(ROUNDING_SHARE / float(np.finfo(dtype).eps)):
-                continue  # rounding is as large as the squared condition makes it
-            try:
-                self._factor = CapacitanceFactor(layer, eq.weight, self.blocks, self._whiten_output, dtype)
-            except np.linalg.LinAlgError:
-                continue
-            self._exact = True
-            return True
-        return False
+        self._factor = correcting_factor(self.stacked, condition)
+        self._exact = self._factor is not None
+        return self._exact
 
     def _project(self, weight_gradient: FloatArray) -> list[FloatArray]:
         """Return the right-hand sides of the gradient equations, those of each block's core."""
         layer = self.equations.layer
         F, C = layer.filters // layer.groups, layer.channels // layer.groups
         rhs = weight_gradient.reshape(layer.groups, F, C, -1, weight_gradient.shape[-1])
-        rhs = rhs * self._whiten_gradient.reshape(layer.groups, F, 1, -1, 1)
         by_row = rhs.transpose(0, 1, 3, 2, 4).reshape(layer.groups, -1, C * rhs.shape[-1])
+        by_row = by_row * self.whiten_gradient.reshape(layer.groups, -1, 1)
         return [block.compress(by_row[block.group][block.rows]) for block in self.blocks]
+
+    def _by_gradients(self, weight_gradient: FloatArray, alphas: list[FloatArray], *, single: bool) -> FloatArray:
+        """Return the solution of the gradient equations alone, rid of what their factors rounded off."""
+        x = self._strong_part(alphas)
+        if single:
+            return x
+        layer, k = self.equations.layer, self.equations.output_gradient
+        found = [contractions.weight_gradient(layer, k, column) for column in np.moveaxis(x, -1, 0)]
+        return x + self._strong_part(self._project(weight_gradient - np.stack(found, axis=-1)))
 
     def _strong_part(self, alphas: list[FloatArray]) -> FloatArray:
         layer = self.equations.layer

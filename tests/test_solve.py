@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
+from constraint_algebra.factors import PRECISIONS
 from constraint_algebra.layer_equations import LayerEquations, residual
 from constraint_algebra.solve import TwoStage
 from tests.rank_oracles import looped_rows
@@ -136,8 +137,8 @@ def test_few_weight_equations_correct_the_gradient_equations(name, single, monke
     expected = np.linalg.lstsq(dense.matrix, dense.rhs, rcond=1e-10)[0].reshape(layer.input_shape)
     inverse = np.linalg.pinv(dense.matrix)
     deviation = np.sqrt(np.diag(inverse @ inverse.T)).reshape(layer.input_shape)
-    for rounding, factor in ((0.03, "CapacitanceFactor"), (0.0, "NoneType")):
-        monkeypatch.setattr("constraint_algebra.solve.ROUNDING_SHARE", rounding)
+    for precisions, factor in ((PRECISIONS, "CapacitanceFactor"), ((), "NoneType")):
+        monkeypatch.setattr("constraint_algebra.factors.PRECISIONS", precisions)
         stages = TwoStage(eq)
         x = stages.solve(eq.weight_gradient[..., None], eq.output[..., None], share=0.05, single=single)[..., 0]
         assert type(stages._factor).__name__ == factor
