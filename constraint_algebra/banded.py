@@ -84,7 +84,7 @@ class BandedFactor:
         size = float(np.abs(x).max()) or 1.0  # the type may not hold the range of what comes
         v = np.ascontiguousarray(x.reshape(C, -1, n).transpose(1, 0, 2).reshape(-1, n) / size, dtype=self.dtype)
         self._forward(v)
-        v -= self.Y @ cholesky_solve(self.core, self.Y.T @ v)
+        v -= self.Y @ cholesky_solve(self.core, (v.T @ self.Y).T)
         self._backward(v)
         return v.reshape(-1, C, n).transpose(1, 0, 2).reshape(x.shape).astype(x.dtype) * size
 
