@@ -201,6 +201,20 @@ def test_gradient_equations_far_weaker_than_the_weight_equations_need_no_factor(
         np.testing.assert_allclose((dense.matrix @ x)[known], dense.rhs[known], rtol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_gradient_equations_alone_determine_is_right_to_a_few_spacings(seed) -> None:
+    """Small integers throughout, so that the right-hand sides hold no rounding at all; factors round off more."""
+    layer, rng = ca.Conv2d(8, 3, padding=1).place((2, 6, 6)), np.random.default_rng(seed)
+    k = rng.integers(-9, 10, layer.output_shape).astype(float)
+    x = rng.integers(0, 3, (*layer.input_shape, 2)) * rng.integers(0, 100, (*layer.input_shape, 2)).astype(float)
+    A = all_rows(layer, np.zeros(layer.weight_shape), k)[1]
+    eq = replace(equations(layer, seed, active=0.0), output_gradient=k)
+    found = TwoStage(eq).solve(
+        (A @ x.reshape(-1, 2)).reshape(*layer.weight_shape, 2), np.zeros((*layer.output_shape, 2))
+    )
+    assert np.abs(found - x).max() <= 4 * np.finfo(float).eps * x.max()
+
+
 def test_several_right_hand_sides_at_once_and_linearity() -> None:
     eq = equations(LAYERS["both kinds are needed"], active=0.9)
     stages = TwoStage(eq)
