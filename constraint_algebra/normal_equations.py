@@ -30,7 +30,7 @@ SMALLEST_BLOCK = 96  # unknowns: smaller products do not fill the arithmetic uni
 
 
 def bandwidth(layer: PlacedLayer) -> int:
-    """Return how far from the diagonal the normal equations of a convolution reach.
+    """Return how far from the diagonal the normal equations of a convolution reach, were its input large enough.
 
     >>> from constraint_algebra.layers import Conv2d
     >>> bandwidth(Conv2d(12, 5, stride=2, padding=2).place((3, 32, 32)))  # 4 lines, 4 pixels, 2 channels
@@ -38,8 +38,7 @@ def bandwidth(layer: PlacedLayer) -> int:
     """
     conv = _convolution(layer)
     spans = [dilation * (taps - 1) for dilation, taps in zip(conv.dilations, conv.taps, strict=True)]
-    reach = sum(span * place for span, place in zip(spans, _places(layer), strict=True)) + layer.channels - 1
-    return min(reach, layer.unknowns - 1)
+    return sum(span * place for span, place in zip(spans, _places(layer), strict=True)) + layer.channels - 1
 
 
 def banded_normal_equations(layer: PlacedLayer, weight: FloatArray, whiten: FloatArray) -> FloatArray:
@@ -210,23 +209,23 @@ def _meeting(layer: PlacedLayer, lines: list[Shape], tap: tuple[int, int], m: in
     jumps = [stride * place for stride, place in zip(conv.strides, places, strict=True)]  # from output to output
     position, outputs = _seen(layer, (*lines[tap[0]], tap[1]))
     by_tap = [_seen(layer, (*lines[m], t)) for t in range(others.start, others.stop)]
-    before, also = by_tap[0]
-    outputs[:-1] = [
-        range(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(outputs[:-1], also[:-1], strict=True)
-    ]
-    if not all(outputs):
+    above = zip(outputs[:-1], by_tap[0][1][:-1], strict=True)
+    outputs[:-1] = [range(max(a.start, b.start), min(a.stop, b.stop)) for a, b in above]
+    inside = np.array([[o in seen[-1] for _, seen in by_tap] for o in outputs[-1]], dtype=bool)
+    met = np.flatnonzero(inside.any(axis=0))  # without a gap; zeros beside it stay inside the band
+    if not (len(met) and all(outputs)):
         return []
-    inside = np.array([[o in seen[-1] for _, seen in by_tap] for o in outputs[-1]])
+    inside = inside[:, met[0] : met[-1] + 1]
     first = sum(o.start * jump for o, jump in zip(outputs, jumps, strict=True))
     return [
         Meeting(
             tap=tap,
             line=m,
-            others=others,
+            others=slice(others.start + int(met[0]), others.start + int(met[-1]) + 1),
             outputs=tuple(slice(o.start, o.stop) for o in outputs),
             inside=None if inside.all() else inside[:, None, :, None],
             row=position + first,
-            column=before + first,
+            column=by_tap[met[0]][0] + first,
             along=tuple(jump * (reach + 1) for jump in jumps),
             across=conv.dilations[-1] * layer.channels,
         )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
 
 import constraint_algebra as ca
+from constraint_algebra import contractions
 from constraint_algebra.banded import BandedFactor
 from constraint_algebra.blocks import gradient_blocks
 from constraint_algebra.capacitance import GATHERED, CapacitanceFactor, operations
 from constraint_algebra.normal_equations import Bands, all_normal_equations, bands, normal_blocks
 from constraint_algebra.preconditioners import DenseFactor
+from tests.cases import geometries
 from tests.rank_oracles import looped_rows
 
 LAYERS = {
@@ -20,6 +23,9 @@ LAYERS = {
     "one axis": ca.Conv1d(3, 3).place((2, 70)),
     "three axes": ca.Conv3d(3, 2).place((2, 5, 4, 4)),
     "kernel as large as the picture": ca.Conv2d(5, 4).place((2, 4, 4)),
+    "kernel larger than the picture": ca.Conv2d(4, 5, padding=3).place((2, 3, 2)),
+    "kernel larger than the line": ca.Conv1d(3, 7, padding=6, dilation=2, stride=2).place((2, 5)),
+    "more outputs than positions": ca.Conv2d(2, 2, padding=4, stride=1).place((3, 4, 2)),
 }
 
 
@@ -79,6 +85,16 @@ def test_block_rows_of_the_normal_equations(layer, per_block) -> None:
         assert not whole[start:stop, :first].any()  # nothing lies beyond the band
         start = stop
     np.testing.assert_allclose(np.tril(all_normal_equations(layer, W, whiten)), np.tril(whole), atol=1e-10)
+
+
+@given(geometries(largest=3))
+def test_normal_equations_of_any_geometry(geometry) -> None:
+    layer, weight = geometry.layer, geometry.values()[0]
+    whiten = np.random.default_rng(geometry.seed).uniform(0, 2, layer.output_shape)
+    unit_vectors = np.eye(layer.unknowns)[:, order(layer)].reshape(*layer.input_shape, -1)
+    B = whiten.reshape(-1, 1) * contractions.forward(layer, weight, unit_vectors).reshape(-1, layer.unknowns)
+    found = np.tril(all_normal_equations(layer, weight, whiten))
+    np.testing.assert_allclose(found, np.tril(B.T @ B), atol=1e-11 * max(1.0, float(np.abs(B).max()) ** 2))
 
 
 def test_equations_that_are_not_there_break_no_factor_down_but_show() -> None:
