@@ -83,11 +83,13 @@ def bias_gradient(layer: PlacedLayer, k: FloatArray) -> FloatArray:
 def row_sums(layer: PlacedLayer, k: FloatArray) -> FloatArray:
     """Return `A(k) 1`, the sum of each gradient row (f, tap) over the positions, shape `(filters, taps)`."""
     S = incidence(layer)
-    return k.reshape(layer.filters, S.output_count) @ (S.positions_seen < S.position_count)
+    return np.asarray(k.reshape(layer.filters, S.output_count) @ S.inside)
 
 
 def touched(layer: PlacedLayer, outputs: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return which input values meet at least one of the `outputs` (a mask in the output shape), from shapes alone."""
+    if not outputs.any():
+        return np.zeros(layer.input_shape, dtype=bool)
     counts = input_gradient(layer, np.ones(layer.weight_shape), outputs.astype(float))
     return np.asarray(counts > 0)
 

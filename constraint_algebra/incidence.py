@@ -71,6 +71,11 @@ class Incidence:
         return table
 
     @cached_property
+    def inside(self) -> NDArray[np.float64]:
+        """1 where an output sees an input position through a tap, 0 where it sees padding, `(outputs, taps)`."""
+        return (self.positions_seen < self.position_count).astype(float)
+
+    @cached_property
     def arrivals(self) -> IntArray:
         """Pairs `tap * outputs + output` that lead to each position, `(most, positions)`; past the last for none."""
         order = np.argsort(self.position, kind="stable")
