@@ -12,7 +12,6 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg as la
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
 
 from constraint_algebra.incidence import incidence
 from constraint_algebra.layers import PlacedLayer
@@ -20,8 +19,6 @@ from constraint_algebra.layers import PlacedLayer
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.intp]
-
-TAME = 1e-3  # reciprocal condition number, in the 1-norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +91,9 @@ class Block:
         return np.asarray(la.qr(self.right)[0][:, r:])
 
 
-def gradient_blocks(layer: PlacedLayer, output_gradient: FloatArray, rows: BoolArray, scale: FloatArray) -> list[Block]:
+def gradient_blocks(
+    layer: PlacedLayer, output_gradient: FloatArray, rows: BoolArray, scale: FloatArray, *, compress: bool = True
+) -> list[Block]:
     """Return the blocks of all groups; every input position lies in exactly one block of its group.
 
     Args:
@@ -102,12 +101,13 @@ def gradient_blocks(layer: PlacedLayer, output_gradient: FloatArray, rows: BoolA
         output_gradient: k in the output shape.
         rows: which gradient rows count, shape `(filters, taps)`.
         scale: factor of each row, shape `(filters, taps)`.
+        compress: whether tall blocks are, which pays where they are used more than some ten times.
     """
     S, G = incidence(layer), layer.groups
     k = np.pad(output_gradient.reshape(G, -1, S.output_count), ((0, 0), (0, 0), (0, 1)))
     factors = np.where(rows, scale, 0.0).reshape(G, -1, S.tap_count)
     return [
-        _factor(group, k[group], factors[group], taps, places, S.meeting[np.ix_(taps, places)])
+        _factor(group, k[group], factors[group], taps, places, S.meeting[np.ix_(taps, places)], compress)
         for group in range(G)
         for taps, places in S.classes
     ]
@@ -120,26 +120,17 @@ def _factor(
     taps: IntArray,
     places: IntArray,
     outputs: IntArray,
+    compress: bool,
 ) -> Block:
     """Return one block: rows (f, t) with t among `taps`, in which the pixel at `places` meets k[f] at `outputs`."""
     A = (k[:, outputs] * factors[:, taps, None]).reshape(-1, len(places))
     numbers = (np.arange(len(k))[:, None] * factors.shape[1] + taps).ravel()
     counts = A.any(axis=1)
     A, numbers = A[counts], numbers[counts]
-    return Block(group, numbers, places, *(_tall_qr(A) if len(A) > len(places) else (None, A)))
-
-
-def _tall_qr(A: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return orthonormal columns Q and upper triangular R with Q R = A.
-
-    R is the Cholesky factor of A^T A, which takes a third of the time, where its condition is as small as that of
-    random blocks: Q is then orthonormal to rounding. Elsewhere Householder's reflections find both.
-    """
-    R, failed = lapack.dpotrf(A.T @ A)
-    if not failed and lapack.dtrcon(R)[0] > TAME:
-        return np.asarray(blas.dtrsm(1.0, R, A, side=1)), np.asarray(R)
+    if len(A) <= len(places) or not compress:
+        return Block(group, numbers, places, None, A)
     Q, R = la.qr(A, mode="economic", overwrite_a=True, check_finite=False)
-    return np.asarray(Q), np.asarray(R)
+    return Block(group, numbers, places, np.asarray(Q), np.asarray(R))
 
 
 def gather(x4: FloatArray, block: Block) -> FloatArray:

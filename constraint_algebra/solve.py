@@ -89,10 +89,8 @@ class TwoStage:
         self.unit = 1 / (largest_row(equations, whiten_output, whiten_gradient) or 1.0)
         self._whiten_output, self.whiten_gradient = whiten_output * self.unit, whiten_gradient * self.unit
         self.scale = equations.scale / self.unit
-        self.blocks = gradient_blocks(
-            equations.layer, equations.output_gradient, equations.gradient_rows, self.whiten_gradient
-        )
-        self.stacked = StackedEquations(equations.layer, equations.weight, self.blocks, self._whiten_output)
+        # Weight equations that are many determine x well, and nothing needs to be eliminated.
+        self._assemble(compress=not self._many)
         # Strong enough to be solved for before the weight equations are looked at, if there are any. In units of the
         # largest row, rounding alone makes singular values of some hundred epsilon.
         self.strong = max((30 if equations.weight_row_count else 1) * self.cut / self.scale, ROUNDED)
@@ -101,6 +99,12 @@ class TwoStage:
         self._open_factor: Preconditioner | None = None
         self._exact = False  # whether the factor inverts the normal equations but for some percent
         self.verdict = self._verdict(seed)
+
+    def _assemble(self, *, compress: bool) -> None:
+        eq = self.equations
+        args = eq.layer, eq.output_gradient, eq.gradient_rows, self.whiten_gradient
+        self.blocks = gradient_blocks(*args, compress=compress)
+        self.stacked = StackedEquations(eq.layer, eq.weight, self.blocks, self._whiten_output)
 
     def solve(
         self, weight_gradient: FloatArray, output: FloatArray, share: float = 0.1, *, single: bool = False
@@ -321,6 +325,8 @@ class TwoStage:
             if found is not None and found[0] * self.scale >= self.cut:
                 self._factor = Diagonal(diagonal)
                 return self._judge(np.zeros(layer.input_shape), layer.unknowns, found[1] / found[0])
+            self._assemble(compress=True)
+            del self._single  # of the equations as they were
         enough = C * sum(len(block.core) for block in self.blocks) + eq.weight_row_count >= layer.unknowns
         if enough and eq.weight_row_count and (surely_open > FEW or self.open > FEW):
             largest = self.stacked.largest()

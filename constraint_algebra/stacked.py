@@ -232,7 +232,7 @@ def conjugate_gradients(
     s = equations.adjoint(r)
     x, p = np.zeros_like(s), np.zeros_like(s)
     gamma, best, waiting = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, dtype=int)
-    taken = np.full((max(delay, 2), n), np.inf)  # off the squared distance, by each of the last steps
+    taken = np.full((max(delay, 3), n), np.inf)  # off the squared distance, by each of the last steps
     done = np.zeros(n, dtype=bool)
     blind = (10 * float(np.finfo(rhs.dtype).eps)) ** 2  # what the equations do not see is rounding, its step endless
     for _ in range(iterations):
@@ -266,13 +266,14 @@ def _squared_distance(taken: FloatArray, delay: int) -> FloatArray:
     """Return the squared distance from the solution as what the last `delay` steps took off it: as it was before them.
 
     Where the steps shrink fast, as with a preconditioner that is nearly exact, the next one tells the distance as it is
-    now. It is smaller by about the ratio of the last two, and `1 / FAST` times that is on the safe side.
+    now. It is smaller by about the ratio of the last two, and `1 / FAST` times that is on the safe side. The first step
+    does not count among them: it takes off all directions, the later ones what the preconditioner is wrong about.
     """
-    before, last = taken[-2:]
-    both = np.isfinite(before) & np.isfinite(last)
-    ratio = _ratio(last, before, both)
-    next_one = np.multiply(last, ratio / FAST, out=np.zeros_like(last), where=both)
-    return np.asarray(np.where(both & (ratio < FAST), next_one, taken[-delay:].sum(axis=0)))
+    first, before, last = taken[-3:]
+    known = np.isfinite(first) & np.isfinite(before) & np.isfinite(last)
+    ratio = _ratio(last, before, known)
+    next_one = np.multiply(last, ratio / FAST, out=np.zeros_like(last), where=known)
+    return np.asarray(np.where(known & (ratio < FAST), next_one, taken[-delay:].sum(axis=0)))
 
 
 def _ratio(a: FloatArray, b: FloatArray, where: NDArray[np.bool_]) -> FloatArray:

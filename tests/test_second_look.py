@@ -121,6 +121,17 @@ def test_a_layer_that_contradicts_itself_makes_the_result_inconsistent() -> None
     assert replace(result, determined=partly, layers=layers).judged({}).status is ca.Status.INCONSISTENT
 
 
+@pytest.mark.parametrize(
+    ("name", "seed", "image"), [("lenet-4relu", 3, 7), ("lenet-o", 0, 1), ("cnn6-o", 4, 16), ("rconv-sigmoid", 1, 1)]
+)
+def test_error_bars_in_double_precision_cover_what_the_solver_rounds_off(name, seed, image) -> None:
+    # Float64 leaves it no room: an iteration that stopped a step too early, or factors with ten times the rounding,
+    # left a third to nine tenths of the errors within four bars.
+    step = from_image(Recipe(name, seed, dtype="float64"), f"cifar10:{image}")
+    result = ca.reconstruct(step.network, step.parameters, step.gradients)
+    assert np.mean(np.abs(result.input - step.truth) <= 4 * result.error_bar) > 0.99
+
+
 def test_gradients_next_to_nothing_are_those_of_one_sample() -> None:
     # A saturated loss: gradients of 1e-175, whose squares underflow.
     step = from_image(Recipe("cnn6-o", 4, dtype="float64"), "cifar10:2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from constraint_algebra.blocks import gradient_blocks
 from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_gradients
@@ -111,6 +112,31 @@ def test_the_iteration_stops_at_the_distance_asked_for() -> None:
         for distance in (10.0, 0.1, 1e-3):
             found, _ = conjugate_gradients(c, c.precondition, rhs, distance=distance, iterations=1000)
             assert np.linalg.norm(matrix @ (found - exact)) < 1.5 * distance
+
+
+class Stretch:
+    """Equations that multiply every unknown by a number."""
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        self.sizes = sizes[:, None]
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        return self.sizes * x
+
+    adjoint = forward
+
+
+@pytest.mark.parametrize("ridge", [1e-14, 1e-12, 1e-10])
+def test_a_first_step_that_takes_off_nearly_all_foretells_nothing(ridge) -> None:
+    """A preconditioner that is exact but for weak directions: they alone are left to the later steps."""
+    equations = Stretch(np.append(np.ones(40), np.geomspace(1e-5, 1e-4, 10)))
+    right = np.random.default_rng(0).standard_normal((50, 1))
+    for distance in np.geomspace(1e-6, 1e-14, 9):
+        found, converged = conjugate_gradients(
+            equations, lambda s: s / (equations.sizes**2 + ridge), equations.forward(right), distance=distance, delay=1
+        )
+        assert converged
+        assert np.linalg.norm(equations.forward(found - right)) <= 2 * distance
 
 
 def test_an_iteration_cut_short_says_so() -> None:
