@@ -14,7 +14,7 @@ where a dense factor costs `n³ / 3`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ import scipy.linalg as la
 from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import blas, lapack
 
-from constraint_algebra.blocks import Block
 from constraint_algebra.layers import PlacedLayer
 from constraint_algebra.normal_equations import banded_normal_equations, bandwidth, rows_as_stored
+from constraint_algebra.stacked import StackedEquations
 from constraint_algebra.triangular import cholesky_solve, divide
 
 FloatArray = NDArray[Any]  # of either precision
@@ -42,10 +42,7 @@ class BandedFactor:
     """A factor of `B^T B + V V^T + ridge · max(diagonal)`, as a preconditioner.
 
     Args:
-        layer: the layer.
-        weight: W.
-        blocks: the gradient equations; the rows of their cores are the columns of V.
-        whiten: factor of each weight row in the output shape, 0 for those that do not count.
+        equations: all equations of the layer; the rows of the gradient equations' cores are the columns of V.
         ridge: relative to the largest diagonal entry of `B^T B`; it keeps the factor alive where the weight equations
             say nothing.
         dtype: of the arithmetic.
@@ -54,25 +51,18 @@ class BandedFactor:
         numpy.linalg.LinAlgError: the factorisation broke down.
     """
 
-    def __init__(
-        self,
-        layer: PlacedLayer,
-        weight: FloatArray,
-        blocks: Sequence[Block],
-        whiten: FloatArray,
-        ridge: float,
-        dtype: DTypeLike,
-    ) -> None:
+    def __init__(self, equations: StackedEquations, ridge: float, dtype: DTypeLike) -> None:
         """Factor."""
-        self.layer, self.dtype = layer, np.dtype(dtype)
-        K = banded_normal_equations(layer, weight.astype(dtype), whiten.astype(dtype))
+        equations = equations.astype(dtype)
+        self.layer, self.dtype = equations.layer, np.dtype(dtype)
+        K = banded_normal_equations(self.layer, equations.weight, equations.whiten)
         K[:, -1] += ridge * K[:, -1].max()
         pbtrf = lapack.spbtrf if self.dtype == np.float32 else lapack.dpbtrf
         upper, info = pbtrf(K.T, overwrite_ab=1)
         if info:
             raise np.linalg.LinAlgError(f"row {info} of the normal equations is not positive definite")
         self.L = upper.T  # its diagonals, as those of K
-        self.Y = self._gradient_columns(blocks)
+        self.Y = self._gradient_columns(equations)
         self._forward(self.Y)
         core = self.Y.T @ self.Y
         core[np.diag_indices_from(core)] += 1
@@ -110,7 +100,7 @@ class BandedFactor:
 
     def _singly(self, v: FloatArray, *, transposed: int) -> None:
         """Divide one vector by what LAPACK sees, the transpose of L, or by its transpose."""
-        tbsv = blas.stbsv if self.dtype == np.float32 else blas.dtbsv
+        tbsv = blas.get_blas_funcs(("tbsv",), (self.L, v))[0]
         tbsv(self.L.shape[1] - 1, self.L.T, v[:, 0], trans=transposed, overwrite_x=1)
 
     def _rows(self) -> Iterator[tuple[slice, FloatArray, list[tuple[slice, FloatArray]]]]:
@@ -133,14 +123,14 @@ class BandedFactor:
                 left.append((slice(furthest, common), edge))
             yield own, rows_as_stored(self.L, own, first, own.stop), left
 
-    def _gradient_columns(self, blocks: Sequence[Block]) -> FloatArray:
+    def _gradient_columns(self, equations: StackedEquations) -> FloatArray:
         """Return V: for every block and channel of its group the rows of the core."""
         layer, Q = self.layer, math.prod(self.layer.positions)
         C = layer.channels // layer.groups
-        V = np.zeros((Q, layer.channels, C * sum(len(block.core) for block in blocks)), dtype=self.dtype)
+        V = np.zeros((Q, layer.channels, C * sum(map(len, equations.cores))), dtype=self.dtype)
         start = 0
-        for block in blocks:
-            vectors = block.core.T
+        for block, core in zip(equations.blocks, equations.cores, strict=True):
+            vectors = core.T
             for c in range(C):
                 V[block.columns, block.group * C + c, start : start + vectors.shape[1]] = vectors
                 start += vectors.shape[1]

@@ -15,7 +15,7 @@ two of them. `banded` holds the opposite case, many weight equations and few gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import cholesky
 
 from constraint_algebra import contractions
-from constraint_algebra.blocks import Block, gather, scatter
+from constraint_algebra.blocks import gather, scatter
 from constraint_algebra.incidence import IntArray, incidence
 from constraint_algebra.layers import PlacedLayer
 from constraint_algebra.scratch import Scratch
+from constraint_algebra.stacked import StackedEquations
 from constraint_algebra.triangular import cholesky_solve
 
 FloatArray = NDArray[Any]  # of either precision
@@ -46,10 +47,7 @@ class CapacitanceFactor:
     """A factor of `A^T A + B^T B`, as a preconditioner; as good as its precision and the condition of A allow.
 
     Args:
-        layer: the layer.
-        weight: W.
-        blocks: the gradient equations, of full column rank.
-        whiten: factor of each weight row in the output shape, 0 for those that do not count.
+        equations: all equations of the layer; the gradient equations have full column rank.
         ridge: added to the squared singular values of A; it keeps M within what the type can tell.
         dtype: of the arithmetic.
 
@@ -57,19 +55,12 @@ class CapacitanceFactor:
         numpy.linalg.LinAlgError: rounding left a capacitance matrix that is not positive definite.
     """
 
-    def __init__(
-        self,
-        layer: PlacedLayer,
-        weight: FloatArray,
-        blocks: Sequence[Block],
-        whiten: FloatArray,
-        ridge: float,
-        dtype: DTypeLike,
-    ) -> None:
+    def __init__(self, equations: StackedEquations, ridge: float, dtype: DTypeLike) -> None:
         """Factor the capacitance matrix of every group."""
-        self.layer, self.blocks, self.dtype = layer, blocks, np.dtype(dtype)
-        self.weight, self.whiten = weight.astype(dtype), whiten.astype(dtype)
-        self.inverses = [(b.right / (b.singular**2 + ridge) @ b.right.T).astype(dtype) for b in blocks]
+        layer = equations.layer
+        self.layer, self.blocks, self.dtype = layer, equations.blocks, np.dtype(dtype)
+        self.weight, self.whiten = equations.weight.astype(dtype), equations.whiten.astype(dtype)
+        self.inverses = [(b.right / (b.singular**2 + ridge) @ b.right.T).astype(dtype) for b in self.blocks]
         self.scratch = Scratch()
         self.rows: list[IntArray] = []
         self.factors: list[FloatArray] = []

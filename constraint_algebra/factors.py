@@ -7,8 +7,8 @@ import numpy as np
 from constraint_algebra import banded
 from constraint_algebra.capacitance import CapacitanceFactor
 from constraint_algebra.layers import Conv
-from constraint_algebra.preconditioners import DenseFactor, Preconditioner
-from constraint_algebra.stacked import StackedEquations
+from constraint_algebra.preconditioners import DenseFactor
+from constraint_algebra.stacked import Preconditioner, StackedEquations
 
 UNKNOWNS = 6144  # up to which a dense factor is worth its memory
 OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
@@ -25,8 +25,8 @@ def cheapest_factor(equations: StackedEquations, largest: float) -> tuple[Precon
         equations: all equations of the layer.
         largest: their largest singular value, of which the smallest is a share.
     """
-    layer, blocks = equations.layer, equations.blocks
-    rank = layer.channels // layer.groups * sum(len(block.core) for block in blocks)
+    layer = equations.layer
+    rank = layer.channels // layer.groups * sum(map(len, equations.cores))
     by_lines = banded.operations(layer, rank) if isinstance(layer.layer, Conv) else np.inf
     whole = layer.unknowns**3 / 6
     if min(by_lines, whole if layer.unknowns <= UNKNOWNS else np.inf) > OPERATIONS:
@@ -34,7 +34,7 @@ def cheapest_factor(equations: StackedEquations, largest: float) -> tuple[Precon
     kind = banded.BandedFactor if by_lines < whole else DenseFactor
     for dtype, ridge, limit in PRECISIONS:
         try:
-            factor = kind(layer, equations.weight, blocks, equations.whiten, ridge=ridge, dtype=dtype)
+            factor = kind(equations, ridge=ridge, dtype=dtype)
         except np.linalg.LinAlgError:
             continue
         smallest = equations.smallest(factor)
@@ -53,10 +53,9 @@ def correcting_factor(equations: StackedEquations, condition: float) -> Precondi
         condition: of the gradient equations alone.
     """
     largest = max(1.0, *(float(block.singular.max()) for block in equations.blocks))
-    layer, weight, blocks, whiten = equations.layer, equations.weight, equations.blocks, equations.whiten
     for dtype, ridge, _ in PRECISIONS:
         try:
-            factor = CapacitanceFactor(layer, weight, blocks, whiten, ridge=ridge * largest**2, dtype=dtype)
+            factor = CapacitanceFactor(equations, ridge=ridge * largest**2, dtype=dtype)
         except np.linalg.LinAlgError:
             continue
         if _inverts(1 / condition, ridge) or _inverts(equations.smallest(factor) / largest, ridge):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,7 +22,6 @@ from scipy.sparse.csgraph import connected_components
 from constraint_algebra.layers import Conv, PlacedLayer, Shape
 
 IntArray = NDArray[np.intp]
-Window = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -108,14 +106,6 @@ class Incidence:
             classes.append((np.zeros(0, dtype=np.intp), np.sort(np.concatenate(alone))))
         return tuple(classes)
 
-    @cached_property
-    def fields(self) -> tuple[tuple[Window, Window], ...]:
-        """For each output the taps that reach into the input and the positions they see, as slices of their axes."""
-        order = np.argsort(self.output, kind="stable")
-        ends = np.searchsorted(self.output[order], np.arange(self.output_count + 1))
-        runs = [order[a:b] for a, b in pairwise(ends.tolist())]
-        return tuple((_window(self.tap[run], self.taps), _window(self.position[run], self.positions)) for run in runs)
-
     def of_tap(self, tap: int) -> slice:
         """Return the run of triples that belong to one tap."""
         start, stop = np.searchsorted(self.tap, (tap, tap + 1))
@@ -171,11 +161,3 @@ def axis_triples(
     position = output * stride + tap * dilation - before
     inside = (position >= 0) & (position < positions)
     return tap[inside], output[inside], position[inside]
-
-
-def _window(flat: IntArray, shape: Shape) -> Window:
-    """Return the slices that select the places `flat`, which are the product of one arithmetic sequence per axis."""
-    if not len(flat):
-        return tuple(slice(0) for _ in shape)
-    places = (np.unique(axis) for axis in np.unravel_index(flat, shape)) if shape else ()
-    return tuple(slice(int(p[0]), int(p[-1]) + 1, int(p[1] - p[0]) if len(p) > 1 else 1) for p in places)

@@ -58,7 +58,7 @@ def banded_normal_equations(layer: PlacedLayer, weight: FloatArray, whiten: Floa
 
 
 def all_normal_equations(layer: PlacedLayer, weight: FloatArray, whiten: FloatArray) -> FloatArray:
-    """Return `B^T B` whole, in the order (*position, channel); what lies above the diagonal may be missing."""
+    """Return `B^T B` whole, in the order (*position, channel)."""
     if not layer.positions:
         B = weight * whiten[:, None]
         return np.asarray(B.T @ B)
@@ -113,20 +113,20 @@ def normal_blocks(layer: PlacedLayer, weight: FloatArray, whiten: FloatArray, b:
     """
     K = banded_normal_equations(layer, weight, whiten)
     starts = [max(0, first - b.reach * b.per_block) for first in b.edges[:-1]]
-    rows = []
-    for (first, last), start in zip(pairwise(b.edges), starts, strict=True):
-        rows.append(block_row(K, slice(first * b.width, last * b.width), start * b.width))
-        own = rows[-1][:, -len(rows[-1]) :]
-        own += np.tril(own, -1).T
-    return rows
+    return [
+        block_row(K, slice(first * b.width, last * b.width), start * b.width)
+        for (first, last), start in zip(pairwise(b.edges), starts, strict=True)
+    ]
 
 
 def block_row(K: FloatArray, rows: slice, first: int) -> FloatArray:
-    """Return rows of a banded matrix, as `banded_normal_equations` gives it, from column `first` to the diagonal."""
+    """Return rows of a banded matrix, as `banded_normal_equations` gives it, from a column to their diagonal block."""
     reach = K.shape[1] - 1
     below = rows.start - first  # columns left of the diagonal block
-    whole = rows_as_stored(K, rows, first, rows.stop)
-    return np.triu(np.tril(whole, below), below - reach)
+    found = np.triu(np.tril(rows_as_stored(K, rows, first, rows.stop), below), below - reach)
+    own = found[:, below:]
+    own += np.tril(own, -1).T
+    return found
 
 
 def rows_as_stored(K: FloatArray, rows: slice, first: int, stop: int) -> FloatArray:

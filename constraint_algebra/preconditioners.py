@@ -6,20 +6,17 @@ number, which costs steps, not accuracy: the iteration itself works with the equ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import cholesky
 
-from constraint_algebra.blocks import Block
-from constraint_algebra.layers import PlacedLayer
 from constraint_algebra.normal_equations import all_normal_equations
+from constraint_algebra.stacked import StackedEquations
 from constraint_algebra.triangular import cholesky_solve
 
 FloatArray = NDArray[Any]  # of either precision
-Preconditioner = Callable[[FloatArray], FloatArray]
 
 
 class Diagonal:
@@ -38,10 +35,7 @@ class DenseFactor:
     """A Cholesky factor of all normal equations.
 
     Args:
-        layer: the layer.
-        weight: W.
-        blocks: the gradient equations.
-        whiten: factor of each weight row in the output shape, 0 for those that do not count.
+        equations: all equations of the layer.
         ridge: relative to the largest diagonal entry; it keeps the factor alive along null vectors.
         dtype: of the arithmetic.
 
@@ -49,22 +43,14 @@ class DenseFactor:
         numpy.linalg.LinAlgError: the factorisation broke down.
     """
 
-    def __init__(
-        self,
-        layer: PlacedLayer,
-        weight: FloatArray,
-        blocks: Sequence[Block],
-        whiten: FloatArray,
-        ridge: float,
-        dtype: DTypeLike,
-    ) -> None:
+    def __init__(self, equations: StackedEquations, ridge: float, dtype: DTypeLike) -> None:
         """Factor."""
+        layer, equations = equations.layer, equations.astype(dtype)
         self.layer, self.dtype = layer, np.dtype(dtype)
-        H = all_normal_equations(layer, weight.astype(dtype), whiten.astype(dtype))  # (*position, channel) twice
+        H = all_normal_equations(layer, equations.weight, equations.whiten)  # (*position, channel) twice
         C = layer.channels // layer.groups
         by_channel = H.reshape(-1, layer.channels, H.shape[0] // layer.channels, layer.channels)
-        for block in blocks:
-            core = block.core.astype(dtype)
+        for block, core in zip(equations.blocks, equations.cores, strict=True):
             gram = core.T @ core
             for c in range(block.group * C, (block.group + 1) * C):
                 by_channel[block.columns[:, None], c, block.columns, c] += gram

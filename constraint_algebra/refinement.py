@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from constraint_algebra.preconditioners import Preconditioner
-from constraint_algebra.stacked import Operator, conjugate_gradients
+from constraint_algebra.stacked import Operator, Preconditioner, conjugate_gradients
 
 FloatArray = NDArray[Any]
 

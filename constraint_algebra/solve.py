@@ -32,10 +32,10 @@ from constraint_algebra.blocks import gradient_blocks, scatter
 from constraint_algebra.factors import cheapest_factor, correcting_factor
 from constraint_algebra.lanczos import extreme_singular_values
 from constraint_algebra.layer_equations import LayerEquations, largest_row, noise_cut
-from constraint_algebra.preconditioners import Diagonal, Preconditioner
+from constraint_algebra.preconditioners import Diagonal
 from constraint_algebra.reduced import Reduced
 from constraint_algebra.refinement import refined, restarted
-from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_gradients
+from constraint_algebra.stacked import Coordinates, Preconditioner, StackedEquations, conjugate_gradients
 from constraint_algebra.verdict import Verdict
 
 FloatArray = NDArray[np.float64]

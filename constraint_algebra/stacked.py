@@ -7,7 +7,7 @@ matrix-free convolution.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Protocol, Self
 
@@ -17,10 +17,10 @@ from numpy.typing import DTypeLike, NDArray
 from constraint_algebra import contractions
 from constraint_algebra.blocks import Block, gather, scatter
 from constraint_algebra.layers import PlacedLayer
-from constraint_algebra.preconditioners import Preconditioner
 from constraint_algebra.scratch import Scratch
 
 FloatArray = NDArray[Any]  # of either precision
+Preconditioner = Callable[[FloatArray], FloatArray]
 
 
 FAST = 0.01  # share of what the step before took off the squared distance, below which the next step can be foretold

@@ -25,7 +25,7 @@ def cholesky_solve(U: FloatArray, v: FloatArray) -> FloatArray:
     if not v.size:
         return v
     for transposed in (1, 0):
-        v = _solved(U, v, lower=0, transposed=transposed)
+        v = _solved(U, v, transposed)
     return v
 
 
@@ -33,21 +33,18 @@ def divide(L: FloatArray, v: FloatArray, *, transposed: bool = False) -> FloatAr
     """Replace v, rows in one run of memory, by L^-1 v, or by L^-T v, and return it; L is lower triangular."""
     if not v.size:
         return v
-    if v.shape[1] == 1:
-        _solved(L, v, lower=1, transposed=int(transposed))
-        return v
     # As v^T L^-T: the transpose is in BLAS's own order, and no copy is made.
     trsm = blas.get_blas_funcs(("trsm",), (L, v))[0]
     trsm(1.0, L, v.T, side=1, lower=1, trans_a=int(not transposed), overwrite_b=1)
     return v
 
 
-def _solved(T: FloatArray, v: FloatArray, *, lower: int, transposed: int) -> FloatArray:
-    """Return v, whose columns or whose rows lie in one run of memory, divided by T; v is overwritten."""
+def _solved(U: FloatArray, v: FloatArray, transposed: int) -> FloatArray:
+    """Return v, in LAPACK's order, divided by U or by its transpose; v is overwritten."""
     if v.shape[1] <= SINGLY:
-        trsv = blas.get_blas_funcs(("trsv",), (T, v))[0]
+        trsv = blas.get_blas_funcs(("trsv",), (U, v))[0]
         for column in v.T:
-            trsv(T, column, lower=lower, trans=transposed, overwrite_x=1)
+            trsv(U, column, trans=transposed, overwrite_x=1)
         return v
-    trsm = blas.get_blas_funcs(("trsm",), (T, v))[0]
-    return np.asarray(trsm(1.0, T, v, lower=lower, trans_a=transposed, overwrite_b=1))
+    trsm = blas.get_blas_funcs(("trsm",), (U, v))[0]
+    return np.asarray(trsm(1.0, U, v, trans_a=transposed, overwrite_b=1))

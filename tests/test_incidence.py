@@ -89,12 +89,6 @@ def test_tables_say_what_the_triples_say(geometry) -> None:
     seen = {(t, o, int(q)) for o in range(O) for t, q in enumerate(S.positions_seen[o]) if q < Q}
     arrivals = {(int(p) // O, int(p) % O, q) for row in S.arrivals for q, p in enumerate(row) if p < T * O}
     assert meeting == seen == arrivals == found
-    fields = set()
-    numbers = [np.arange(n).reshape(shape) for n, shape in ((T, S.taps), (Q, S.positions))]
-    for o, windows in enumerate(S.fields):
-        taps, places = (number[window].ravel().tolist() for number, window in zip(numbers, windows, strict=True))
-        fields |= {(t, o, q) for t, q in zip(taps, places, strict=True)}
-    assert fields == found
 
 
 @given(geometries())

@@ -13,6 +13,7 @@ from constraint_algebra.blocks import gradient_blocks
 from constraint_algebra.capacitance import GATHERED, CapacitanceFactor, operations
 from constraint_algebra.normal_equations import Bands, all_normal_equations, bands, normal_blocks
 from constraint_algebra.preconditioners import DenseFactor
+from constraint_algebra.stacked import StackedEquations
 from tests.cases import geometries
 from tests.rank_oracles import looped_rows
 
@@ -50,18 +51,24 @@ def order(layer):
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_the_factor_inverts_the_normal_equations(layer, factor) -> None:
     W, blocks, whiten, BB, AA = setup(layer)
+    equations = StackedEquations(layer, W, blocks, whiten)
     ridge = 1e-4
     diagonal = BB.diagonal().max() if factor is BandedFactor else (BB + AA).diagonal().max()
     H = BB + AA + ridge * diagonal * np.eye(layer.unknowns)
     x = np.random.default_rng(1).standard_normal((*layer.input_shape, 3))
     expected = np.linalg.solve(H, x.reshape(-1, 3)).reshape(x.shape)
-    found = factor(layer, W, blocks, whiten, ridge, np.float64)(x)
+    found = factor(equations, ridge, np.float64)(x)
     np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max())
-    single = factor(layer, W, blocks, whiten, ridge, np.float32)(x)
+    alone = factor(equations, ridge, np.float64)(x[..., :1])
+    np.testing.assert_allclose(alone, expected[..., :1], atol=1e-8 * np.abs(expected).max())
+    single = factor(equations, ridge, np.float32)(x)
     np.testing.assert_allclose(single, expected, atol=2e-2 * np.abs(expected).max())
     # What the type cannot hold is scaled, column by column of nothing but zeros included.
     np.testing.assert_allclose(
-        factor(layer, W, blocks, whiten, ridge, np.float32)(1e-60 * x), 1e-60 * single, rtol=1e-5, atol=1e-66
+        factor(equations, ridge, np.float32)(1e-60 * x),
+        1e-60 * single,
+        rtol=1e-5,
+        atol=1e-66,
     )
 
 
@@ -84,7 +91,7 @@ def test_block_rows_of_the_normal_equations(layer, per_block) -> None:
         np.testing.assert_allclose(row[lower], expected[lower], atol=1e-10)
         assert not whole[start:stop, :first].any()  # nothing lies beyond the band
         start = stop
-    np.testing.assert_allclose(np.tril(all_normal_equations(layer, W, whiten)), np.tril(whole), atol=1e-10)
+    np.testing.assert_allclose(all_normal_equations(layer, W, whiten), whole, atol=1e-10)
 
 
 @given(geometries(largest=3))
@@ -93,8 +100,8 @@ def test_normal_equations_of_any_geometry(geometry) -> None:
     whiten = np.random.default_rng(geometry.seed).uniform(0, 2, layer.output_shape)
     unit_vectors = np.eye(layer.unknowns)[:, order(layer)].reshape(*layer.input_shape, -1)
     B = whiten.reshape(-1, 1) * contractions.forward(layer, weight, unit_vectors).reshape(-1, layer.unknowns)
-    found = np.tril(all_normal_equations(layer, weight, whiten))
-    np.testing.assert_allclose(found, np.tril(B.T @ B), atol=1e-11 * max(1.0, float(np.abs(B).max()) ** 2))
+    found = all_normal_equations(layer, weight, whiten)
+    np.testing.assert_allclose(found, B.T @ B, atol=1e-11 * max(1.0, float(np.abs(B).max()) ** 2))
 
 
 def test_equations_that_are_not_there_break_no_factor_down_but_show() -> None:
@@ -104,7 +111,7 @@ def test_equations_that_are_not_there_break_no_factor_down_but_show() -> None:
     assert np.linalg.matrix_rank(H, 1e-9) < layer.unknowns
     null = np.linalg.svd(H)[2][-1].reshape(*layer.input_shape, 1)
     for factor in (BandedFactor, DenseFactor):
-        grown = factor(layer, W, blocks, whiten, 1e-6, np.float64)(null)
+        grown = factor(StackedEquations(layer, W, blocks, whiten), 1e-6, np.float64)(null)
         assert np.linalg.norm(grown) > 1e4 / np.linalg.norm(H, 2)
 
 
@@ -133,9 +140,9 @@ def test_weight_equations_correct_the_gradient_equations(layer, gathered, monkey
     assert np.linalg.matrix_rank(AA) == layer.unknowns
     x = np.random.default_rng(1).standard_normal((*layer.input_shape, 3))
     expected = np.linalg.solve(AA + BB, x.reshape(-1, 3)).reshape(x.shape)
-    found = CapacitanceFactor(layer, W, blocks, whiten, 0.0, np.float64)(x)
+    found = CapacitanceFactor(StackedEquations(layer, W, blocks, whiten), 0.0, np.float64)(x)
     np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
-    single = CapacitanceFactor(layer, W, blocks, whiten, 0.0, np.float32)(1e-60 * x)
+    single = CapacitanceFactor(StackedEquations(layer, W, blocks, whiten), 0.0, np.float32)(1e-60 * x)
     np.testing.assert_allclose(single, 1e-60 * expected, rtol=0, atol=2e-2 * 1e-60 * np.abs(expected).max())
 
 
@@ -147,7 +154,7 @@ def test_groups_without_weight_equations_keep_their_gradient_equations() -> None
     B, _ = looped_rows(layer, W, np.ones(layer.output_shape), *[np.ones(layer.output_shape, dtype=bool)] * 2)
     B = B * whiten.reshape(-1, 1)
     expected = np.linalg.solve(AA + B.T @ B, x.reshape(-1, 2)).reshape(x.shape)
-    found = CapacitanceFactor(layer, W, blocks, whiten, 0.0, np.float64)(x)
+    found = CapacitanceFactor(StackedEquations(layer, W, blocks, whiten), 0.0, np.float64)(x)
     np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
 
 
