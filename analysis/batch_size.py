@@ -32,9 +32,9 @@ import numpy as np
 
 import constraint_algebra as ca
 from analysis.executors import Row
-from analysis.subjects import FloatArray
-from constraint_algebra.noise import SPACING
-from constraint_algebra.samples import fit
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.experiments.samples import fit
+from constraint_algebra.recursion.noise import SPACING
 
 SEED = 0
 BATCHES = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 16, 20)

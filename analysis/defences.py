@@ -38,14 +38,15 @@ import numpy as np
 from analysis.executors import Row
 from analysis.measured import MEASURED, guess, measured
 from analysis.sharing import Shared, defences, observe
-from analysis.subjects import BoolArray, sample_step, small_network
-from constraint_algebra.activity import activity_of
-from constraint_algebra.capture import Capture
-from constraint_algebra.equations import LinearSystem, gradient_equations, stack, weight_equations
-from constraint_algebra.generic import generic_rank
+from analysis.subjects import sample_step, small_network
+from constraint_algebra.arrays import BoolArray
+from constraint_algebra.equations.systems import LinearSystem, gradient_equations, stack, weight_equations
+from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.layers import PlacedLayer
 from constraint_algebra.plotting import pixels
-from constraint_algebra.rank import generic_blocks
+from constraint_algebra.ranks.generic import generic_rank
+from constraint_algebra.ranks.ladder import generic_blocks
+from constraint_algebra.theory.activity import activity_of
 
 SEED = 0
 ACTIVATIONS = ("LeakyReLU(0.2)", "ReLU")

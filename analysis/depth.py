@@ -32,12 +32,14 @@ import numpy as np
 
 import constraint_algebra as ca
 from analysis.executors import Row
-from analysis.subjects import BoolArray, output_gradient, sample_step
-from constraint_algebra.bounds import bounded_rank
-from constraint_algebra.equations import LinearSystem, gradient_equations, stack, weight_equations
-from constraint_algebra.generic import Knowledge
+from analysis.subjects import output_gradient, sample_step
+from constraint_algebra.arrays import BoolArray
+from constraint_algebra.equations.systems import LinearSystem, gradient_equations, stack, weight_equations
 from constraint_algebra.layers import PlacedLayer
-from constraint_algebra.rank import singular_values, unit_rows
+from constraint_algebra.numerics.rows import unit_rows
+from constraint_algebra.ranks.bounded import bounded_rank
+from constraint_algebra.ranks.knowledge import Knowledge
+from constraint_algebra.ranks.ladder import singular_values
 
 SEED = 0
 SAMPLE = "cifar10:3"
@@ -123,6 +125,6 @@ def conditions(net: ca.Network, layer: PlacedLayer, active: BoolArray) -> Row:
 
 def condition(system: LinearSystem) -> float:
     """Return the ratio of the largest singular value to the smallest other than zero, rows of unit norm."""
-    sigma = singular_values(unit_rows(system.matrix))
+    sigma = singular_values(unit_rows(system.matrix)[0])
     above = sigma[sigma > max(system.shape) * np.finfo(float).eps * sigma.max()]
     return float(above[0] / above[-1])

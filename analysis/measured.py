@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.executors import Row
-from analysis.subjects import FloatArray
-from constraint_algebra.network import Network
-from constraint_algebra.reconstruction import Reconstruction
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.result import Reconstruction
 
 GREY = 0.5  # what a value is taken for where the observer knows nothing of it
 

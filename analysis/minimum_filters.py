@@ -28,8 +28,8 @@ from typing import NamedTuple
 
 import constraint_algebra as ca
 from analysis.executors import Row
-from constraint_algebra.feasibility_report import fewest_filters_alone, filters_by_counting
-from constraint_algebra.filter_counts import fewest_filters_by_both
+from constraint_algebra.theory.feasibility import fewest_filters_alone, filters_by_counting
+from constraint_algebra.theory.minimum_filters import fewest_filters_by_both
 
 SEED = 0
 SIZE = 32

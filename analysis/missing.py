@@ -12,17 +12,16 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.linalg as la
 
-from analysis.subjects import BoolArray, FloatArray
-from constraint_algebra import contractions
-from constraint_algebra.activations import formulas
-from constraint_algebra.capture import Capture
-from constraint_algebra.determinacy import null_space_norms
-from constraint_algebra.equations import LinearSystem, gradient_equations, stack, weight_equations
+from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.equations.systems import LinearSystem, gradient_equations, stack, weight_equations
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.layers import Activation, PlacedLayer
-from constraint_algebra.network import Network
-from constraint_algebra.rank import EPSILON, unit_rows
-from constraint_algebra.reconstruction import LayerSolution, Reconstruction, Status
+from constraint_algebra.experiments.capture import Capture
+from constraint_algebra.layers import Activation, PlacedLayer, trilinear
+from constraint_algebra.layers.activations import formulas
+from constraint_algebra.networks.network import Network
+from constraint_algebra.numerics.rows import EPSILON, unit_rows
+from constraint_algebra.ranks.determinacy import null_space_norms
+from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
 
 LARGEST = 1600  # unknowns of a layer that a dense factorisation takes on, some seconds
 ZERO = 1e-9  # of the largest value: a ReLU's output below that is 0, solved for with rounding
@@ -65,8 +64,8 @@ def reconstruct_partly(seen: Capture, sent: Mapping[str, BoolArray]) -> Reconstr
         )
         x, known, solution = _solved(layer, system.select(_usable(layer, system, z, k_known, sent[layer.weight_name])))
         solutions.append(solution)
-        arriving = contractions.input_gradient(layer, weights[layer.weight_name], np.where(k_known, k, 0.0))
-        arriving_known = ~contractions.touched(layer, ~k_known)
+        arriving = trilinear.input_gradient(layer, weights[layer.weight_name], np.where(k_known, k, 0.0))
+        arriving_known = ~trilinear.touched(layer, ~k_known)
         lower = todo[number + 1].index + 1 if layer is not todo[-1] else 0
         y, k, k_known, z = _through(network, lower, layer.index, (x, known), (arriving, arriving_known))
         if layer is not todo[-1] and not np.isfinite(z).any() and not (k_known & (k != 0)).any():
@@ -86,7 +85,7 @@ def reconstruct_partly(seen: Capture, sent: Mapping[str, BoolArray]) -> Reconstr
 
 def _usable(layer: PlacedLayer, system: LinearSystem, z: FloatArray, k_known: BoolArray, sent: BoolArray) -> BoolArray:
     """Return which rows have all that they need: z, or an entry that was sent and every k that it multiplies."""
-    per_filter_and_tap = contractions.row_sums(layer, (~k_known).astype(float)) == 0
+    per_filter_and_tap = trilinear.row_sums(layer, (~k_known).astype(float)) == 0
     shape = (layer.filters, -1, per_filter_and_tap.shape[1])
     entries = sent.reshape(shape) & per_filter_and_tap[:, None, :]
     # The equations put the entries of the weight's gradient into the order of their rows: of the masks as well.
@@ -101,7 +100,7 @@ def _solved(layer: PlacedLayer, system: LinearSystem) -> tuple[FloatArray, BoolA
     """Return the least-squares solution of the rows, brought to unit norm, and which unknowns they determine."""
     norms = null_space_norms(system)
     size = np.sqrt(np.asarray((system.matrix**2).sum(axis=1)).ravel())
-    A, rhs = unit_rows(system.matrix).toarray(), np.asarray(system.rhs) / np.where(size > 0, size, 1)
+    A, rhs = unit_rows(system.matrix)[0].toarray(), np.asarray(system.rhs) / np.where(size > 0, size, 1)
     x = np.zeros(system.shape[1])
     if len(rhs):
         x = la.lstsq(A, rhs, cond=max(A.shape) * EPSILON, lapack_driver="gelsd")[0]

@@ -26,7 +26,7 @@ import numpy as np
 import constraint_algebra as ca
 from analysis.executors import Row
 from analysis.subjects import ACTIVATIONS, SMALL
-from constraint_algebra.samples import fit
+from constraint_algebra.experiments.samples import fit
 
 SEED = 0
 FILTERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24)
@@ -56,7 +56,7 @@ def runs(*, quick: bool = False) -> list[Run]:
 
 def judge(run: Run) -> Row:
     """Return nullity, share of fixed values, mean width of the intervals from inside and from outside."""
-    from constraint_algebra.gradients import to_numpy
+    from constraint_algebra.pytorch.gradients import to_numpy
 
     act = ACTIVATIONS[run.activation]
     layers = [ca.Conv2d(run.filters, 5, 2, 2), act, ca.Conv2d(16, 3, 1, 1), act, ca.Flatten(), ca.Linear(10)]

@@ -22,15 +22,17 @@ from analysis.measured import measured
 from analysis.provenance import commit
 from analysis.screen import progress, say
 from analysis.sharing import Defence, defences, observe
-from analysis.subjects import FloatArray, step
-from constraint_algebra.activity import activity_of
-from constraint_algebra.capture import Capture, Recipe, parse_shape
+from analysis.subjects import step
+from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ConstraintAlgebraError, OutputExistsError
-from constraint_algebra.feasibility_report import THREAT_MODEL, FeasibilityReport
-from constraint_algebra.network import Network, shape_text
-from constraint_algebra.outcome import versions
+from constraint_algebra.experiments.capture import Capture, parse_shape
+from constraint_algebra.experiments.recipe import Recipe
+from constraint_algebra.experiments.results import versions
+from constraint_algebra.networks.network import Network, shape_text
 from constraint_algebra.plotting import is_picture
-from constraint_algebra.reconstruction import Reconstruction
+from constraint_algebra.recursion.result import Reconstruction
+from constraint_algebra.theory.activity import activity_of
+from constraint_algebra.theory.feasibility import THREAT_MODEL, FeasibilityReport
 
 SEED = 0
 SAMPLES = {3: ("cifar10:3", "cifar10:7", "cifar10:12"), 1: ("mnist:0", "mnist:1", "mnist:2")}

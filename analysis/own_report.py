@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.measured import guess
-from analysis.subjects import FloatArray
 from constraint_algebra import plotting
-from constraint_algebra.network import shape_text
-from constraint_algebra.reconstruction import Reconstruction
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.networks.network import shape_text
+from constraint_algebra.recursion.result import Reconstruction
 
 if TYPE_CHECKING:
     from analysis.own import Audit

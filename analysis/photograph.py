@@ -19,7 +19,8 @@ from typing import NamedTuple
 import constraint_algebra as ca
 from analysis.executors import Row
 from analysis.measured import MEASURED, measured
-from constraint_algebra.capture import Recipe, from_image
+from constraint_algebra.experiments.capture import from_image
+from constraint_algebra.experiments.recipe import Recipe
 
 SEED = 0
 SAMPLE = "cifar10:7"

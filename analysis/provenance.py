@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from constraint_algebra.outcome import versions
+from constraint_algebra.experiments.results import versions
 
 
 @cache

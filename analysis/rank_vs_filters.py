@@ -16,7 +16,7 @@ channels the bounds of the rank do not meet.
 
 One row a configuration: a convolution with square kernel, stride and padding on a square input, all outputs active
 and known; `equations` says whether gradient equations alone or weight and gradient equations count. `rank` is exact
-for almost all weights and output gradients (see `constraint_algebra.bounds`); `low` and `high` bound it, and it is
+for almost all weights and output gradients (see `constraint_algebra.ranks.bounded`); `low` and `high` bound it, and it is
 missing where they differ. `structural_rank` is missing where the graph is too large.
 """
 
@@ -30,12 +30,12 @@ import numpy as np
 
 import constraint_algebra as ca
 from analysis.executors import Row
-from constraint_algebra.bounds import bounded_rank
-from constraint_algebra.generic import KINDS, GenericRank, Knowledge
 from constraint_algebra.layers import PlacedLayer
-from constraint_algebra.polyphase import polyphase_law
-from constraint_algebra.propagation import gradient_rows
-from constraint_algebra.structure import layer_structural_rank
+from constraint_algebra.ranks.bounded import bounded_rank
+from constraint_algebra.ranks.generic import KINDS, GenericRank
+from constraint_algebra.ranks.knowledge import Knowledge, gradient_rows
+from constraint_algebra.ranks.polyphase import polyphase_law
+from constraint_algebra.ranks.structural import layer_structural_rank
 
 SEED = 0
 KERNELS, STRIDES, SIZES, CHANNELS = (2, 3, 4, 5, 7), (1, 2, 3), (8, 16, 32), (3, 16)

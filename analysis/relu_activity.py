@@ -30,11 +30,12 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.executors import Row
-from analysis.subjects import BoolArray, FloatArray, digit_network, digits, trained
-from constraint_algebra.activity import activity_of
-from constraint_algebra.bounds import BoundedRank, bounded_rank
-from constraint_algebra.generic import Knowledge
+from analysis.subjects import digit_network, digits, trained
+from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.ranks.bounded import BoundedRank, bounded_rank
+from constraint_algebra.ranks.knowledge import Knowledge
+from constraint_algebra.theory.activity import activity_of
 
 SEED = 0
 EPOCHS = (0, 20)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 import constraint_algebra as ca
 from analysis.missing import reconstruct_partly
-from analysis.subjects import BoolArray, FloatArray
-from constraint_algebra.capture import Arrays, Capture
-from constraint_algebra.network import Network
-from constraint_algebra.reconstruction import Reconstruction, Status
+from constraint_algebra.arrays import Arrays, BoolArray, FloatArray
+from constraint_algebra.experiments.capture import Capture
+from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.result import Reconstruction, Status
 
 UNKNOWN = 1e6  # times the largest entry of the gradient: noise that drowns whatever it is on
 DISCREPANT = 1e-3  # discrepancy of a gradient that was sent, beyond which a result is not consistent with it

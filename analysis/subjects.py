@@ -7,22 +7,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import constraint_algebra as ca
-from constraint_algebra import contractions
-from constraint_algebra.activations import formulas
-from constraint_algebra.capture import Capture
+from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.errors import MissingPackageError
-from constraint_algebra.layers import Activation, PlacedLayer
-from constraint_algebra.samples import fit
+from constraint_algebra.experiments.capture import Capture
+from constraint_algebra.experiments.samples import fit
+from constraint_algebra.layers import Activation, PlacedLayer, trilinear
+from constraint_algebra.layers.activations import formulas
 
 if TYPE_CHECKING:
     from torch import nn
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.intp]
-BoolArray = NDArray[np.bool_]
 
 ACTIVATIONS: dict[str, ca.ReLU | ca.LeakyReLU] = {"ReLU": ca.ReLU(), "LeakyReLU(0.2)": ca.LeakyReLU(0.2)}
 SMALL = (3, 16, 16)  # input shape of networks that are reconstructed often
@@ -68,7 +64,7 @@ def step(
     model: nn.Module, network: ca.Network, image: FloatArray, label: int, *, loss: str = "cross_entropy"
 ) -> Capture:
     """Return one training step on one image, brought to the network's shape and rounded to the model's type."""
-    from constraint_algebra.gradients import to_tensor
+    from constraint_algebra.pytorch.gradients import to_tensor
 
     dtype = next(iter(model.parameters())).dtype
     truth = image if image.shape == network.input_shape else fit(image, network.input_shape)
@@ -95,7 +91,7 @@ def output_gradient(seen: Capture, layer: PlacedLayer) -> FloatArray:
     k = seen.gradients[f"{head.name}.bias"].astype(float).reshape(head.output_shape)
     for above in reversed(seen.network.layers[layer.index + 1 :]):
         if above.is_bilinear:
-            k = contractions.input_gradient(above, weights[above.weight_name], k)
+            k = trilinear.input_gradient(above, weights[above.weight_name], k)
         elif isinstance(above.layer, Activation):
             k = k * formulas(above.layer).derivative(values[above.index + 1])
         k = k.reshape(above.input_shape)

@@ -10,7 +10,7 @@ from functools import cache
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from constraint_algebra.threads import VARIABLES
+from constraint_algebra.numerics.blas_threads import VARIABLES
 
 
 @contextmanager

@@ -33,8 +33,8 @@ from analysis.executors import Row
 from analysis.measured import MEASURED, measured
 from analysis.sharing import norm
 from analysis.subjects import digit_network, digits, step, trained
-from constraint_algebra.activity import activity_of
 from constraint_algebra.errors import ZeroGradientError
+from constraint_algebra.theory.activity import activity_of
 
 SEED = 0
 ACTIVATIONS = ("LeakyReLU(0.2)", "ReLU")

@@ -51,7 +51,7 @@ def network() -> ca.Network:
 
 def judge(run: Run) -> Row:
     """Return nullity and differences, and the images `(3, 32, 32)`."""
-    from constraint_algebra.gradients import to_numpy
+    from constraint_algebra.pytorch.gradients import to_numpy
 
     net = network()
     model = ca.to_torch(net, seed=SEED, init="default")

@@ -25,18 +25,12 @@ _PUBLIC = {
         "UnsupportedLayerError",
         "ZeroGradientError",
     ),
-    "layers": (
+    "layers.activations": (
         "ELU",
         "SELU",
-        "Conv1d",
-        "Conv2d",
-        "Conv3d",
-        "Flatten",
         "Hardtanh",
         "Identity",
         "LeakyReLU",
-        "Linear",
-        "PlacedLayer",
         "ReLU",
         "ReLU6",
         "Sigmoid",
@@ -44,44 +38,126 @@ _PUBLIC = {
         "Softsign",
         "Tanh",
     ),
-    "incidence": ("Incidence",),  # its function has the module's name and lives there: ca.incidence.incidence
-    "equations": (
+    "layers.kinds": (
+        "Conv1d",
+        "Conv2d",
+        "Conv3d",
+        "Flatten",
+        "Linear",
+        "PlacedLayer",
+    ),
+    "layers.incidence": ("Incidence",),
+    "equations.systems": (
         "LinearSystem",
         "bias_equations",
         "gradient_equations",
         "stack",
         "weight_equations",
     ),
-    "graph": ("components", "constraint_graph", "maximum_matching", "structural_rank"),
-    "decomposition": ("DulmageMendelsohn", "dulmage_mendelsohn"),
-    "polyphase": ("PolyphaseLaw", "ResidueClass", "fewest_filters", "polyphase_law"),
-    "generic": ("GenericRank", "Knowledge", "generic_rank"),
-    "rank": ("RankLadder", "rank_ladder"),
-    "determinacy": ("NullSpaceNorms", "determined", "null_space_norms"),
-    "network": ("Network",),
-    "gradients": ("to_torch", "torch_gradients"),
-    "tracing": ("from_torch",),
-    "storage": ("load", "save"),
-    "metrics": ("mse", "psnr", "ssim"),
-    "reconstruction": ("LayerSolution", "Reconstruction", "Status"),
-    "backsubstitution": ("reconstruct",),
-    "certificate": ("Certificate",),
-    "certification": ("certify",),
-    "certificates": ("IndistinguishabilitySet", "indistinguishable"),
-    "attacker_view": ("FirstLayer", "PixelBounds"),
-    "first_layer": ("first_layer_equations",),
-    "exact_certificates": ("ExactCertificate", "exact_certificate"),
-    "interval_maps": ("IntervalMap", "interval_map"),
-    "intervals": ("Interval",),
-    "neighbourhood": ("LocalUniqueness", "local_uniqueness"),
-    "twins": ("Twin",),
-    "verification": ("TwinVerification", "gradient_jacobian", "verify_twin"),
-    "activity": ("activity_of",),
-    "bounds": ("BoundedRank", "bounded_rank"),
-    "filter_counts": ("FilterCount", "MinimumFilters", "minimum_filters"),
-    "feasibility_report": ("FeasibilityReport", "LayerFeasibility", "feasibility"),
+    "equations.constraint_graph": (
+        "components",
+        "constraint_graph",
+        "maximum_matching",
+        "structural_rank",
+    ),
+    "equations.dulmage_mendelsohn": (
+        "DulmageMendelsohn",
+        "dulmage_mendelsohn",
+    ),
+    "ranks.polyphase": (
+        "PolyphaseLaw",
+        "ResidueClass",
+        "fewest_filters",
+        "polyphase_law",
+    ),
+    "ranks.generic": (
+        "GenericRank",
+        "generic_rank",
+    ),
+    "ranks.knowledge": ("Knowledge",),
+    "ranks.ladder": (
+        "RankLadder",
+        "rank_ladder",
+    ),
+    "ranks.determinacy": (
+        "NullSpaceNorms",
+        "determined",
+        "null_space_norms",
+    ),
+    "networks.network": ("Network",),
+    "pytorch.gradients": (
+        "to_torch",
+        "torch_gradients",
+    ),
+    "pytorch.tracing": ("from_torch",),
+    "storage": (
+        "load",
+        "save",
+    ),
+    "experiments.metrics": (
+        "mse",
+        "psnr",
+        "ssim",
+    ),
+    "recursion.result": (
+        "LayerSolution",
+        "Reconstruction",
+        "Status",
+    ),
+    "recursion.backsubstitution": ("reconstruct",),
+    "proofs.certificate": ("Certificate",),
+    "proofs.certify": ("certify",),
+    "proofs.indistinguishable": (
+        "IndistinguishabilitySet",
+        "indistinguishable",
+    ),
+    "proofs.observer": (
+        "FirstLayer",
+        "PixelBounds",
+    ),
+    "proofs.first_layer_equations": ("first_layer_equations",),
+    "proofs.exact": (
+        "ExactCertificate",
+        "exact_certificate",
+    ),
+    "proofs.interval_maps": (
+        "IntervalMap",
+        "interval_map",
+    ),
+    "proofs.intervals": ("Interval",),
+    "proofs.local_uniqueness": (
+        "LocalUniqueness",
+        "local_uniqueness",
+    ),
+    "proofs.twins": ("Twin",),
+    "pytorch.verification": (
+        "TwinVerification",
+        "gradient_jacobian",
+        "verify_twin",
+    ),
+    "theory.activity": ("activity_of",),
+    "ranks.bounded": (
+        "BoundedRank",
+        "bounded_rank",
+    ),
+    "theory.minimum_filters": (
+        "FilterCount",
+        "MinimumFilters",
+        "minimum_filters",
+    ),
+    "theory.feasibility": (
+        "FeasibilityReport",
+        "LayerFeasibility",
+        "feasibility",
+    ),
 }
-_SUBMODULES = ("incidence", "plotting", "samples", "symbolic", "zoo")
+_SUBMODULES = {
+    "incidence": "layers.incidence",  # its function has the module's name and lives there: ca.incidence.incidence
+    "plotting": "plotting",
+    "samples": "experiments.samples",
+    "symbolic": "symbolic",
+    "zoo": "networks.zoo",
+}
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __version__ = "0.1.0"
@@ -90,7 +166,7 @@ __all__ = sorted([*_MODULE_OF, *_SUBMODULES])  # noqa: PLE0605 -- one table serv
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
-        return import_module(f"constraint_algebra.{name}")
+        return import_module(f"constraint_algebra.{_SUBMODULES[name]}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'constraint_algebra' has no attribute {name!r}")
     value = getattr(import_module(f"constraint_algebra.{_MODULE_OF[name]}"), name)

@@ -1,5 +1,5 @@
 """`python -m constraint_algebra` is the command `constraint-algebra`."""
 
-from constraint_algebra.cli import app
+from constraint_algebra.commands.app import app
 
 app(prog_name="constraint-algebra")

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from constraint_algebra.arrays import Arrays
 from constraint_algebra.errors import MissingPackageError, OutputExistsError, StorageError
-
-Arrays = dict[str, NDArray[Any]]
 
 # The entry of an .npz that holds the metadata and the names of the arrays that are bfloat16, which NumPy's format
 # does not know; those are stored as their bits, uint16.
@@ -92,7 +91,7 @@ def load(path: str | Path) -> Arrays:
     suffix = _suffix(path, _READABLE)
     if suffix in {".pt", ".pth"}:
         _exists(path)
-        from constraint_algebra.gradients import load_torch_file
+        from constraint_algebra.pytorch.gradients import load_torch_file
 
         return load_torch_file(path)
     return _read(path)[0]

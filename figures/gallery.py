@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import constraint_algebra as ca
 from constraint_algebra import plotting
-from constraint_algebra.polyphase import polyphase_law
+from constraint_algebra.ranks.polyphase import polyphase_law
 
 OUT = Path(__file__).parent / "gallery"
 

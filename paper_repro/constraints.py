@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from constraint_algebra import zoo
-from constraint_algebra.activity import activity_of
-from constraint_algebra.bounds import bounded_rank
-from constraint_algebra.filter_counts import minimum_filters
-from constraint_algebra.generic import Knowledge
 from constraint_algebra.layers import Conv, PlacedLayer
-from constraint_algebra.network import Network
+from constraint_algebra.networks.network import Network
+from constraint_algebra.ranks.bounded import bounded_rank
+from constraint_algebra.ranks.knowledge import Knowledge
+from constraint_algebra.theory.activity import activity_of
+from constraint_algebra.theory.minimum_filters import minimum_filters
 from paper_repro.plan import AS_PUBLISHED, Run
 from paper_repro.study import step_of
 

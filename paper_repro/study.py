@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 import constraint_algebra as ca
-from constraint_algebra import metrics, samples, zoo
-from constraint_algebra.capture import Capture
+from constraint_algebra import samples, zoo
+from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ConstraintAlgebraError
+from constraint_algebra.experiments import metrics
+from constraint_algebra.experiments.capture import Capture
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.ambiguity import likeliest
 from paper_repro.benchmarks.memory import with_peak_memory
 from paper_repro.plan import AS_PUBLISHED, CLASSES, DLG, IDLG, OURS, RCONV, RGAP, Run, is_pictured
 
-FloatArray = NDArray[np.float64]
 Row = dict[str, object]
 
 RECOGNISED, EXACT = 1e-2, 1e-6  # mean squared errors below which a run counts as a success

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import Conv1d, Conv2d, Conv3d, PlacedLayer
 
-FloatArray = NDArray[np.float64]
 CONV = {1: Conv1d, 2: Conv2d, 3: Conv3d}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from typer.testing import CliRunner
 
-from constraint_algebra.cli import app
+from constraint_algebra.commands.app import app
 
 MODELS = '''
 import torch

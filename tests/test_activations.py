@@ -9,21 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from constraint_algebra import (
-    ELU,
-    SELU,
-    Hardtanh,
-    Identity,
-    LeakyReLU,
-    ReLU,
-    ReLU6,
-    Sigmoid,
-    Softplus,
-    Softsign,
-    Tanh,
-)
-from constraint_algebra.activations import apply, formulas
+from constraint_algebra import ELU, SELU, Hardtanh, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, Softplus, Softsign, Tanh
 from constraint_algebra.layers import Activation
+from constraint_algebra.layers.activations import apply, formulas
 
 F = torch.nn.functional
 CASES = {

@@ -8,7 +8,7 @@ import torch
 
 import constraint_algebra as ca
 from constraint_algebra import samples, zoo
-from constraint_algebra.gradients import to_numpy
+from constraint_algebra.pytorch.gradients import to_numpy
 from paper_repro.benchmarks import verdicts
 
 LENET_O = "lenet-o"

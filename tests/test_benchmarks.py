@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import constraint_algebra as ca
 from constraint_algebra import zoo
-from constraint_algebra.capture import Recipe, from_image
+from constraint_algebra.experiments.capture import from_image
+from constraint_algebra.experiments.recipe import Recipe
 from paper_repro.baselines import rconv_published as published
 from paper_repro.benchmarks import accuracy, large, layer_steps, measure, speed, verdicts
 from paper_repro.benchmarks.accuracy import Run

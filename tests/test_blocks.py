@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra.blocks import gradient_blocks
+from constraint_algebra.solvers.gradient_blocks import gradient_blocks
 from tests.rank_oracles import looped_rows, random_layers
 
 

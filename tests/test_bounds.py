@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 import constraint_algebra as ca
-from constraint_algebra.structure import layer_structural_rank
+from constraint_algebra.ranks.structural import layer_structural_rank
 from tests.rank_oracles import exact_rank, exactly_determined, random_layers, random_rows
 from tests.test_generic import TABLE, conv
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra.certificate import digest
+from constraint_algebra.proofs.certificate import digest
 from tests.command import pixels, strict
 from tests.twin_cases import case, random_case
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import constraint_algebra as ca
-from constraint_algebra.certificates import activation_pattern
+from constraint_algebra.networks.activation_pattern import activation_pattern
 from tests.twin_cases import case, random_case
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra import storage
-from constraint_algebra.gradients import load_parameters, to_torch, torch_gradients
+from constraint_algebra.pytorch.gradients import load_parameters, to_torch, torch_gradients
 from tests.command import pixels, run, strict, truth
 
 

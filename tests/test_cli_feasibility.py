@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from constraint_algebra.cli import app
+from constraint_algebra.commands.app import app
 
 MODELS = """
 import constraint_algebra as ca

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constraint_algebra import Linear, contractions
+from constraint_algebra import Linear
+from constraint_algebra.layers import trilinear
 from tests import oracles
 from tests.cases import Geometry, geometries
 
@@ -34,11 +35,11 @@ def test_output_and_gradients_are_those_of_pytorch(geometry) -> None:
     weight, bias, x, expected = against_autograd(geometry)
     k = expected["output gradient"]
     shift = bias.reshape(-1, *(1,) * geometry.axes) if geometry.bias else 0.0
-    assert close(contractions.forward(layer, weight, x) + shift, expected["output"])
-    assert close(contractions.weight_gradient(layer, k, x), expected["weight gradient"])
-    assert close(contractions.input_gradient(layer, weight, k), expected["input gradient"])
+    assert close(trilinear.forward(layer, weight, x) + shift, expected["output"])
+    assert close(trilinear.weight_gradient(layer, k, x), expected["weight gradient"])
+    assert close(trilinear.input_gradient(layer, weight, k), expected["input gradient"])
     if geometry.bias:
-        assert close(contractions.bias_gradient(layer, k), expected["bias gradient"])
+        assert close(trilinear.bias_gradient(layer, k), expected["bias gradient"])
 
 
 @given(geometries())
@@ -47,9 +48,9 @@ def test_leaving_out_any_factor_of_the_trilinear_form_gives_the_same_number(geom
     rng = np.random.default_rng(geometry.seed)
     weight, k, x = (rng.standard_normal(shape) for shape in (layer.weight_shape, layer.output_shape, layer.input_shape))
     T = [
-        np.sum(k * contractions.forward(layer, weight, x)),
-        np.sum(weight * contractions.weight_gradient(layer, k, x)),
-        np.sum(x * contractions.input_gradient(layer, weight, k)),
+        np.sum(k * trilinear.forward(layer, weight, x)),
+        np.sum(weight * trilinear.weight_gradient(layer, k, x)),
+        np.sum(x * trilinear.input_gradient(layer, weight, k)),
     ]
     scale = max(1.0, np.linalg.norm(k) * np.linalg.norm(weight) * np.linalg.norm(x))
     assert np.ptp(T) <= 1e-12 * scale
@@ -58,10 +59,10 @@ def test_leaving_out_any_factor_of_the_trilinear_form_gives_the_same_number(geom
 def test_a_linear_layer_is_a_convolution_without_axes() -> None:
     layer = Linear(2).place((3,))
     W, x, k = np.array([[1.0, 2, 3], [4, 5, 6]]), np.array([1.0, 0, -1]), np.array([10.0, 1])
-    assert contractions.forward(layer, W, x).tolist() == [-2, -2]
-    assert contractions.input_gradient(layer, W, k).tolist() == [14, 25, 36]
-    assert contractions.weight_gradient(layer, k, x).tolist() == [[10, 0, -10], [1, 0, -1]]
-    assert contractions.bias_gradient(layer, k).tolist() == [10, 1]
+    assert trilinear.forward(layer, W, x).tolist() == [-2, -2]
+    assert trilinear.input_gradient(layer, W, k).tolist() == [14, 25, 36]
+    assert trilinear.weight_gradient(layer, k, x).tolist() == [[10, 0, -10], [1, 0, -1]]
+    assert trilinear.bias_gradient(layer, k).tolist() == [10, 1]
 
 
 @given(geometries())
@@ -73,7 +74,7 @@ def test_touched_is_what_the_outputs_see(geometry) -> None:
     expected = oracles.torch_layer(
         geometry, np.ones(layer.weight_shape), None, np.zeros(layer.input_shape), lambda _: active.astype(float)
     )["input gradient"]
-    assert np.array_equal(contractions.touched(layer, active), expected > 0)
+    assert np.array_equal(trilinear.touched(layer, active), expected > 0)
 
 
 @given(geometries(), st.integers(1, 3))
@@ -82,8 +83,8 @@ def test_several_inputs_at_once_are_each_contracted_alone(geometry, several) -> 
     rng = np.random.default_rng(geometry.seed)
     weight = rng.standard_normal(layer.weight_shape)
     for operator, shape in (
-        (contractions.forward, layer.input_shape),
-        (contractions.input_gradient, layer.output_shape),
+        (trilinear.forward, layer.input_shape),
+        (trilinear.input_gradient, layer.output_shape),
     ):
         values = rng.standard_normal((*shape, several))
         single = [operator(layer, weight, values[..., i]) for i in range(several)]

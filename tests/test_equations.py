@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import constraint_algebra as ca
-from constraint_algebra.equations import Names, gradient_block
+from constraint_algebra.equations.systems import Names, gradient_block
 from tests import oracles
 from tests.cases import geometries
 from tests.test_contractions import against_autograd, close

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import constraint_algebra as ca
-from constraint_algebra.activations import apply
-from constraint_algebra.estimates import Estimate, through_activation
+from constraint_algebra.layers.activations import apply
+from constraint_algebra.recursion.estimates import Estimate, through_activation
 
 SMOOTH = {
     "LeakyReLU": (ca.LeakyReLU(0.2), torch.nn.LeakyReLU(0.2)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra.exact_certificates import exact_gradients
+from constraint_algebra.proofs.exact import exact_gradients
 from tests.twin_cases import case
 
 PIECEWISE = {
@@ -25,7 +25,7 @@ def dyadic(activation, seed: int):
     rng = np.random.default_rng(seed)
     c = case(net, np.round(64 * rng.random(net.input_shape)) / 64)
     values = {name: np.round(64 * rng.uniform(-0.5, 0.5, p.shape)) / 64 for name, p in c.parameters.items()}
-    from constraint_algebra.gradients import load_parameters
+    from constraint_algebra.pytorch.gradients import load_parameters
 
     load_parameters(c.model, values)
     return c

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra.polyphase import fewest_filters, polyphase_law
+from constraint_algebra.ranks.polyphase import fewest_filters, polyphase_law
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/site/explorer/index.html").as_uri()

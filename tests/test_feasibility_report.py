@@ -5,7 +5,7 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra import zoo
-from constraint_algebra.gradients import torch_gradients
+from constraint_algebra.pytorch.gradients import torch_gradients
 
 COLUMNS = [
     "layer",

@@ -4,7 +4,7 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra import zoo
-from constraint_algebra.filter_counts import fewest_filters_by_both
+from constraint_algebra.theory.minimum_filters import fewest_filters_by_both
 from tests.rank_oracles import random_layers
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import constraint_algebra as ca
-from constraint_algebra.gradients import to_tensor
+from constraint_algebra.pytorch.gradients import to_tensor
 from tests.twin_cases import case, random_case
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra.contractions import input_gradient
+from constraint_algebra.layers.trilinear import input_gradient
 from tests.rank_oracles import exact_rank, exactly_determined, looped_rows, random_layers, random_rows, svd_rank
 
 SMALL = {1: 9, 2: 4, 3: 3}

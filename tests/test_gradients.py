@@ -14,7 +14,7 @@ from torch import nn
 
 import constraint_algebra as ca
 from constraint_algebra import zoo
-from constraint_algebra.gradients import (
+from constraint_algebra.pytorch.gradients import (
     load_parameters,
     load_torch_file,
     to_numpy,
@@ -22,7 +22,7 @@ from constraint_algebra.gradients import (
     to_torch,
     torch_gradients,
 )
-from constraint_algebra.tracing import from_torch
+from constraint_algebra.pytorch.tracing import from_torch
 
 ACTIVATIONS = [
     ca.Identity(),

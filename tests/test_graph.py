@@ -7,7 +7,7 @@ import scipy.sparse as sp
 from pyomo.contrib.incidence_analysis.dulmage_mendelsohn import dulmage_mendelsohn as pyomo_dulmage_mendelsohn
 
 import constraint_algebra as ca
-from constraint_algebra.graph import components, edges, maximum_matching, structural_rank
+from constraint_algebra.equations.constraint_graph import components, edges, maximum_matching, structural_rank
 
 SMALL_LAYERS = {
     "two filters, stride leaves classes": lambda: ca.Conv2d(2, 3, stride=2, padding=1).place((1, 5, 5)),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import constraint_algebra as ca
-from constraint_algebra import head
+from constraint_algebra.recursion import head
 
 
 def softmax_gradient(W, x, label):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constraint_algebra import Conv1d, Conv2d, Incidence, Linear, ReLU, ShapeError
-from constraint_algebra.incidence import incidence
+from constraint_algebra.layers.incidence import incidence
 from tests import oracles
 from tests.cases import geometries
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from constraint_algebra.interior_point import interior_point
+from constraint_algebra.numerics.interior_point import interior_point
 
 
 def problem(seed: int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constraint_algebra.lanczos import STEPS, extreme_singular_values
+from constraint_algebra.numerics.lanczos import STEPS, extreme_singular_values
 
 UNKNOWNS = 400
 

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from constraint_algebra.masks import DOUBTED, TAIL, WEIGHED, BiasCheck, _weighed, decide, log_odds, two_sided_odds
+from constraint_algebra.recursion.activation_sides import (
+    DOUBTED,
+    TAIL,
+    WEIGHED,
+    BiasCheck,
+    _weighed,
+    decide,
+    log_odds,
+    two_sided_odds,
+)
 
 MEMBERS = 8
 

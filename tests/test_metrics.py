@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from constraint_algebra import MissingPackageError, ShapeError
-from constraint_algebra.metrics import mse, psnr, ssim
+from constraint_algebra.experiments.metrics import mse, psnr, ssim
 
 
 def noisy(shape: tuple[int, ...], seed: int = 0, amount: float = 0.1) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import constraint_algebra as ca
 from analysis import missing
 from analysis.sharing import Shared, observe
 from analysis.subjects import output_gradient, sample_step, step
-from constraint_algebra.equations import gradient_equations, stack, weight_equations
+from constraint_algebra.equations.systems import gradient_equations, stack, weight_equations
 
 LAYERS = [ca.Conv2d(6, 3, 2, 1), ca.LeakyReLU(0.2), ca.Conv2d(5, 3, 1, 1), ca.ReLU(), ca.Flatten(), ca.Linear(10)]
 NETWORK = ca.Network((1, 8, 8), LAYERS)

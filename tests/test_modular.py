@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 import sympy
 
-from constraint_algebra.modular import BLOCK, PRIME, Echelon, echelon, multiply, residues
+from constraint_algebra.numerics.modular import BLOCK, PRIME, Echelon, echelon, multiply, residues
 
 
 def flint_matrix(A):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import constraint_algebra as ca
-from constraint_algebra import activations
-from constraint_algebra.network import bind, describe, shape_text
+from constraint_algebra.layers import activations
+from constraint_algebra.networks.network import bind, describe, shape_text
 
 nn = torch.nn
 # One network per number of axes, with a layer of every family between them.

@@ -7,7 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 import constraint_algebra as ca
-from constraint_algebra.null_space import NullSpace, unit_rows
+from constraint_algebra.numerics.rows import unit_rows
+from constraint_algebra.solvers.null_space import NullSpace
 
 RNG = np.random.default_rng(0)
 LAYERS = {

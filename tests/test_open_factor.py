@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra import open_factor
-from constraint_algebra.open_factor import RIDGE, OpenFactor, worthwhile
-from constraint_algebra.solve import TwoStage
-from constraint_algebra.stacked import Coordinates
+from constraint_algebra.solvers import null_space_factor
+from constraint_algebra.solvers.null_space_factor import RIDGE, OpenFactor, worthwhile
+from constraint_algebra.solvers.operators import Coordinates
+from constraint_algebra.solvers.two_stage import TwoStage
 from tests.test_solve import Dense, equations
 
 LAYERS = {
@@ -53,7 +53,7 @@ def test_it_inverts_them(n) -> None:
 def test_where_it_is_worthwhile(monkeypatch) -> None:
     plain = coordinates(LAYERS["plain"], np.inf, np.float32)
     assert worthwhile(plain)
-    monkeypatch.setattr(open_factor, "LARGEST", 100)
+    monkeypatch.setattr(null_space_factor, "LARGEST", 100)
     assert not worthwhile(plain)
     for layer in (ca.Conv2d(8, 3, padding=1, groups=2).place((4, 5, 5)), ca.Linear(3).place((4,))):
         assert not worthwhile(coordinates(layer, np.inf, np.float32))
@@ -113,5 +113,5 @@ def test_without_memory_the_verdict_is_that_of_the_iteration(monkeypatch) -> Non
     def no_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(open_factor, "OpenFactor", no_memory)
+    monkeypatch.setattr(null_space_factor, "OpenFactor", no_memory)
     assert not TwoStage(equations(LAYERS["plain"], active=0.9, zeros=0.0)).verdict.settled

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linprog
 
 import constraint_algebra as ca
-from constraint_algebra.polytope import Polytope
+from constraint_algebra.proofs.polytope import Polytope
 from tests.twin_cases import case, random_case
 
 SEEDS = [1, 5, 8, 27, 42, 44]  # 1 and 44 begin on the edge of their sets, 44 with nearly dependent equations

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 
 import constraint_algebra as ca
-from constraint_algebra import contractions
-from constraint_algebra.banded import BandedFactor
-from constraint_algebra.blocks import gradient_blocks
-from constraint_algebra.capacitance import GATHERED, CapacitanceFactor, operations
-from constraint_algebra.normal_equations import Bands, all_normal_equations, bands, normal_blocks
-from constraint_algebra.preconditioners import DenseFactor
-from constraint_algebra.stacked import StackedEquations
+from constraint_algebra.layers import trilinear
+from constraint_algebra.solvers.banded_factor import BandedFactor
+from constraint_algebra.solvers.capacitance_factor import GATHERED, CapacitanceFactor, operations
+from constraint_algebra.solvers.dense_factor import DenseFactor
+from constraint_algebra.solvers.gradient_blocks import gradient_blocks
+from constraint_algebra.solvers.normal_equations import Bands, all_normal_equations, bands, normal_blocks
+from constraint_algebra.solvers.operators import StackedEquations
 from tests.cases import geometries
 from tests.rank_oracles import looped_rows
 
@@ -99,7 +99,7 @@ def test_normal_equations_of_any_geometry(geometry) -> None:
     layer, weight = geometry.layer, geometry.values()[0]
     whiten = np.random.default_rng(geometry.seed).uniform(0, 2, layer.output_shape)
     unit_vectors = np.eye(layer.unknowns)[:, order(layer)].reshape(*layer.input_shape, -1)
-    B = whiten.reshape(-1, 1) * contractions.forward(layer, weight, unit_vectors).reshape(-1, layer.unknowns)
+    B = whiten.reshape(-1, 1) * trilinear.forward(layer, weight, unit_vectors).reshape(-1, layer.unknowns)
     found = all_normal_equations(layer, weight, whiten)
     np.testing.assert_allclose(found, B.T @ B, atol=1e-11 * max(1.0, float(np.abs(B).max()) ** 2))
 
@@ -135,7 +135,7 @@ DETERMINED = {
 @pytest.mark.parametrize("gathered", [1, GATHERED])
 @pytest.mark.parametrize("layer", DETERMINED.values(), ids=DETERMINED)
 def test_weight_equations_correct_the_gradient_equations(layer, gathered, monkeypatch) -> None:
-    monkeypatch.setattr("constraint_algebra.capacitance.GATHERED", gathered)
+    monkeypatch.setattr("constraint_algebra.solvers.capacitance_factor.GATHERED", gathered)
     W, blocks, whiten, BB, AA = setup(layer)
     assert np.linalg.matrix_rank(AA) == layer.unknowns
     x = np.random.default_rng(1).standard_normal((*layer.input_shape, 3))

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 import constraint_algebra as ca
-from constraint_algebra.activity import active_masks
-from constraint_algebra.propagation import at_start, below, gradient_rows, nothing, start_layer
+from constraint_algebra.ranks.knowledge import gradient_rows
+from constraint_algebra.theory.activity import active_masks
+from constraint_algebra.theory.propagation import at_start, below, nothing, start_layer
 
 TRIALS = 12
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra.gradients import load_parameters
+from constraint_algebra.pytorch.gradients import load_parameters
 from paper_repro.baselines import Outcome
 from paper_repro.baselines.rconv_published import (
     Watch,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import constraint_algebra as ca
-from constraint_algebra.feasibility_report import filters_by_counting
+from constraint_algebra.theory.feasibility import filters_by_counting
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 import constraint_algebra as ca
-from constraint_algebra import activations, contractions, samples, zoo
-from constraint_algebra.generic import Knowledge, generic_rank
-from constraint_algebra.gradients import to_numpy
+from constraint_algebra import samples, zoo
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.layers import activations, trilinear
+from constraint_algebra.pytorch.gradients import to_numpy
+from constraint_algebra.ranks.generic import generic_rank
+from constraint_algebra.ranks.knowledge import Knowledge
 
-FloatArray = NDArray[np.float64]
 LOSSES = {
     "cross_entropy": lambda z, label: torch.nn.functional.cross_entropy(z[None], torch.tensor([label])),
     "logistic": lambda z, label: torch.nn.functional.softplus(-z[0] if label else z[0]),
@@ -85,7 +87,7 @@ def exactly_known(c: Client) -> tuple[dict[str, tuple[int | None, int | None]], 
             if exact.determined is None:
                 return found, None
             found[layer.name] = exact.rank, int(exact.determined.sum())
-            z_known, k_known = exact.determined, ~contractions.touched(layer, ~k_known)
+            z_known, k_known = exact.determined, ~trilinear.touched(layer, ~k_known)
         elif not isinstance(layer.layer, ca.Flatten):
             k_known = k_known & (z_known | (dy == 0))
             z_known = z_known & np.isfinite(activations.formulas(layer.layer).inverse(y))

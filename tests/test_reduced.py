@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constraint_algebra.reduced import Reduced
+from constraint_algebra.numerics.dense_least_squares import Reduced
 
 
 @pytest.mark.parametrize(

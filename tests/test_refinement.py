@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constraint_algebra import refinement
-from constraint_algebra.refinement import refined
-from constraint_algebra.stacked import Coordinates
+from constraint_algebra.numerics import refinement
+from constraint_algebra.numerics.refinement import refined
+from constraint_algebra.solvers.operators import Coordinates
 from tests.test_stacked import operators
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra import contractions, second_look
-from constraint_algebra.capture import Recipe, from_image
-from constraint_algebra.estimates import Estimate
-from constraint_algebra.layer_equations import LayerEquations
+from constraint_algebra.experiments.capture import from_image
+from constraint_algebra.experiments.recipe import Recipe
+from constraint_algebra.layers import trilinear
+from constraint_algebra.recursion import contradictions
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.solvers.noisy_equations import LayerEquations
 
 LAYER = ca.Conv2d(8, 3, padding=1).place((2, 6, 6))
 
@@ -22,7 +24,7 @@ def truth(activation=None):
     rng = np.random.default_rng(0)
     x, W = rng.random(LAYER.input_shape), rng.standard_normal(LAYER.weight_shape)
     b, dy = 0.3 * rng.standard_normal(8), rng.standard_normal(LAYER.output_shape)
-    z = contractions.forward(LAYER, W, x) + b[:, None, None]
+    z = trilinear.forward(LAYER, W, x) + b[:, None, None]
     slope = 0.0 if isinstance(activation, ca.ReLU) else 0.2
     return x, W, b, dy, z, dy * np.where(z > 0, 1.0, slope)
 
@@ -39,7 +41,7 @@ def equations(x, W, z, k, noise=1e-9) -> LayerEquations:
         output_gradient=k,
         gradient_rows=np.ones((8, 9), dtype=bool),
         gradient_noise=np.full((8, 9), noise),
-        weight_gradient=contractions.weight_gradient(LAYER, truth()[-1], x),
+        weight_gradient=trilinear.weight_gradient(LAYER, truth()[-1], x),
         output=np.where(z > 0, z, np.nan),
         output_noise=np.full(z.shape, noise),
         scale=1.0,
@@ -49,15 +51,15 @@ def equations(x, W, z, k, noise=1e-9) -> LayerEquations:
 def test_one_wrong_output_breaks_the_equations_of_its_filter_and_no_other() -> None:
     x, W, _, dy, z, k = truth()
     right = equations(x, W, z, k)
-    assert second_look.misfits(right, x).max() < 1e-3
-    assert not second_look.suspects(right, x).any()
+    assert contradictions.misfits(right, x).max() < 1e-3
+    assert not contradictions.suspects(right, x).any()
     wrong = k.copy()
     place = tuple(np.argwhere(z[3] < 0)[0])
     wrong[(3, *place)] = dy[(3, *place)]
     broken = equations(x, W, z, wrong)
-    assert np.flatnonzero(second_look.suspects(broken, x)).tolist() == [3]
-    healed = second_look.without(broken, second_look.suspects(broken, x))
-    assert second_look.misfits(healed, x).max() < 1e-3
+    assert np.flatnonzero(contradictions.suspects(broken, x)).tolist() == [3]
+    healed = contradictions.without(broken, contradictions.suspects(broken, x))
+    assert contradictions.misfits(healed, x).max() < 1e-3
     assert not healed.gradient_rows[3].any()
 
 
@@ -66,7 +68,7 @@ def test_outputs_that_were_open_are_settled(activation) -> None:
     x, W, b, dy, _, k = truth(activation)
     known = np.random.default_rng(2).random(k.shape) < 0.5
     given = exactly(np.where(known, k, 77.0), known)
-    found = second_look.settled(LAYER, W, b, activation, exactly(dy), exactly(x), given, np.zeros(8, dtype=bool))
+    found = contradictions.settled(LAYER, W, b, activation, exactly(dy), exactly(x), given, np.zeros(8, dtype=bool))
     assert found.known.all()
     np.testing.assert_allclose(found.value, k, atol=1e-12)
 
@@ -78,7 +80,7 @@ def test_doubted_filters_are_decided_anew_and_stay_open_where_the_input_is() -> 
     determined = np.ones(x.shape, dtype=bool)
     determined[1, 0, 0] = False
     doubted = np.arange(8) == 5
-    found = second_look.settled(
+    found = contradictions.settled(
         LAYER, W, b, ca.ReLU(), exactly(dy), exactly(np.where(determined, x, 9.0), determined), exactly(wrong), doubted
     )
     open_ones = np.zeros(k.shape, dtype=bool)
@@ -91,10 +93,10 @@ def test_an_output_within_its_error_bars_stays_open() -> None:
     x, W, b, dy, z, k = truth()
     nowhere = np.zeros(k.shape, dtype=bool)
     noisy = exactly(x, size=0.1)
-    found = second_look.settled(
+    found = contradictions.settled(
         LAYER, W, b, ca.ReLU(), exactly(dy), noisy, exactly(k, nowhere), np.zeros(8, dtype=bool)
     )
-    moved = contractions.forward(LAYER, W, noisy.perturbations)
+    moved = trilinear.forward(LAYER, W, noisy.perturbations)
     clear = np.abs(z) > 6 * np.sqrt((moved**2).mean(axis=-1))
     assert 0 < clear.mean() < 1
     np.testing.assert_array_equal(found.known, clear)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra.factors import PRECISIONS
-from constraint_algebra.layer_equations import LayerEquations, residual
-from constraint_algebra.solve import TwoStage
+from constraint_algebra.solvers.choose_factor import PRECISIONS
+from constraint_algebra.solvers.noisy_equations import LayerEquations, residual
+from constraint_algebra.solvers.two_stage import TwoStage
 from tests.rank_oracles import looped_rows
 
 
@@ -132,13 +132,13 @@ def test_few_weight_equations_correct_the_gradient_equations(name, single, monke
     """By a factor where rounding allows one, by iteration where not: the same solution, that of dense least squares."""
     layer = LAYERS[name] if name != "stride" else ca.Conv2d(12, 3, stride=2, padding=1).place((2, 7, 6))
     eq = equations(layer, seed=2, exact=False, noise=1e-6, active=0.4, zeros=0.0)
-    monkeypatch.setattr("constraint_algebra.solve.MILD", 1.0)
+    monkeypatch.setattr("constraint_algebra.solvers.two_stage.MILD", 1.0)
     dense = Dense.of(eq)
     expected = np.linalg.lstsq(dense.matrix, dense.rhs, rcond=1e-10)[0].reshape(layer.input_shape)
     inverse = np.linalg.pinv(dense.matrix)
     deviation = np.sqrt(np.diag(inverse @ inverse.T)).reshape(layer.input_shape)
     for precisions, factor in ((PRECISIONS, "CapacitanceFactor"), ((), "NoneType")):
-        monkeypatch.setattr("constraint_algebra.factors.PRECISIONS", precisions)
+        monkeypatch.setattr("constraint_algebra.solvers.choose_factor.PRECISIONS", precisions)
         stages = TwoStage(eq)
         x = stages.solve(eq.weight_gradient[..., None], eq.output[..., None], share=0.05, single=single)[..., 0]
         assert type(stages._factor).__name__ == factor

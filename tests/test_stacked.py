@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constraint_algebra.blocks import gradient_blocks
-from constraint_algebra.stacked import Coordinates, StackedEquations, conjugate_gradients
+from constraint_algebra.numerics.conjugate_gradients import conjugate_gradients
+from constraint_algebra.solvers.gradient_blocks import gradient_blocks
+from constraint_algebra.solvers.operators import Coordinates, StackedEquations
 from tests.rank_oracles import looped_rows, random_layers
 
 

@@ -27,7 +27,7 @@ from analysis.__main__ import app
 from analysis.rows import keys
 from analysis.runner import arrays_path, key_of
 from analysis.subjects import sample_step, small_network
-from constraint_algebra.reconstruction import Reconstruction, Status
+from constraint_algebra.recursion.result import Reconstruction, Status
 
 TIMES = {"cpu_s", "rank_cpu_s", "structural_cpu_s"}
 

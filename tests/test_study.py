@@ -7,8 +7,8 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra import zoo
+from constraint_algebra.experiments.samples import read_image
 from constraint_algebra.plotting import pixels
-from constraint_algebra.samples import read_image
 from paper_repro import plan, study
 from paper_repro.baselines.ambiguity import likeliest
 from paper_repro.plan import Run

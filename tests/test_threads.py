@@ -9,7 +9,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import constraint_algebra as ca
-from constraint_algebra.threads import VARIABLES, all_blas_threads, one_blas_thread
+from constraint_algebra.numerics.blas_threads import VARIABLES, all_blas_threads, one_blas_thread
 
 
 def threads() -> set[int]:

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 import constraint_algebra as ca
 from constraint_algebra import layers as kinds
-from constraint_algebra.gradients import torch_gradients
-from constraint_algebra.tracing import from_torch
+from constraint_algebra.pytorch.gradients import torch_gradients
+from constraint_algebra.pytorch.tracing import from_torch
 
 
 class Forward(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from constraint_algebra.triangular import SINGLY, cholesky_solve, divide
+from constraint_algebra.numerics.triangular import SINGLY, cholesky_solve, divide
 
 
 def factor(dtype, n=30):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import constraint_algebra as ca
-from constraint_algebra.tracing import from_torch
+from constraint_algebra.pytorch.tracing import from_torch
 from tests.test_tracing import Forward, conv, outputs_agree
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import constraint_algebra as ca
-from constraint_algebra.verification import ENTRIES
+from constraint_algebra.pytorch.verification import ENTRIES
 from tests.twin_cases import case, random_case
 
 RNG = np.random.default_rng(0)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import constraint_algebra as ca
-from constraint_algebra.gradients import to_numpy
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.pytorch.gradients import to_numpy
 
-FloatArray = NDArray[np.float64]
 ACTIVATIONS = (ca.ReLU(), ca.ReLU(), ca.LeakyReLU(0.2), ca.Tanh(), ca.Hardtanh(-0.3, 0.5), ca.ReLU6(), ca.Sigmoid())
 
 

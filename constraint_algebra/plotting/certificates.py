@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.plotting.canvas import plain
 from constraint_algebra.plotting.pictures import difference, hatching, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 
 def certificate(

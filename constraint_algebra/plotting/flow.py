@@ -13,8 +13,8 @@ from constraint_algebra.plotting.ranks import shares
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from constraint_algebra.feasibility_report import FeasibilityReport
-    from constraint_algebra.reconstruction import Reconstruction
+    from constraint_algebra.recursion.result import Reconstruction
+    from constraint_algebra.theory.feasibility import FeasibilityReport
 
 
 def knowledge_flow(result: FeasibilityReport | Reconstruction, ax: Axes | None = None) -> Axes:
@@ -22,7 +22,7 @@ def knowledge_flow(result: FeasibilityReport | Reconstruction, ax: Axes | None =
 
     The last bar is the network's input. Layers that the recursion did not reach have none.
     """
-    from constraint_algebra.reconstruction import Reconstruction
+    from constraint_algebra.recursion.result import Reconstruction
 
     if isinstance(result, Reconstruction):
         names = [row.name for row in result.layers]

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from constraint_algebra.decomposition import dulmage_mendelsohn
+from constraint_algebra.equations.constraint_graph import components, edges
+from constraint_algebra.equations.constraint_graph import constraint_graph as named_graph
+from constraint_algebra.equations.dulmage_mendelsohn import dulmage_mendelsohn
 from constraint_algebra.errors import ParameterError
-from constraint_algebra.graph import components, edges
-from constraint_algebra.graph import constraint_graph as named_graph
 from constraint_algebra.plotting.canvas import axes_or_new, plain
 from constraint_algebra.plotting.look import BLACK, BLUE, PALETTE, SKY, VERMILION, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from constraint_algebra.equations import LinearSystem
-    from constraint_algebra.graph import Matrix
+    from constraint_algebra.equations.constraint_graph import Matrix
+    from constraint_algebra.equations.systems import LinearSystem
 
 READABLE = 160  # nodes beyond which names are left out
 LARGEST = 1500  # nodes beyond which a drawing shows nothing

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from constraint_algebra.arrays import BoolArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.network import shape_text
+from constraint_algebra.networks.network import shape_text
 from constraint_algebra.plotting.canvas import axes_or_new, plain
 from constraint_algebra.plotting.look import BLACK, BLUE, MUTED, PALETTE, SKY, VERMILION, YELLOW, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from constraint_algebra.layers import PlacedLayer
+    from constraint_algebra.layers.kinds import PlacedLayer
 
-BoolArray = NDArray[np.bool_]
 
 NUMBERED = 256  # pixels up to which each shows the number of its residue class
 # What fixes a pixel, with colour and hatch: the darker, the more equations can.
@@ -46,7 +46,7 @@ def determinacy_map(
     Raises:
         ShapeError: an input with other axes.
     """
-    from constraint_algebra.generic import generic_rank
+    from constraint_algebra.ranks.generic import generic_rank
 
     found = {
         kinds: generic_rank(layer, kinds=kinds, active=active, seed=seed).determined
@@ -92,7 +92,7 @@ def residue_classes(layer: PlacedLayer, ax: Axes | None = None) -> Axes:
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    from constraint_algebra.incidence import incidence
+    from constraint_algebra.layers.incidence import incidence
 
     if len(layer.positions) not in {1, 2}:
         raise ShapeError(f"a map needs one or two spatial axes, the layer's input is {shape_text(layer.input_shape)}")

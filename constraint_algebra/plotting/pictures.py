@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.plotting.canvas import axes_or_new, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 SMALLEST = 1e-17  # errors below the rounding of values near 1 all look alike
 UNKNOWN = 0.5  # grey, for values that are not numbers
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from constraint_algebra.feasibility_report import FeasibilityReport
-    from constraint_algebra.rank import RankLadder
+    from constraint_algebra.ranks.ladder import RankLadder
+    from constraint_algebra.theory.feasibility import FeasibilityReport
 
 # Light to dark down the ladder; hatches keep them apart in print.
 RUNGS = {

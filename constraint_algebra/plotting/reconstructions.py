@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.plotting.canvas import plain
 from constraint_algebra.plotting.pictures import decades, hatching, picture
@@ -15,9 +15,7 @@ from constraint_algebra.plotting.pictures import decades, hatching, picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from constraint_algebra.reconstruction import Reconstruction
-
-FloatArray = NDArray[np.float64]
+    from constraint_algebra.recursion.result import Reconstruction
 
 
 def reconstruction(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from constraint_algebra.equations import LinearSystem
+from constraint_algebra.equations.systems import LinearSystem
 from constraint_algebra.errors import ParameterError
+from constraint_algebra.numerics.rows import unit_rows
 from constraint_algebra.plotting.canvas import axes_or_new
 from constraint_algebra.plotting.look import BLACK, BLUE, VERMILION
 
@@ -37,13 +38,13 @@ def singular_values(
         ParameterError: a system from shapes alone, or no values.
     """
     if isinstance(values, LinearSystem):
-        from constraint_algebra import rank
+        from constraint_algebra.ranks.ladder import singular_values as of_matrix
 
         if values.values is None:
             raise ParameterError(
                 "values", "a system from shapes alone has no singular values; give it its weight or gradient"
             )
-        values = rank.singular_values(rank.unit_rows(values.matrix))
+        values = of_matrix(unit_rows(values.matrix)[0])
     sigma = np.sort(np.asarray(values, dtype=float))[::-1]
     if not sigma.size:
         raise ParameterError("values", "there are no singular values to draw")

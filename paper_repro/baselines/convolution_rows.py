@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import Conv2d, PlacedLayer
-
-FloatArray = NDArray[np.float64]
 
 
 def gradient_rows(layer: PlacedLayer, k: FloatArray) -> Iterator[tuple[int, int, int, FloatArray]]:

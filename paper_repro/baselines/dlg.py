@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from constraint_algebra.network import Network
+from constraint_algebra.networks.network import Network
 from paper_repro.baselines import BaselineResult
 from paper_repro.baselines.gradient_matching import ITERATIONS, Settings, match_gradients
 from paper_repro.baselines.watch import Progress

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.gradients import load_parameters, to_tensor, to_torch
-from constraint_algebra.network import Network, bind
+from constraint_algebra.networks.network import Network, bind
+from constraint_algebra.pytorch.gradients import load_parameters, to_tensor, to_torch
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.watch import Progress, RunEnds, Watch
 

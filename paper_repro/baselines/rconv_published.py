@@ -22,17 +22,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from constraint_algebra.activations import formulas
+from constraint_algebra.arrays import FloatArray, Parameters
 from constraint_algebra.errors import MissingBiasError, ShapeError
 from constraint_algebra.layers import Activation, Conv2d, Linear, PlacedLayer
-from constraint_algebra.network import Network, Parameters, bind
+from constraint_algebra.layers.activations import formulas
+from constraint_algebra.networks.network import Network, bind
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.convolution_rows import arrive, gradient_rows, weight_rows
 from paper_repro.baselines.watch import Progress, RunEnds, Watch
 
-FloatArray = NDArray[np.float64]
 Rows = Iterable[tuple[FloatArray, FloatArray]]
 
 METHOD = "rconv2024"

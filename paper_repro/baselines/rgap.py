@@ -25,20 +25,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, solve_triangular
 from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, lsmr
 
+from constraint_algebra.arrays import FloatArray, Parameters
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers import Activation, Conv, Conv2d, Flatten, Identity, LeakyReLU, Linear, PlacedLayer
-from constraint_algebra.network import Network, Parameters, bind
+from constraint_algebra.networks.network import Network, bind
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.ambiguity import likeliest
 from paper_repro.baselines.convolution_rows import arrive, gradient_rows, weight_rows
 from paper_repro.baselines.watch import Progress, RunEnds, Watch
-
-FloatArray = NDArray[np.float64]
 
 METHOD = "rgap2021"
 CONTRADICTED = 100.0  # a label goes when its equations fit so many times worse than those of the other

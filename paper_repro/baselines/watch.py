@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from paper_repro.baselines import Outcome
-
-Progress = Callable[[int, int, str], None]  # steps done, steps in all, name of the step
 
 
 class RunEnds(Exception):  # noqa: N818 -- it says how a run ends; no baseline lets one out

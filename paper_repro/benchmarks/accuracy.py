@@ -22,11 +22,10 @@ import typer
 from numpy.typing import NDArray
 
 from analysis.runner import run_study
+from constraint_algebra.arrays import Arrays, FloatArray
 from paper_repro.benchmarks import measure, verdicts
 
-FloatArray = NDArray[np.float64]
 Row = dict[str, object]
-Arrays = dict[str, NDArray[Any]]
 
 NETWORKS = (
     "rconv-relu",
@@ -84,7 +83,8 @@ def judge(run: Run) -> Row:
     - cpu, wall: seconds.
     """
     import constraint_algebra as ca
-    from constraint_algebra.capture import Recipe, from_image
+    from constraint_algebra.experiments.capture import from_image
+    from constraint_algebra.experiments.recipe import Recipe
 
     row: Row = dict(run._asdict())
     step = from_image(Recipe(run.network, run.seed, dtype=run.dtype), f"cifar10:{run.image}")

@@ -25,11 +25,11 @@ import numpy as np
 import pandas as pd
 import typer
 
-from constraint_algebra.threads import one_blas_thread
+from constraint_algebra.numerics.blas_threads import one_blas_thread
 from paper_repro.benchmarks import measure
 
 if TYPE_CHECKING:
-    from constraint_algebra.network import Network
+    from constraint_algebra.networks.network import Network
 
 WIDTHS = ((64, 1),) * 5 + ((128, 2),) + ((128, 1),) * 3 + ((256, 2),) + ((256, 1),) * 3 + ((512, 2),) + ((512, 1),) * 3
 BIAS = 0.3
@@ -41,9 +41,9 @@ Row = dict[str, object]
 def layer(filters: int, stride: int, size: int, active: float, channels: int = 64) -> Row:
     """Return the row of one 3×3 convolution with padding 1; `condition` is NaN where it is too large to tell."""
     import constraint_algebra as ca
-    from constraint_algebra import contractions
-    from constraint_algebra.layer_equations import LayerEquations
-    from constraint_algebra.solve import TwoStage
+    from constraint_algebra.layers import trilinear
+    from constraint_algebra.solvers.noisy_equations import LayerEquations
+    from constraint_algebra.solvers.two_stage import TwoStage
 
     placed = ca.Conv2d(filters, 3, stride=stride, padding=1).place((channels, size, size))
     rng = np.random.default_rng(0)
@@ -51,9 +51,9 @@ def layer(filters: int, stride: int, size: int, active: float, channels: int = 6
     x = rng.random(placed.input_shape)
     passes = rng.random(placed.output_shape) < active
     k = rng.standard_normal(placed.output_shape) * passes
-    z, gradient = contractions.forward(placed, weight, x), contractions.weight_gradient(placed, k, x)
+    z, gradient = trilinear.forward(placed, weight, x), trilinear.weight_gradient(placed, k, x)
     rounding, scale = 3 * float(np.finfo(float).eps), float(np.sqrt((x**2).mean()))
-    row_sizes = np.sqrt(contractions.row_sums(placed, k**2))
+    row_sizes = np.sqrt(trilinear.row_sums(placed, k**2))
     filter_sizes = np.sqrt((weight**2).sum(axis=(1, 2, 3), keepdims=True))[:, 0]
     started = _clocks()
     stages = TwoStage(
@@ -87,7 +87,7 @@ def chain(depth: int, seed: int = 0) -> Row:
 
     import constraint_algebra as ca
     from constraint_algebra import samples
-    from constraint_algebra.gradients import to_numpy
+    from constraint_algebra.pytorch.gradients import to_numpy
 
     network = chain_of(depth)
     model = ca.to_torch(network, seed=seed, init="default", dtype="float64")

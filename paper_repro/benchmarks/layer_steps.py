@@ -12,22 +12,22 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from constraint_algebra import contractions
-from constraint_algebra.activations import formulas
-from constraint_algebra.capture import Capture, Recipe, from_image
-from constraint_algebra.equations import gradient_equations, weight_equations
-from constraint_algebra.generic import Knowledge, generic_rank
-from constraint_algebra.layer_equations import LayerEquations
-from constraint_algebra.layers import Activation, Conv2d, PlacedLayer
-from constraint_algebra.network import describe
-from constraint_algebra.solve import TwoStage
-from constraint_algebra.verdict import Verdict
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.equations.systems import gradient_equations, weight_equations
+from constraint_algebra.experiments.capture import Capture, from_image
+from constraint_algebra.experiments.recipe import Recipe
+from constraint_algebra.layers import Activation, Conv2d, PlacedLayer, trilinear
+from constraint_algebra.layers.activations import formulas
+from constraint_algebra.networks.network import describe
+from constraint_algebra.ranks.generic import generic_rank
+from constraint_algebra.ranks.knowledge import Knowledge
+from constraint_algebra.solvers.noisy_equations import LayerEquations
+from constraint_algebra.solvers.two_stage import TwoStage
+from constraint_algebra.solvers.verdict import Verdict
 from paper_repro.baselines import rconv_published as published
 from paper_repro.benchmarks import measure
 
-FloatArray = NDArray[np.float64]
 Row = dict[str, object]
 EPSILON = float(np.finfo(float).eps)
 
@@ -68,16 +68,16 @@ def values_of(step: Capture) -> Iterator[LayerValues]:
         elif layer.is_bilinear:
             W, x = parameters[layer.weight_name], y[layer.index]
             if isinstance(layer.layer, Conv2d):
-                z = contractions.forward(layer, W, x)
+                z = trilinear.forward(layer, W, x)
                 dW = step.gradients[layer.weight_name].astype(float)
                 yield LayerValues(layer, W, dW, x, np.where(hidden, np.nan, z), arriving)
-            arriving = contractions.input_gradient(layer, W, arriving)
+            arriving = trilinear.input_gradient(layer, W, arriving)
         arriving = arriving.reshape(layer.input_shape)
 
 
 def equations(values: LayerValues) -> LayerEquations:
     """Return the layer's equations as the solver takes them, with the noise of float64 arithmetic."""
-    size = np.sqrt(contractions.row_sums(values.layer, values.k**2))
+    size = np.sqrt(trilinear.row_sums(values.layer, values.k**2))
     scale = float(np.sqrt(np.mean(values.x**2)))
     weights = np.sqrt((values.W**2).sum(axis=(1, 2, 3)))[:, None, None]
     return LayerEquations(

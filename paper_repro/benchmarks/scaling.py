@@ -35,8 +35,8 @@ def run(resolution: int) -> dict[str, object]:
     process in MB, PyTorch included; PSNR and largest error over all values, for values in [0, 1]; status and condition.
     """
     import constraint_algebra as ca
-    from constraint_algebra import metrics
-    from constraint_algebra.gradients import to_numpy
+    from constraint_algebra.experiments import metrics
+    from constraint_algebra.pytorch.gradients import to_numpy
 
     network = ca.Network(
         (3, resolution, resolution),

@@ -16,8 +16,9 @@ import pandas as pd
 import typer
 
 import constraint_algebra as ca
-from constraint_algebra.capture import Capture, Recipe, from_image
-from constraint_algebra.metrics import psnr
+from constraint_algebra.experiments.capture import Capture, from_image
+from constraint_algebra.experiments.metrics import psnr
+from constraint_algebra.experiments.recipe import Recipe
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.rconv_published import rconv_published
 from paper_repro.benchmarks import layer_steps, measure

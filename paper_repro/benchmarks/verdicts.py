@@ -7,13 +7,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from constraint_algebra import propagation
-from constraint_algebra.activity import activity_of
-from constraint_algebra.generic import Knowledge, generic_rank
+from constraint_algebra.arrays import BoolArray, Parameters
 from constraint_algebra.layers import PlacedLayer
-from constraint_algebra.network import Network, Parameters
-
-BoolArray = NDArray[np.bool_]
+from constraint_algebra.networks.network import Network
+from constraint_algebra.ranks.generic import generic_rank
+from constraint_algebra.ranks.knowledge import Knowledge
+from constraint_algebra.theory import propagation
+from constraint_algebra.theory.activity import activity_of
 
 
 def determined(

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from constraint_algebra import zoo
 from constraint_algebra.layers import Activation, Conv, PlacedLayer
-from constraint_algebra.network import Network
+from constraint_algebra.networks.network import Network
 from paper_repro.constraints import geometry
 
 FOUR = (

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from constraint_algebra import plotting, samples
+from constraint_algebra.arrays import FloatArray
 from paper_repro.plan import FIGURE_2, FIGURE_3, METHODS, OURS, RCONV, Place, Run
 from paper_repro.study import IMPOSSIBLE, RECOGNISED, picture_path
 
-FloatArray = NDArray[np.float64]
 IMAGES = 4
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from analysis.rank_vs_filters import CHANNELS, FILTERS, KERNELS, PADDINGS, STRIDES, Run, layer_of, proved_full
-from constraint_algebra.bounds import bounded_rank
-from constraint_algebra.generic import Knowledge
+from constraint_algebra.ranks.bounded import bounded_rank
+from constraint_algebra.ranks.knowledge import Knowledge
 
 SIZE, COUNT, SEED = 32, 200, 0
 SETS = {

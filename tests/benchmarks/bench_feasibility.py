@@ -7,7 +7,8 @@ under 60 s.
 import pytest
 
 import constraint_algebra as ca
-from constraint_algebra import feasibility_report, zoo
+from constraint_algebra import zoo
+from constraint_algebra.theory import feasibility
 from tests.benchmarks import networks
 
 LARGE = {
@@ -19,7 +20,7 @@ LARGE = {
 
 def timed(benchmark, function):
     """Run once, from an empty cache."""
-    return benchmark.pedantic(function, setup=feasibility_report._fewest.cache_clear, rounds=1)
+    return benchmark.pedantic(function, setup=feasibility._fewest.cache_clear, rounds=1)
 
 
 @pytest.mark.parametrize("activity", [1.0, 0.5])

@@ -1,0 +1,8 @@
+"""The command line.
+
+| module | concept |
+| --- | --- |
+| `app` | capture, reconstruct, certify, and what comes with the library |
+| `theory` | the commands that need shapes alone |
+| `terminal` | what goes to the screen, and refusals in one sentence |
+"""

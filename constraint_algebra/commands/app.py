@@ -1,0 +1,350 @@
+"""The command line: capture a gradient, reconstruct the image, look at what comes with the library.
+
+Exit codes: 0 done, 1 the gradient does not determine everything, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from constraint_algebra import __version__
+from constraint_algebra.commands import theory
+from constraint_algebra.commands.terminal import refusals, say
+from constraint_algebra.errors import ShapeError
+
+if TYPE_CHECKING:
+    from constraint_algebra.experiments.capture import Capture
+    from constraint_algebra.experiments.recipe import Recipe
+    from constraint_algebra.recursion.result import Reconstruction
+
+app = typer.Typer(
+    name="constraint-algebra",
+    help="What the gradient of one training step determines of its input: capture it, reconstruct, judge.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(theory.app)
+
+
+class Dtype(StrEnum):
+    """Number types of parameters and gradients."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Init(StrEnum):
+    """How random weights are drawn."""
+
+    uniform = "uniform"
+    default = "default"
+
+
+class Loss(StrEnum):
+    """Losses that a gradient may come from."""
+
+    cross_entropy = "cross_entropy"
+    logistic = "logistic"
+    other = "other"
+
+
+MODEL = "Network of the zoo (see the command zoo), or FILE.py:FACTORY. The file is executed: only name files you trust."
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL)]
+OptionalModel = Annotated[str | None, typer.Option("--model", "-m", help=MODEL)]
+IMAGE = "Picture file, or dataset:index such as cifar10:7 (see the command samples)."
+Image = Annotated[str, typer.Option("--image", "-i", help=IMAGE)]
+OptionalImage = Annotated[
+    str | None,
+    typer.Option("--image", "-i", help=f"{IMAGE} With --gradients: the true image, only to judge the result."),
+]
+DtypeOption = Annotated[Dtype, typer.Option(help="Type of parameters and gradients; it sets the noise floor.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random weights.")]
+InitOption = Annotated[
+    Init | None,
+    typer.Option(
+        help="Random weights: U(-0.5, 0.5) as in R-CONV, or PyTorch's default; without it as the authors of the network"
+        " do it. An nn.Module of your own keeps its weights."
+    ),
+]
+Label = Annotated[int | None, typer.Option(help="Class of the image; by default the sample's own, 0 for a file.")]
+LossOption = Annotated[
+    Loss | None,
+    typer.Option(
+        help="Loss; by default what model or file says. other: only with --gradients, needs a bias in the head."
+    ),
+]
+InputShape = Annotated[
+    str | None, typer.Option(help="Input of a model of your own, such as 3x32x32; by default the image's own shape.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"constraint-algebra {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What the gradient of one training step determines of its input: capture it, reconstruct, judge."""
+
+
+@app.command()
+def reconstruct(
+    model: OptionalModel = None,
+    image: OptionalImage = None,
+    gradients: Annotated[
+        Path | None,
+        typer.Option(help="Start from a file of gradients (.npz, .safetensors, .pt) and not from an image."),
+    ] = None,
+    parameters: Annotated[
+        Path | None,
+        typer.Option(help="With --gradients: a file of weights, if neither that file nor the model has them."),
+    ] = None,
+    dtype: DtypeOption = Dtype.float32,
+    seed: Seed = 0,
+    init: InitOption = None,
+    label: Label = None,
+    loss: LossOption = None,
+    input_shape: InputShape = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
+    force: Force = False,
+) -> None:
+    """Reconstruct an image from the gradient of one training step.
+
+    Takes the gradient of a real PyTorch model on --image, or one from --gradients, and solves for the input. Writes
+    reconstruction.png (the picture), comparison.png (original, reconstruction, error), reconstruction.npz (values,
+    which of them are determined, error bars) and result.json into --out.
+
+    Exit code 0: the input is determined. 1: not, or not all of it. 2: bad input.
+    """
+    with refusals():
+        from constraint_algebra.experiments import results
+
+        if gradients is None and (model is None or image is None):
+            raise typer.BadParameter("give --model and --image to capture a gradient, or --gradients FILE")
+        if gradients is None and (loss is Loss.other or parameters is not None):
+            raise typer.BadParameter("--loss other and --parameters go with --gradients")
+        results.refuse_existing(out, overwrite=force)
+        recipe = None if model is None else _recipe(model, seed, init, dtype, input_shape)
+        captured = _capture(recipe, image, gradients, parameters, label, loss)
+        result, seconds = _solve(captured)
+        values = results.figures(captured, result, cpu_seconds=seconds)
+        paths = results.write(out, captured, result, values)
+        _report(result, values, paths)
+    raise typer.Exit(0 if values["status"] == "determined" else 1)
+
+
+@app.command()
+def capture(
+    model: Model,
+    image: Image,
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .npz or .safetensors.")],
+    dtype: DtypeOption = Dtype.float32,
+    seed: Seed = 0,
+    init: InitOption = None,
+    label: Label = None,
+    loss: LossOption = None,
+    input_shape: InputShape = None,
+    force: Force = False,
+) -> None:
+    """Write the gradient of one training step into a file.
+
+    The file holds the arrays parameters/NAME and gradients/NAME, and neither image nor label: what an observer of the
+    step sees. Give it to reconstruct --gradients.
+    """
+    with refusals():
+        from constraint_algebra.errors import OutputExistsError
+        from constraint_algebra.experiments.capture import from_image
+
+        if loss is Loss.other:
+            raise typer.BadParameter("a gradient is captured with --loss cross_entropy or --loss logistic")
+        if out.exists() and not force:
+            raise OutputExistsError(f"{out} exists; pass --force to replace it, or name another file with --out")
+        recipe = _recipe(model, seed, init, dtype, input_shape)
+        captured = from_image(recipe, image, label=label, loss=loss)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        captured.save(out, overwrite=force)
+        count = sum(a.size for a in captured.gradients.values())
+        say(f"{count:,} gradient values in {dtype.value} and as many parameters in {out}")
+
+
+@app.command()
+def certify(
+    model: Model,
+    image: Image,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the certificate.")] = Path("out"),
+    delta: Annotated[float, typer.Option(help="Smallest change of a value that counts.")] = 1e-3,
+    time_limit: Annotated[float, typer.Option(min=0, help="Seconds for the search of twins.")] = 600.0,
+    seed: Seed = 0,
+    init: InitOption = None,
+    label: Label = None,
+    loss: LossOption = None,
+    input_shape: InputShape = None,
+    force: Force = False,
+) -> None:
+    """Say of every value of an image whether the gradients fix it, with the proof.
+
+    Writes certificate.json (verdicts, tolerances, digests), certificate.npz (bounds, and the twins: other images with
+    the same gradients) and certificate.png (the picture) into --out. All of it holds in float64.
+
+    Exit code 0: every value is fixed. 1: not every one. 2: bad input.
+    """
+    with refusals():
+        from constraint_algebra.experiments.capture import from_image
+        from constraint_algebra.proofs.certificate import refuse_existing
+        from constraint_algebra.proofs.certify import certify as prove
+
+        if loss is Loss.other:
+            raise typer.BadParameter("a certificate needs --loss cross_entropy or --loss logistic")
+        refuse_existing(out, overwrite=force)
+        recipe = _recipe(model, seed, init, Dtype.float64, input_shape)
+        captured = from_image(recipe, image, label=label, loss=loss)
+        assert captured.truth is not None
+        assert captured.loss is not None
+        with _bars() as bars:
+            bar = bars.add_task("certify", total=captured.truth.size)
+            found = prove(
+                recipe.build().model,
+                captured.truth,
+                int(captured.about["label"]),
+                loss=captured.loss,
+                delta=delta,
+                time_limit=time_limit,
+                seed=seed,
+                progress=lambda done, total, doing: bars.update(bar, completed=done, total=total, description=doing),
+            )
+        paths = found.save(out, overwrite=force)
+        say(repr(found))
+        for path in paths:
+            say(str(path))
+    raise typer.Exit(0 if found.fixed.all() else 1)
+
+
+@app.command()
+def zoo() -> None:
+    """List the networks that come with the library."""
+    with refusals():
+        from constraint_algebra.networks import zoo as networks
+        from constraint_algebra.networks.network import shape_text
+
+        table = Table("name", "input", "parameters", "loss", "paper", box=box.SIMPLE)
+        for name in networks.names():
+            entry, network = networks.entry(name), networks.network(name)
+            table.add_row(
+                name, shape_text(network.input_shape), f"{network.parameter_count:,}", entry.loss, entry.paper
+            )
+        Console().print(table)
+
+
+@app.command()
+def samples() -> None:
+    """List the images that come with the library."""
+    with refusals():
+        from constraint_algebra.experiments import samples as pictures
+
+        for name in pictures.names():
+            say(name)
+
+
+def _recipe(model: str, seed: int, init: Init | None, dtype: Dtype, input_shape: str | None) -> Recipe:
+    from constraint_algebra.experiments.capture import parse_shape
+    from constraint_algebra.experiments.recipe import Recipe
+
+    return Recipe(model, seed, init, dtype.value, None if input_shape is None else parse_shape(input_shape))
+
+
+def _capture(
+    recipe: Recipe | None,
+    image: str | None,
+    gradients: Path | None,
+    parameters: Path | None,
+    label: int | None,
+    loss: Loss | None,
+) -> Capture:
+    from constraint_algebra.experiments.capture import from_file, from_image
+
+    if gradients is not None:
+        return from_file(gradients, recipe, parameters=parameters, loss=loss, image=image)
+    if recipe is None or image is None:
+        raise ShapeError("a model and an image are needed")
+    return from_image(recipe, image, label=label, loss=loss)
+
+
+def _bars() -> Progress:
+    """Return a progress bar on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _solve(captured: Capture) -> tuple[Reconstruction, float]:
+    """Reconstruct with a progress bar on stderr; return the result and the CPU time of the solution alone."""
+    from constraint_algebra.recursion.backsubstitution import reconstruct as solve
+
+    with _bars() as bars:
+        bar = bars.add_task("head", total=len(captured.network.bilinear))
+
+        def progress(done: int, total: int, name: str) -> None:
+            bars.update(bar, completed=done, total=total, description=f"layer {name}")
+
+        start = time.process_time()
+        result = solve(
+            captured.network,
+            captured.parameters,
+            captured.gradients,
+            loss=captured.loss,
+            seed=captured.seed,
+            progress=progress,
+        )
+        return result, time.process_time() - start
+
+
+def _report(result: Reconstruction, values: dict[str, Any], paths: list[Path]) -> None:
+    """Print the layers as a table, then the verdict, the figures and the files."""
+    titles = (
+        "layer",
+        "kind",
+        "unknowns",
+        "weight\nrows",
+        "gradient\nrows",
+        "rank",
+        "deter-\nmined",
+        "condition",
+        "residual",
+    )
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
+    for title in titles:
+        table.add_column(title, justify="left" if title in {"layer", "kind"} else "right")
+    for layer in result.layers:
+        rank = "?" if layer.rank is None else f"{layer.rank:,}"
+        counts = (f"{n:,}" for n in (layer.unknowns, layer.weight_rows, layer.gradient_rows))
+        tail = (f"{layer.determined:,}", f"{layer.condition:.1e}", f"{layer.residual:.1e}")
+        table.add_row(layer.name, layer.kind, *counts, rank, *tail)
+    Console().print(table)
+    say(result.conclusion)
+    if values["mse"] is not None:
+        decibels = "exact" if values["psnr"] is None else f"{values['psnr']:.1f} dB"
+        similarity = "" if values["ssim"] is None else f", SSIM {values['ssim']:.4f}"
+        say(f"MSE {values['mse']:.3g}, PSNR {decibels}{similarity}")
+    if values["label"] is not None:
+        say(f"label {values['label']}")
+    say(f"{values['cpu_seconds']:.2f} s of CPU time")
+    for path in paths:
+        say(str(path))

@@ -1,0 +1,10 @@
+"""Equations of one layer as explicit sparse systems, and the graph that their pattern is.
+
+| module | concept |
+| --- | --- |
+| `systems` | weight, gradient and bias equations with named rows and unknowns |
+| `constraint_graph` | the bipartite graph of equations and unknowns: components, matching, structural rank |
+| `dulmage_mendelsohn` | what the pattern alone determines |
+
+The equations of several samples at once have their place here.
+"""

@@ -1,0 +1,216 @@
+"""A captured step: architecture, weights and gradient, from a model and an image, or from files.
+
+This is the experimenter's side of the command line. A capture holds what an honest-but-curious observer sees; the true
+image goes along in memory, to judge the result, and never into a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from constraint_algebra import storage
+from constraint_algebra.arrays import Arrays
+from constraint_algebra.errors import ParameterError, ShapeError, StorageError
+from constraint_algebra.experiments import samples
+from constraint_algebra.experiments.recipe import Recipe, is_model_file
+from constraint_algebra.layers.kinds import Shape
+from constraint_algebra.networks.network import Network, bind, shape_text
+
+FORMAT = "constraint-algebra capture 1"
+PRIVATE = {"image", "label"}
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One client's step as an observer sees it.
+
+    Attributes:
+        network: the architecture.
+        parameters: weights and biases at which the gradient was taken, by PyTorch's names.
+        gradients: the gradient, same names.
+        loss: "cross_entropy", "logistic", or `None` for another one.
+        about: where it comes from, as text: model, image, label, dtype, seed, init, where known.
+        truth: the image that went in, `None` where unknown; never stored.
+    """
+
+    network: Network
+    parameters: Arrays
+    gradients: Arrays
+    loss: str | None
+    about: Mapping[str, str] = field(default_factory=dict)
+    truth: NDArray[np.float64] | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed that the random numbers came from, 0 where none is known."""
+        seed = self.about.get("seed", "")
+        return int(seed) if seed.isdecimal() else 0
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write parameters and gradients into one file, `.npz` or `.safetensors`.
+
+        The keys are `parameters/NAME` and `gradients/NAME`; the metadata tell the format, the input shape, the loss and
+        how the model came about. Image and label stay out: the file holds what an observer sees.
+
+        Raises:
+            OutputExistsError: the file exists and `overwrite` is not set.
+            StorageError: the suffix is unknown or the file cannot be written.
+        """
+        arrays = {f"parameters/{name}": a for name, a in self.parameters.items()}
+        arrays |= {f"gradients/{name}": a for name, a in self.gradients.items()}
+        about = {
+            "format": FORMAT,
+            "input_shape": shape_text(self.network.input_shape),
+            "loss": self.loss or "other",
+            **{key: text for key, text in self.about.items() if key not in PRIVATE},
+        }
+        storage.save(path, arrays, metadata=about, overwrite=overwrite)
+
+
+def from_image(recipe: Recipe, image: str, *, label: int | None = None, loss: str | None = None) -> Capture:
+    """Return the capture of one training step of a real PyTorch model on one image.
+
+    Args:
+        recipe: the model.
+        image: a picture file, or `dataset:index` as in `samples`; it is cropped and resized to the model's input shape.
+        label: the class; by default that of the sample, or 0 for a file; for the logistic loss 1.
+        loss: "cross_entropy" or "logistic"; by default that of the zoo's entry, otherwise logistic for one output.
+
+    Raises:
+        ShapeError: the image or the label does not fit the model; and whatever `from_torch` raises.
+    """
+    from constraint_algebra.pytorch.gradients import torch_gradients
+    from constraint_algebra.pytorch.tracing import from_torch
+
+    built = recipe.build()
+    pixels, own_label = _read(image)
+    network, parameters = from_torch(built.model, built.input_shape or pixels.shape)
+    if len(network.output_shape) != 1:
+        raise ShapeError(
+            f"the loss needs a vector of outputs, {recipe.model} returns {shape_text(network.output_shape)};"
+            " put Flatten and Linear at its end"
+        )
+    truth = samples.fit(pixels, network.input_shape)
+    loss = loss or built.loss or _usual_loss(network)
+    target = _label(label, own_label, loss, network.output_shape[0])
+    given = torch_gradients(built.model, truth, target, loss=loss)
+    about = {**built.about, "image": image, "label": str(target)}
+    return Capture(network, parameters, given, loss, about, truth)
+
+
+def from_file(
+    path: Path,
+    recipe: Recipe | None = None,
+    *,
+    parameters: Path | None = None,
+    loss: str | None = None,
+    image: str | None = None,
+) -> Capture:
+    """Return the capture in a file of gradients, whoever wrote it.
+
+    A file of `Capture.save` needs no more than itself, if its model is one of the zoo. Any other file of arrays under
+    the parameters' names counts as gradients alone; the weights then come from `parameters` (such a file again), or are
+    those that the model is built with.
+
+    Args:
+        path: `.npz`, `.safetensors` or PyTorch's own `.pt`.
+        recipe: the model; without it the file must name one of the zoo.
+        parameters: a file of weights.
+        loss: "cross_entropy", "logistic" or "other"; by default what the file says, otherwise as in `from_image`.
+        image: the true image, if known, to judge the result.
+
+    Raises:
+        StorageError: the file is not what it should be, or names a model that it may not choose.
+        ParameterError: the arrays do not fit the model.
+    """
+    from constraint_algebra.pytorch.tracing import from_torch
+
+    arrays, told = storage.load(path), storage.load_metadata(path)
+    weights, given = _split(arrays)
+    if not given:
+        raise ParameterError("gradients", f"{path} holds parameters alone; a file with gradients is needed")
+    if parameters is not None:
+        weights, _ = _split(storage.load(parameters), "parameters/")
+    built = (recipe or _recipe_of(path, told)).build()
+    pixels = None if image is None else _read(image)[0]
+    shape = built.input_shape or _shape_of(told) or (None if pixels is None else pixels.shape)
+    if shape is None:
+        raise ShapeError(
+            f"{built.about['model']} does not say which input it takes; pass --input-shape, such as 3x32x32"
+        )
+    network, own = from_torch(built.model, shape)
+    weights = weights or own
+    bind(network, weights, "parameters")
+    bind(network, given, "gradients")
+    loss = loss or told.get("loss") or built.loss or _usual_loss(network)
+    dtype = str(next(iter(given.values())).dtype)
+    about = built.about | {key: told[key] for key in ("seed", "init") if key in told}
+    about |= {"dtype": dtype, "gradients": str(path)}
+    if image is not None:
+        about["image"] = image
+    truth = None if pixels is None else samples.fit(pixels, network.input_shape)
+    return Capture(network, weights, given, None if loss == "other" else loss, about, truth)
+
+
+def _usual_loss(network: Network) -> str:
+    return "logistic" if network.output_shape == (1,) else "cross_entropy"
+
+
+def _read(image: str) -> tuple[NDArray[np.float64], int | None]:
+    """Return a picture file or a sample by name, with its label if it has one."""
+    if Path(image).is_file() or ("." in image and ":" not in image):
+        return samples.read_image(image), None
+    sample = samples.load(image)
+    return sample.image, sample.label
+
+
+def _label(label: int | None, own: int | None, loss: str, outputs: int) -> int:
+    classes = 2 if loss == "logistic" else outputs
+    target = label if label is not None else 1 if loss == "logistic" else own or 0
+    if not 0 <= target < classes:
+        raise ShapeError(
+            f"label {target} does not exist among {classes} classes; choose --label from 0 to {classes - 1}"
+        )
+    return target
+
+
+def _split(arrays: Arrays, bare: str = "gradients/") -> tuple[Arrays, Arrays]:
+    """Return parameters and gradients of a file; arrays without a prefix count as those that `bare` names."""
+    prefixes = ("parameters/", "gradients/")
+    named = {name if name.startswith(prefixes) else bare + name: a for name, a in arrays.items()}
+    weights, given = ({n.removeprefix(p): a for n, a in named.items() if n.startswith(p)} for p in prefixes)
+    return weights, given
+
+
+def _recipe_of(path: Path, about: Mapping[str, str]) -> Recipe:
+    """Return the recipe that a file tells, as long as that executes nothing."""
+    model = about.get("model")
+    if model is None or is_model_file(model):
+        told = "does not say which model it belongs to" if model is None else f"belongs to {model}"
+        raise StorageError(f"{path} {told}; a file is never executed on its own word: name the model with --model")
+    return Recipe(model)
+
+
+def _shape_of(about: Mapping[str, str]) -> Shape | None:
+    text = about.get("input_shape")
+    return None if text is None else parse_shape(text)
+
+
+def parse_shape(text: str) -> Shape:
+    """Return the shape that a text such as `3x32x32` means.
+
+    Raises:
+        ShapeError: the text is no shape.
+
+    >>> parse_shape("3x32x32"), parse_shape("1,28,28"), parse_shape("2×8×8")
+    ((3, 32, 32), (1, 28, 28), (2, 8, 8))
+    """
+    sizes = text.replace("×", "x").replace(",", "x").split("x")
+    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+        raise ShapeError(f"an input shape is whole numbers such as 3x32x32, got {text!r}")
+    return tuple(int(size) for size in sizes)

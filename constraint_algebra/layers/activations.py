@@ -1,0 +1,245 @@
+"""The activations: their hyper-parameters, and value, inverse and derivative, the last two as functions of the *output*.
+
+Back-substitution never sees the pre-activation z. It finds the output y = σ(z) first, as the input of the next layer;
+the derivative σ′(z) that the chain rule needs is then a function d(y), and z itself follows wherever σ is one-to-one.
+That is why a non-invertible ReLU does not stop the recursion (Eltaras et al. 2024, arXiv 2406.04227): d(y) = [y > 0] is
+known everywhere, and only the weight equations of the inactive outputs are lost.
+
+GELU, SiLU and Mish fall before they rise, so y determines neither z nor σ′(z). They have no place here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit
+
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.errors import ShapeError
+from constraint_algebra.layers.kinds import Activation, positive
+
+Function = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class Identity(Activation):
+    """σ(z) = z."""
+
+
+@dataclass(frozen=True)
+class ReLU(Activation):
+    """σ(z) = max(z, 0)."""
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Activation):
+    """σ(z) = z for z > 0, otherwise slope·z; the slope must be positive, which makes σ invertible."""
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse slopes that are not positive."""
+        positive("LeakyReLU", "slope", self.slope, "use ReLU() for a slope of 0")
+
+
+@dataclass(frozen=True)
+class Sigmoid(Activation):
+    """σ(z) = 1 / (1 + exp(-z))."""
+
+
+@dataclass(frozen=True)
+class Tanh(Activation):
+    """σ(z) = tanh(z)."""
+
+
+@dataclass(frozen=True)
+class ELU(Activation):
+    """σ(z) = z for z > 0, otherwise alpha·(exp(z) - 1)."""
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values of alpha that are not positive."""
+        positive("ELU", "alpha", self.alpha, "use ReLU() for an alpha of 0")
+
+
+@dataclass(frozen=True)
+class SELU(Activation):
+    """The self-normalising ELU: scale·ELU(z) with PyTorch's two constants."""
+
+    alpha: ClassVar[float] = 1.6732632423543772848170429916717
+    scale: ClassVar[float] = 1.0507009873554804934193349852946
+
+
+@dataclass(frozen=True)
+class Softplus(Activation):
+    """σ(z) = log(1 + exp(beta·z)) / beta, and z itself where beta·z exceeds the threshold, as in PyTorch."""
+
+    beta: float = 1.0
+    threshold: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Refuse values of beta that are not positive."""
+        positive("Softplus", "beta", self.beta, "write the layer with a positive beta")
+
+
+@dataclass(frozen=True)
+class Softsign(Activation):
+    """σ(z) = z / (1 + |z|)."""
+
+
+@dataclass(frozen=True)
+class Hardtanh(Activation):
+    """σ(z) = z between low and high, cut off outside."""
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        if not self.low < self.high:
+            raise ShapeError(f"Hardtanh: low must be below high, got {self.low} and {self.high}")
+
+
+@dataclass(frozen=True)
+class ReLU6(Hardtanh):
+    """σ(z) = z between 0 and 6, cut off outside."""
+
+    low: float = 0.0
+    high: float = 6.0
+
+
+class Formulas(NamedTuple):
+    """The formulas of one activation.
+
+    Attributes:
+        value: σ(z).
+        inverse: z from y, NaN where y does not determine it.
+        derivative: σ′(z) from y, the function d; NaN where y does not determine it.
+        slope: d′(y), which carries an error of y into an error of the derivative.
+        plateaus: the outputs that whole intervals of z share, where σ is cut off.
+        kink: derivatives below and above an output of zero, where they differ and both sides have an inverse.
+        cancels: whether the derivative is computed as a difference of numbers near 1, whose rounding it inherits.
+    """
+
+    value: Function
+    inverse: Function
+    derivative: Function
+    slope: Function
+    plateaus: tuple[float, ...] = ()
+    kink: tuple[float, float] | None = None
+    cancels: bool = False
+
+
+def formulas(activation: Activation) -> Formulas:
+    """Return the formulas of an activation.
+
+    >>> relu = formulas(ReLU())
+    >>> y = relu.value(np.array([-2.0, 3.0])); y
+    array([0., 3.])
+    >>> relu.derivative(y), relu.inverse(y)
+    (array([0., 1.]), array([nan,  3.]))
+    """
+    zero: Function = np.zeros_like
+    match activation:
+        case Identity():
+            return Formulas(lambda z: z, lambda y: y, np.ones_like, zero)
+        case ReLU():
+            return _cut(0.0, np.inf)
+        case Hardtanh(low, high):
+            return _cut(low, high)
+        case LeakyReLU(a):
+            return Formulas(
+                value=lambda z: np.where(z > 0, z, a * z),
+                inverse=lambda y: np.where(y > 0, y, y / a),
+                derivative=lambda y: np.where(y > 0, 1.0, a),
+                slope=zero,
+                kink=(a, 1.0),
+            )
+        case Sigmoid():
+            return Formulas(
+                value=expit,
+                inverse=lambda y: _finite(logit, y),
+                derivative=lambda y: np.clip(y * (1 - y), 0, None),
+                slope=lambda y: 1 - 2 * y,
+            )
+        case Tanh():
+            return Formulas(
+                value=np.tanh,
+                inverse=lambda y: _finite(np.arctanh, y),
+                derivative=lambda y: np.clip(1 - y * y, 0, None),
+                slope=lambda y: -2 * y,
+                cancels=True,
+            )
+        case ELU(alpha):
+            return _exponential(1.0, alpha)
+        case SELU():
+            return _exponential(SELU.scale, SELU.alpha)
+        case Softplus(beta, threshold):
+            return _softplus(beta, threshold)
+        case Softsign():
+            return Formulas(
+                value=lambda z: z / (1 + np.abs(z)),
+                inverse=lambda y: _finite(lambda v: v / (1 - np.abs(v)), np.where(np.abs(y) < 1, y, np.nan)),
+                derivative=lambda y: np.clip(1 - np.abs(y), 0, None) ** 2,
+                slope=lambda y: -2 * np.sign(y) * np.clip(1 - np.abs(y), 0, None),
+            )
+    raise TypeError(f"no formulas for {activation!r}; write them as a new case of formulas()")
+
+
+def apply(activation: Activation, z: ArrayLike) -> FloatArray:
+    """Return σ(z)."""
+    return np.asarray(formulas(activation).value(np.asarray(z, dtype=float)))
+
+
+def _cut(low: float, high: float) -> Formulas:
+    """The identity between low and high, cut off outside: ReLU, Hardtanh, ReLU6."""
+    return Formulas(
+        value=lambda z: np.clip(z, low, high),
+        inverse=lambda y: np.where((y > low) & (y < high), y, np.nan),
+        derivative=lambda y: ((y > low) & (y < high)).astype(float),
+        slope=np.zeros_like,
+        plateaus=tuple(edge for edge in (low, high) if np.isfinite(edge)),
+    )
+
+
+def _exponential(scale: float, alpha: float) -> Formulas:
+    """scale·z for z > 0, otherwise scale·alpha·(exp(z) - 1): ELU, SELU."""
+    depth = scale * alpha
+    return Formulas(
+        value=lambda z: np.where(z > 0, scale * z, depth * np.expm1(np.minimum(z, 0))),
+        inverse=lambda y: np.where(y > 0, y / scale, _finite(lambda v: np.log1p(v / depth), np.minimum(y, 0))),
+        derivative=lambda y: np.where(y > 0, scale, np.clip(y + depth, 0, None)),
+        slope=lambda y: np.where(y > 0, 0.0, 1.0),
+        kink=(depth, scale) if depth != scale else None,
+    )
+
+
+def _softplus(beta: float, threshold: float) -> Formulas:
+    """log(1 + exp(beta·z)) / beta, and z itself above the threshold."""
+
+    def inverse(y: FloatArray) -> FloatArray:
+        return y + np.log(-np.expm1(-beta * y)) / beta
+
+    def pieces(y: FloatArray, curved: FloatArray | float, straight: FloatArray | float) -> FloatArray:
+        """One formula up to the threshold, one beyond; NaN where σ jumps down to z and an output has two pre-images."""
+        jump = np.logaddexp(0, threshold)
+        return np.where(beta * y > jump, straight, np.where(beta * y > threshold, np.nan, curved))
+
+    return Formulas(
+        value=lambda z: np.where(beta * z > threshold, z, np.logaddexp(0, beta * z) / beta),
+        inverse=lambda y: pieces(y, _finite(inverse, y), y),
+        derivative=lambda y: pieces(y, np.clip(-np.expm1(-beta * y), 0, None), 1.0),
+        slope=lambda y: pieces(y, beta * np.exp(-beta * y), 0.0),
+    )
+
+
+def _finite(inverse: Function, y: FloatArray) -> FloatArray:
+    """Return `inverse(y)`, NaN where a saturated or out-of-range y has no finite pre-image."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = inverse(y)
+    return np.where(np.isfinite(z), z, np.nan)

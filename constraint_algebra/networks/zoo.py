@@ -1,0 +1,235 @@
+"""The networks of the literature, by name, as shapes.
+
+Shapes are those of the cited papers' own code, and an entry's note says where not; tests pin the parameter counts.
+
+>>> names()
+('cnn6', 'cnn6-classes', 'cnn6-d', 'cnn6-o', 'fcn3', 'lenet', 'lenet-4relu', 'lenet-all-relu', 'lenet-dlg', 'lenet-o',
+ 'rconv', 'rconv-leakyrelu', 'rconv-relu', 'rconv-sigmoid', 'rconv-tanh')
+>>> network("lenet-o").parameter_count
+26459
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from constraint_algebra import layers as kinds
+from constraint_algebra.errors import ShapeError, UnknownNameError
+from constraint_algebra.layers.kinds import Activation, Conv2d, Flatten, Layer, Linear, Shape
+from constraint_algebra.networks.network import Network
+
+LEAKY, RELU, SIGMOID = kinds.LeakyReLU(0.2), kinds.ReLU(), kinds.Sigmoid()
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": RELU,
+    "leakyrelu": LEAKY,
+    "sigmoid": SIGMOID,
+    "tanh": kinds.Tanh(),
+    "elu": kinds.ELU(),
+    "selu": kinds.SELU(),
+    "softplus": kinds.Softplus(),
+    "softsign": kinds.Softsign(),
+    "identity": kinds.Identity(),
+}
+
+
+# A convolution and the activation after it: filters, "kernel/stride/padding", activation.
+Block = tuple[int, str, Activation]
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """A network of the literature.
+
+    Attributes:
+        paper: the key of the paper whose code has the network.
+        blocks: its convolutions, as (filters, "kernel/stride/padding", activation).
+        classes: outputs of the head, unless the caller says otherwise.
+        hidden: features of the linear layers before the head, each followed by LeakyReLU(0.2).
+        bias: whether the convolutions have biases.
+        head_bias: whether the head has a bias.
+        loss: the loss that the network is meant for, "cross_entropy" or "logistic".
+        init: the initialisation of the authors, as `to_torch` calls it.
+        input_shape: shape of the input, unless the caller says otherwise.
+        free: how many of the last activations the authors leave open, where they do; the others are then fixed.
+        note: what is worth knowing.
+    """
+
+    paper: str
+    blocks: tuple[Block, ...]
+    classes: int
+    hidden: tuple[int, ...] = ()
+    bias: bool = True
+    head_bias: bool = True
+    loss: str = "cross_entropy"
+    init: str = "uniform"
+    input_shape: Shape = (3, 32, 32)
+    free: int | None = None
+    note: str = ""
+
+
+def _rconv(activation: Activation) -> ZooEntry:
+    blocks = ((12, "5/2/2", LEAKY), (16, "5/2/2", LEAKY), (12, "5/1/2", activation), (3, "5/1/2", activation))
+    note = "The authors' default network; the activation of its last two convolutions is selectable."
+    return ZooEntry("rconv2024", blocks, classes=100, free=2, note=note)
+
+
+def _cnn6(second: int = 36) -> tuple[Block, ...]:
+    filters = (12, second, 36, 36, 64, 128)
+    geometries = ("4/2/2", "3/2/1", "3/1/1", "3/1/1", "3/2/1", "3/1/1")
+    return tuple((f, g, LEAKY) for f, g in zip(filters, geometries, strict=True))
+
+
+def _rgap(
+    blocks: tuple[Block, ...], note: str, hidden: tuple[int, ...] = (), input_shape: Shape = (3, 32, 32)
+) -> ZooEntry:
+    """A network without biases and with one logistic output."""
+    return ZooEntry(
+        "rgap2021",
+        blocks,
+        classes=1,
+        hidden=hidden,
+        bias=False,
+        head_bias=False,
+        loss="logistic",
+        init="default",
+        input_shape=input_shape,
+        note=note,
+    )
+
+
+NETWORKS: dict[str, ZooEntry] = {
+    "lenet": ZooEntry(
+        "rconv2024",
+        ((12, "5/2/2", LEAKY), (16, "5/2/2", LEAKY), (12, "5/1/2", RELU), (12, "5/1/2", RELU)),
+        classes=100,
+        note='R-CONV\'s LeNet; the authors call it "the architecture of DLG", which it is not: see lenet-dlg.',
+    ),
+    "lenet-o": ZooEntry(
+        "rconv2024",
+        ((12, "5/2/2", LEAKY), (16, "5/2/2", LEAKY), (3, "5/1/2", RELU), (3, "5/1/2", RELU)),
+        classes=100,
+        note="As lenet, with as few filters as suffice.",
+    ),
+    "cnn6-o": ZooEntry(
+        "rconv2024",
+        ((12, "5/2/2", LEAKY), (16, "5/2/2", LEAKY), *[(3, "5/1/2", RELU)] * 4),
+        classes=10,
+        note='The authors call it "the architecture of R-GAP", which it is not: see cnn6.',
+    ),
+    "lenet-4relu": ZooEntry(
+        "rconv2024",
+        ((12, "5/2/2", LEAKY), (22, "5/2/2", RELU), (3, "5/1/2", RELU), (3, "5/1/2", RELU)),
+        classes=100,
+        note="More filters in the second convolution, whose ReLU cuts off equations.",
+    ),
+    "lenet-all-relu": ZooEntry(
+        "rconv2024",
+        ((77, "5/2/2", RELU), (22, "5/2/2", RELU), (3, "5/1/2", RELU), (3, "5/1/2", RELU)),
+        classes=100,
+        note="ReLU everywhere, paid for with 77 filters in the first convolution.",
+    ),
+    "rconv": _rconv(RELU),
+    "rconv-relu": _rconv(RELU),
+    "rconv-leakyrelu": _rconv(LEAKY),
+    "rconv-sigmoid": _rconv(SIGMOID),
+    "rconv-tanh": _rconv(ACTIVATIONS["tanh"]),
+    "lenet-dlg": ZooEntry(
+        "dlg2019",
+        ((12, "5/2/2", SIGMOID), (12, "5/2/2", SIGMOID), (12, "5/1/2", SIGMOID)),
+        classes=100,
+        note="The LeNet of Deep Leakage from Gradients.",
+    ),
+    "cnn6": _rgap(_cnn6(), "The CNN6 of R-GAP."),
+    "cnn6-classes": ZooEntry(
+        "rgap2021", _cnn6(), 10, bias=False, init="default", note="CNN6 with a head for several classes, with a bias."
+    ),
+    "cnn6-d": _rgap(
+        _cnn6(second=20), "CNN6 with too few filters in its second convolution: rank-deficient on purpose."
+    ),
+    "fcn3": _rgap(
+        (),
+        "Fully connected. The authors' model has a LeakyReLU after the head as well, which their attack ignores; here"
+        " the head gives the logit.",
+        hidden=(1000, 100),
+        input_shape=(1, 28, 28),
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all networks, in alphabetical order."""
+    return tuple(sorted(NETWORKS))
+
+
+def entry(name: str) -> ZooEntry:
+    """Return what is known of a network: its paper, loss, initialisation.
+
+    Raises:
+        UnknownNameError: no network has this name.
+
+    >>> entry("cnn6").paper, entry("cnn6").loss
+    ('rgap2021', 'logistic')
+    """
+    return NETWORKS[_known("network", name, NETWORKS)]
+
+
+def network(
+    name: str,
+    *,
+    classes: int | None = None,
+    activation: str | Activation | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> Network:
+    """Return a network of the literature.
+
+    Args:
+        name: one of `names()`.
+        classes: outputs of the head, by default those of the paper; a network with one logistic output has no choice.
+        activation: a name of `ACTIVATIONS` or a layer, in place of the activations that the authors leave open; where
+            they leave none open, in place of all of them.
+        input_shape: shape of the input, by default that of the paper, 3×32×32 or 1×28×28.
+
+    Raises:
+        UnknownNameError: no network or activation has this name; the message says which is closest.
+        ShapeError: the input shape or the number of classes does not fit.
+
+    >>> network("lenet-dlg", classes=10)
+    Network: input 3×32×32, 8 layers, 15,826 parameters
+    name                                         layer   output  parameters
+       0  Conv2d 3→12, kernel 5×5, stride 2, padding 2 12×16×16         912
+       1                                       Sigmoid 12×16×16           0
+       2 Conv2d 12→12, kernel 5×5, stride 2, padding 2   12×8×8        3612
+       3                                       Sigmoid   12×8×8           0
+       4           Conv2d 12→12, kernel 5×5, padding 2   12×8×8        3612
+       5                                       Sigmoid   12×8×8           0
+       6                                       Flatten      768           0
+       7                                 Linear 768→10       10        7690
+    """
+    found = entry(name)
+    if found.loss == "logistic" and classes not in {None, 1}:
+        raise ShapeError(f'{name} has one logistic output, got classes={classes}; use "cnn6-classes" for several')
+    if isinstance(activation, str):
+        activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    layers: list[Layer] = []
+    fixed = 0 if found.free is None else len(found.blocks) - found.free
+    for index, (filters, geometry, usual) in enumerate(found.blocks):
+        kernel, stride, padding = map(int, geometry.split("/"))
+        layers.append(Conv2d(filters, kernel, stride, padding, bias=found.bias))
+        layers.append(activation if activation is not None and index >= fixed else usual)
+    layers.append(Flatten())
+    for features in found.hidden:
+        layers += [Linear(features, found.bias), activation or LEAKY]
+    layers.append(Linear(found.classes if classes is None else classes, found.head_bias))
+    return Network(found.input_shape if input_shape is None else input_shape, layers)
+
+
+def _known(what: str, name: str, known: Iterable[str]) -> str:
+    """Return the name if it is known, and otherwise say which ones are."""
+    choices = sorted(known)
+    if name in choices:
+        return name
+    close = difflib.get_close_matches(str(name).lower(), choices, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else "."
+    raise UnknownNameError(f"no {what} is called {name!r}{hint} The names are {', '.join(choices)}")

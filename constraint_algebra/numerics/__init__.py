@@ -1,0 +1,15 @@
+"""Numerical methods that know nothing of networks.
+
+| module | concept |
+| --- | --- |
+| `modular` | elimination modulo a prime |
+| `conjugate_gradients` | least squares by iteration |
+| `refinement` | the iteration begun anew from the true residual |
+| `lanczos` | extreme singular values of well-conditioned equations |
+| `dense_least_squares` | a small dense problem, with rank and null space |
+| `triangular` | triangular solves at the speed of LAPACK |
+| `interior_point` | linear programmes over polytopes |
+| `rows` | norms of rows, gaps between singular values |
+| `workspace` | arrays used again |
+| `blas_threads` | how many threads BLAS uses |
+"""

@@ -1,0 +1,28 @@
+"""Norms of rows, and the gap between singular values that count and those that do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from constraint_algebra.arrays import FloatArray
+
+EPSILON = float(np.finfo(float).eps)
+
+
+def row_norms(matrix: FloatArray) -> FloatArray:
+    """Return the Euclidean norm of each row."""
+    return np.asarray(np.sqrt((matrix**2).sum(axis=1)))
+
+
+def unit_rows(rows: sp.csr_array) -> tuple[sp.csr_array, FloatArray]:
+    """Return the rows scaled to unit norm, and the factors; a row of zeros stays one."""
+    norms = np.sqrt((rows.multiply(rows)).sum(axis=1))
+    factors = 1 / np.where(norms > 0, norms, 1.0)
+    return sp.csr_array(rows * factors[:, None]), factors
+
+
+def gap_at(sigma: FloatArray, rank: int) -> tuple[float, float]:
+    """Return the last singular value counted and the first not counted, NaN where there is none."""
+    last, first = sigma[rank - 1 : rank], sigma[rank : rank + 1]
+    return float(last[0]) if rank and len(last) else np.nan, float(first[0]) if len(first) else np.nan

@@ -1,0 +1,14 @@
+"""Proofs: which inputs no method can tell apart, and which values are the same in all of them.
+
+| module | concept |
+| --- | --- |
+| `polytope` | the set of inputs with the same gradients, in coordinates |
+| `intervals`, `interval_maps` | smallest and largest value of a pixel over that set |
+| `twins` | other points of it |
+| `indistinguishable` | the set for a given input |
+| `first_layer_equations`, `observer` | the same from gradients alone: what an observer can say |
+| `exact` | twins over the rationals |
+| `local_uniqueness` | whether any other input nearby has the same gradients, to first order |
+| `certificate` | verdicts with their evidence, on disk |
+| `certify` | of every value: fixed, ambiguous or undecided |
+"""

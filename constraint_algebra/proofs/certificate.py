@@ -1,0 +1,235 @@
+"""What `certify` found: verdicts, the twins that prove them, and both on paper."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from constraint_algebra import __version__, plotting, storage
+from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.errors import OutputExistsError, ShapeError
+from constraint_algebra.proofs.intervals import flat_index
+from constraint_algebra.proofs.local_uniqueness import LocalUniqueness
+from constraint_algebra.proofs.twins import Twin
+from constraint_algebra.pytorch.verification import TwinVerification
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# certificate.json is written last: where it stands, the others are complete.
+FILES = ("certificate.json", "certificate.npz", "certificate.png")
+LETTERS = {"fixed": "F", "ambiguous": "A", "undecided": "U"}
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A twin with the proof that its gradients are equal."""
+
+    twin: Twin
+    check: TwinVerification
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """The verdict for every input value, with its evidence.
+
+    Attributes:
+        input, target, loss: the sample.
+        fixed: values on which all valid inputs with the same gradients agree, to within `bound`.
+        ambiguous: values that a verified twin changes by at least `delta`.
+        bound: for fixed values the largest possible difference, NaN for the others.
+        moved: the largest change of each value over all verified twins.
+        seen: smallest and largest value over all verified twins, `(2, *input_shape)`.
+        witnesses: the twins that prove ambiguity, each with its verification.
+        reasons: for undecided values the reason, and which values it holds for.
+        local: what the Jacobian of the gradients says nearby, where anything is undecided.
+        nullity, gap: of the first layer's equations.
+        delta, tolerance, fixed_tolerance, valid_range: size of a change, equality of gradients, share of a null vector
+            up to which a value counts as fixed, range of valid values.
+        status: that of the reconstruction from the gradients, `None` where none could start.
+        digests: SHA-256 of every parameter.
+        architecture: the network in words.
+    """
+
+    input: FloatArray
+    target: int
+    loss: str
+    fixed: BoolArray
+    ambiguous: BoolArray
+    bound: FloatArray
+    moved: FloatArray
+    seen: FloatArray
+    witnesses: tuple[Witness, ...]
+    reasons: tuple[tuple[str, BoolArray], ...]
+    local: LocalUniqueness | None
+    nullity: int
+    gap: tuple[float, float]
+    delta: float
+    tolerance: float
+    fixed_tolerance: float
+    valid_range: tuple[float, float]
+    status: str | None
+    digests: dict[str, str]
+    architecture: str
+
+    @property
+    def undecided(self) -> BoolArray:
+        """Values that are neither shown to be fixed nor shown to be ambiguous."""
+        return ~self.fixed & ~self.ambiguous
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of values of each verdict."""
+        return {name: int(getattr(self, name).sum()) for name in LETTERS}
+
+    @property
+    def strongest(self) -> Witness | None:
+        """The twin with the largest change, `None` where there is no twin."""
+        return max(self.witnesses, key=lambda witness: witness.twin.change, default=None)
+
+    def verdict(self, pixel: tuple[int, ...]) -> str:
+        """Return the verdict of one value with its evidence, in words.
+
+        Raises:
+            ShapeError: no such value.
+        """
+        flat_index(self.input.shape, pixel)
+        if self.fixed[pixel]:
+            return f"fixed: unique to within {self.bound[pixel]:.1e}"
+        if self.ambiguous[pixel]:
+            return f"ambiguous: a verified twin changes it by {self.moved[pixel]:.3g}"
+        return "undecided: " + next(text for text, mask in self.reasons if mask[pixel])
+
+    def __repr__(self) -> str:
+        """Return counts and strongest evidence."""
+        counts = ", ".join(f"{number:,} {name}" for name, number in self.counts.items())
+        lines = [f"Certificate for {self.input.size:,} values: {counts}"]
+        if self.fixed.any():
+            lines.append(f"  fixed to within {np.nanmax(self.bound):.1e}")
+        if self.strongest is not None:
+            lines.append(f"  strongest twin: {self.strongest.check!r}")
+        lines += [f"  {int(mask.sum()):,} undecided: {text}" for text, mask in self.reasons]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the arrays as plain values; verdicts as one string of F, A and U a row of the input."""
+        letters = np.full(self.input.shape, LETTERS["undecided"])
+        letters[self.fixed], letters[self.ambiguous] = LETTERS["fixed"], LETTERS["ambiguous"]
+        rows = letters.reshape(-1, self.input.shape[-1])
+        return {
+            "library": {"name": "constraint-algebra", "version": __version__},
+            "counts": self.counts,
+            "verdicts": ["".join(row) for row in rows],
+            "largest_bound": float(np.nanmax(self.bound)) if self.fixed.any() else None,
+            "undecided": [{"reason": text, "values": int(mask.sum())} for text, mask in self.reasons],
+            "twins": [
+                {
+                    "objective": w.twin.objective,
+                    "largest_change": w.twin.change,
+                    "gradient_difference": w.check.difference,
+                    "absolute": w.check.absolute,
+                    "relative": w.check.relative,
+                    "float32_identical": w.check.bit_identical_float32,
+                    "sha256": digest(w.twin.image),
+                }
+                for w in self.witnesses
+            ],
+            "local": None
+            if self.local is None
+            else {"rank": self.local.rank, "unique": self.local.unique, "rtol": self.local.rtol},
+            "equations": {"nullity": self.nullity, "last_singular_value": self.gap[0], "first_zero": self.gap[1]},
+            "tolerances": {
+                "delta": self.delta,
+                "gradients_relative_to_largest": self.tolerance,
+                "fixed_share_of_null_vector": self.fixed_tolerance,
+                "valid_range": list(self.valid_range),
+            },
+            "reconstruction": self.status,
+            "sample": {
+                "shape": list(self.input.shape),
+                "sha256": digest(self.input),
+                "target": self.target,
+                "loss": self.loss,
+            },
+            "parameters_sha256": self.digests,
+            "network": self.architecture.splitlines(),
+            "assumptions": [
+                "one sample; exact, noise-free equality of gradients in real arithmetic, verified in float64",
+                "twins keep the activation pattern of the sample in the first layer",
+                "fixed values rest on the layers above being determined by the gradients",
+            ],
+        }
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
+        """Write certificate.json, certificate.npz (arrays and twins) and, for pictures, certificate.png.
+
+        Raises:
+            OutputExistsError: one of them is there and `overwrite` is false.
+        """
+        out = Path(folder)
+        refuse_existing(out, overwrite=overwrite)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (out / name).unlink(missing_ok=True)
+        arrays = {name: getattr(self, name) for name in ("input", "fixed", "ambiguous", "bound", "moved", "seen")}
+        arrays |= {f"twins/{i}": w.twin.image for i, w in enumerate(self.witnesses)}
+        storage.save(out / "certificate.npz", arrays)
+        if plotting.is_picture(self.input.shape):
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(15, 3.6), layout="constrained")
+            self.plot(list(figure.subplots(1, 5)))
+            figure.savefig(out / "certificate.png", dpi=110, metadata={"Software": None})
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+        (out / "certificate.json").write_text(text + "\n", "utf-8")
+        return [out / name for name in FILES if (out / name).exists()]
+
+    def plot(self, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+        """Draw image, verdicts, width of what twins show, strongest twin and its difference on five Axes.
+
+        Raises:
+            ShapeError: the input is no picture.
+        """
+        if not plotting.is_picture(self.input.shape):
+            raise ShapeError(f"only inputs of one or three channels can be drawn, got shape {self.input.shape}")
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            axes = list(plt.subplots(1, 5, figsize=(15, 3.6), layout="constrained")[1])
+        return plotting.certificate(
+            self.input,
+            fixed=self.fixed,
+            ambiguous=self.ambiguous,
+            width=self.seen[1] - self.seen[0],
+            twin=None if self.strongest is None else self.strongest.twin.image,
+            axes=axes,
+        )
+
+
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Raise `OutputExistsError` where a certificate would be overwritten; call it before the work as well."""
+    there = [name for name in FILES if (out / name).exists()]
+    if there and not overwrite:
+        raise OutputExistsError(
+            f"{out} already holds {', '.join(there)}; pass overwrite=True (--force), or name another folder"
+        )
+
+
+def digest(values: NDArray[Any]) -> str:
+    """Return the SHA-256 of an array: of its type, shape and little-endian bytes.
+
+    >>> digest(np.zeros(2))[:8] != digest(np.zeros((2, 1)))[:8]
+    True
+    """
+    array = np.ascontiguousarray(values)
+    head = f"{array.dtype.name}{array.shape}".encode()
+    little = array.astype(array.dtype.newbyteorder("<")) if array.dtype.byteorder == ">" else array
+    return hashlib.sha256(head + little.tobytes()).hexdigest()

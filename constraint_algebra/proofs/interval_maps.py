@@ -1,0 +1,118 @@
+"""The intervals of all values of an input, several at a time, with progress, and kept on disk as they come."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from constraint_algebra import storage
+from constraint_algebra.arrays import BoolArray, FloatArray, Progress
+from constraint_algebra.errors import ShapeError, StorageError
+from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet
+from constraint_algebra.proofs.intervals import Interval, intervals
+
+EVERY = 10.0  # seconds between two writes
+ENDS = ("lower_outer", "lower_inner", "upper_inner", "upper_outer")
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalMap:
+    """Intervals in the input shape; NaN where none was asked for.
+
+    Attributes:
+        lower_outer, lower_inner, upper_inner, upper_outer: see `Interval`.
+    """
+
+    lower_outer: FloatArray
+    lower_inner: FloatArray
+    upper_inner: FloatArray
+    upper_outer: FloatArray
+
+    def __getitem__(self, pixel: tuple[int, ...]) -> Interval:
+        """Return the interval of one value."""
+        return Interval(*(float(getattr(self, end)[pixel]) for end in ENDS))
+
+    @property
+    def width(self) -> FloatArray:
+        """Widths that are certainly there."""
+        return self.upper_inner - self.lower_inner
+
+    @property
+    def outer_width(self) -> FloatArray:
+        """Widths that are certainly not exceeded."""
+        return self.upper_outer - self.lower_outer
+
+
+def interval_map(
+    found: IndistinguishabilitySet,
+    pixels: BoolArray | None = None,
+    *,
+    path: str | Path | None = None,
+    workers: int = 1,
+    time_limit: float | None = None,
+    progress: Progress | None = None,
+) -> IntervalMap:
+    """Return the intervals of all values of a set, or of those of a mask.
+
+    Args:
+        found: the set.
+        pixels: mask in the input shape.
+        path: an `.npz` file to keep finished intervals in; where it is there, only what is missing is computed.
+        workers: how many processes; more than one need `if __name__ == "__main__":` in a script.
+        time_limit: seconds for each value.
+        progress: called with (values done, values in all, index).
+
+    Raises:
+        ShapeError: a mask of another shape.
+        StorageError: the file belongs to another set.
+    """
+    shape = found.input.shape
+    wanted = np.ones(shape, dtype=bool) if pixels is None else np.asarray(pixels, dtype=bool)
+    if wanted.shape != shape:
+        raise ShapeError(f"the mask must have the input's shape {shape}, got {wanted.shape}")
+    ends = _begun(found, path)
+    todo = [tuple(index) for index in np.argwhere(wanted & np.isnan(ends["lower_outer"])).tolist()]
+    saved, total = time.monotonic(), int(wanted.sum())
+    try:
+        running = intervals(
+            found.polytope, found.input, todo, found.valid_range, workers=workers, time_limit=time_limit
+        )
+        for number, (pixel, one) in enumerate(running):
+            for end in ENDS:
+                ends[end][pixel] = getattr(one, end)
+            if progress is not None:
+                progress(total - len(todo) + number + 1, total, str(pixel))
+            if time.monotonic() - saved > EVERY:
+                _keep(found, path, ends)
+                saved = time.monotonic()
+    finally:
+        _keep(found, path, ends)
+    return IntervalMap(**{end: np.where(wanted, values, np.nan) for end, values in ends.items()})
+
+
+def _begun(found: IndistinguishabilitySet, path: str | Path | None) -> dict[str, FloatArray]:
+    fresh = {end: np.full(found.input.shape, np.nan) for end in ENDS}
+    if path is None or not Path(path).exists():
+        return fresh
+    kept = storage.load(path)
+    same = {"input", "equations", *ENDS} <= set(kept) and np.array_equal(kept["input"], found.input)
+    if not same or not np.array_equal(kept["equations"], _fingerprint(found)):
+        raise StorageError(f"{path} holds the intervals of another input or network; name another file")
+    return {end: np.array(kept[end]) for end in ENDS}
+
+
+def _keep(found: IndistinguishabilitySet, path: str | Path | None, ends: dict[str, FloatArray]) -> None:
+    if path is not None:
+        about = {"input": found.input, "equations": _fingerprint(found)}
+        storage.save(path, {**about, **ends}, overwrite=True)
+
+
+def _fingerprint(found: IndistinguishabilitySet) -> FloatArray:
+    """Return numbers that another set hardly shares: sums over equations, inequalities and the range."""
+    P = found.polytope
+    weights = np.cos(np.arange(P.null.matrix.shape[1]))
+    sums = [np.abs(P.null.matrix @ weights).sum(), np.abs(P.cut @ weights).sum(), P.slack.sum(), *found.valid_range]
+    return np.array([*sums, *P.null.matrix.shape, P.cut.shape[0]])

@@ -1,0 +1,373 @@
+"""Real gradients from PyTorch, and a `Network` as a PyTorch model.
+
+This module and `tracing`, which reads models, are the only ones that import PyTorch.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from constraint_algebra import layers as kinds
+from constraint_algebra.arrays import Arrays
+from constraint_algebra.errors import MissingPackageError, ParameterError, ShapeError, StorageError, UnknownNameError
+from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks.network import Network
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ImportError as error:
+    raise MissingPackageError(
+        'models and real gradients need PyTorch, which is not installed; pip install "constraint-algebra[torch]"'
+    ) from error
+
+Loss = str | Callable[[Tensor, Tensor], Tensor]
+
+_DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
+_LOSSES = ("cross_entropy", "logistic")
+_INITS = ("uniform", "default")
+
+
+def torch_gradients(
+    model: nn.Module, inputs: ArrayLike | Tensor, target: ArrayLike | Tensor, loss: Loss = "cross_entropy"
+) -> Arrays:
+    """Return the gradient of the loss for every parameter, under the names and in the dtypes of the parameters.
+
+    The model keeps its `.grad` fields and its training or evaluation mode.
+
+    Args:
+        model: any model, supported by `from_torch` or not.
+        inputs: one sample with or without a batch axis, or a batch, whose mean loss counts; cast to the model's dtype.
+        target: one class per sample; for "logistic" 0 or 1; for a callable whatever it takes, passed on as a tensor.
+        loss: "cross_entropy", "logistic" (one output, binary cross-entropy with logits), or a function of output and
+            target that returns a scalar tensor.
+
+    Raises:
+        UnknownNameError: the loss is none of those.
+        ParameterError: parameters are frozen or not used, or a target is no class of the model.
+        ShapeError: inputs, targets and model do not fit each other.
+
+    >>> model = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> torch_gradients(model, [1.0, 4.0], 0)
+    {'weight': array([[-0.5, -2. ],
+           [ 0.5,  2. ]])}
+    """
+    check_loss(loss)
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ShapeError("the model has no parameters and therefore no gradient; pass a model with a weight")
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    if frozen:
+        raise ParameterError(
+            frozen[0], f"frozen parameters have no gradient: {', '.join(frozen)}; call model.requires_grad_(True)"
+        )
+    like = next(iter(parameters.values()))
+    x = to_tensor(inputs).to(like)
+    y = to_tensor(target).to(like.device)
+    with torch.enable_grad():
+        output = _output(model, x, batched=isinstance(loss, str) and y.numel() > 1)
+        value = loss_value(loss, output, y)
+        found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    for name, gradient in zip(parameters, found, strict=True):
+        if gradient is None:
+            raise ParameterError(name, f"the loss does not depend on parameter {name!r}; remove it from the model")
+    return {name: to_numpy(gradient) for name, gradient in zip(parameters, found, strict=True)}
+
+
+def check_loss(loss: Loss) -> None:
+    """Raise `UnknownNameError` for a name that is no loss."""
+    if isinstance(loss, str) and loss not in _LOSSES:
+        raise UnknownNameError(f"no loss is called {loss!r}; use {' or '.join(map(repr, _LOSSES))}, or pass a function")
+
+
+def loss_value(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """Return the loss of a batch of outputs as one number."""
+    if isinstance(loss, str):
+        return _named_loss(loss, output, target.reshape(-1))
+    return _own_loss(loss, output, target)
+
+
+def _output(model: nn.Module, x: Tensor, *, batched: bool) -> Tensor:
+    """Return the output for `x` with a batch axis, added where the model does not take `x` otherwise."""
+    convolutional = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
+    problems = []
+    for added in (True, False) if x.ndim and not batched else (False,):
+        # Batch norm in training mode writes into its buffers; these are copies.
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        inputs = x[None] if added else x
+        try:
+            output = torch.func.functional_call(model, buffers, (inputs,)) if buffers else model(inputs)
+        except (RuntimeError, ValueError, IndexError) as error:
+            problems.append(f"{tuple(inputs.shape)}: {error}")
+            continue
+        # A linear layer takes any number of leading axes: two of them mean that one was there before.
+        if not added or output.ndim == 2 or (convolutional and output.ndim > 2):
+            return _checked(output, len(inputs) if inputs.ndim else 0)
+    raise ShapeError("the model does not take the inputs, whose shape it was given as " + "; and as ".join(problems))
+
+
+def _checked(output: object, samples: int) -> Tensor:
+    if isinstance(output, Tensor) and output.ndim and len(output) == samples:
+        return output
+    came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise ShapeError(f"the model must return one tensor with a row for each of {samples} samples, got {came}")
+
+
+def _named_loss(loss: str, output: Tensor, target: Tensor) -> Tensor:
+    logistic = loss == "logistic"
+    if output.ndim != 2 or (logistic and output.shape[1] != 1):
+        needs = "(samples, 1)" if logistic else "(samples, classes)"
+        raise ShapeError(f"loss {loss!r} needs an output of shape {needs}, got {tuple(output.shape)}; use another loss")
+    if len(target) != len(output):
+        raise ShapeError(f"loss {loss!r} needs one target for each of {len(output)} samples, got {len(target)}")
+    classes = 2 if logistic else output.shape[1]
+    wrong = [t for t in target.tolist() if t not in range(classes)]
+    if wrong:
+        raise ParameterError("target", f"loss {loss!r} needs whole targets from 0 to {classes - 1}, got {wrong[0]}")
+    if logistic:
+        return functional.binary_cross_entropy_with_logits(output[:, 0], target.to(output))
+    return functional.cross_entropy(output, target.long())
+
+
+def _own_loss(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, target: Tensor) -> Tensor:
+    value = loss(output, target.to(output.dtype) if target.is_floating_point() else target)
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise ShapeError("the loss must return one number as a tensor that depends on the output; reduce it by .mean()")
+    return value.reshape(())
+
+
+def to_torch(network: Network, *, seed: int = 0, init: str = "uniform", dtype: str = "float64") -> nn.Module:
+    """Return a PyTorch model whose parameters have the network's names and shapes.
+
+    `from_torch` makes the same network of it. It is an `nn.Sequential`, except that names with dots make nested modules
+    and a network of one layer without a name is that module. The global random state is left as it was.
+
+    Args:
+        network: the network.
+        seed: the seed of the parameters; every dtype gets the same values, rounded.
+        init: "uniform" draws every weight and bias from U(-0.5, 0.5), "default" is PyTorch's own initialisation.
+        dtype: "float64", "float32", "float16" or "bfloat16".
+
+    Raises:
+        UnknownNameError: no such `init` or `dtype`.
+        ShapeError: two layers have the same name.
+
+    >>> to_torch(Network((3,), [kinds.Linear(2), kinds.LeakyReLU(0.2)]))
+    Sequential(
+      (0): Linear(in_features=3, out_features=2, bias=True)
+      (1): LeakyReLU(negative_slope=0.2)
+    )
+    """
+    for name, known in ((init, _INITS), (dtype, tuple(_DTYPES))):
+        if name not in known:
+            raise UnknownNameError(f"no init or dtype is called {name!r}; use one of {', '.join(known)}")
+    with seeded(seed):
+        model = _assembled([(layer.name, _module(layer)) for layer in network])
+    if init == "uniform":
+        rng = np.random.default_rng(seed)
+        load_parameters(model, {name: rng.uniform(-0.5, 0.5, s) for name, s in network.parameter_shapes.items()})
+    return model.to(_DTYPES[dtype])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Give PyTorch's global generator a seed for a while, and its own state back afterwards.
+
+    >>> with seeded(3): a = torch.rand(2)
+    >>> with seeded(3): print(bool((torch.rand(2) == a).all()))
+    True
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class PadFirst(nn.Module):
+    """Mixed into a convolution to pad with zeros differently before and behind, which PyTorch's own cannot.
+
+    Attributes:
+        zeros: `(before, after)` for each axis.
+    """
+
+    zeros: tuple[tuple[int, int], ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution of the padded input."""
+        sides = [side for pair in reversed(self.zeros) for side in pair]
+        output: Tensor = super().forward(functional.pad(x, sides))
+        return output
+
+    def extra_repr(self) -> str:
+        """Return PyTorch's description and the zeros."""
+        return f"{super().extra_repr()}, zeros={self.zeros}"
+
+
+class PaddedConv1d(PadFirst, nn.Conv1d):
+    """See `PadFirst`."""
+
+
+class PaddedConv2d(PadFirst, nn.Conv2d):
+    """See `PadFirst`."""
+
+
+class PaddedConv3d(PadFirst, nn.Conv3d):
+    """See `PadFirst`."""
+
+
+_CONVS: dict[int, tuple[type[Any], type[Any]]] = {
+    1: (nn.Conv1d, PaddedConv1d),
+    2: (nn.Conv2d, PaddedConv2d),
+    3: (nn.Conv3d, PaddedConv3d),
+}
+
+
+def _module(placed: PlacedLayer) -> nn.Module:
+    match placed.layer:
+        case kinds.Conv() as conv:
+            symmetric = all(before == after for before, after in conv.paddings)
+            plain, padded = _CONVS[conv.axes]
+            module: nn.Module = (plain if symmetric else padded)(
+                placed.channels,
+                conv.filters,
+                conv.taps,
+                stride=conv.strides,
+                padding=tuple(before for before, _ in conv.paddings) if symmetric else 0,
+                dilation=conv.dilations,
+                groups=conv.groups,
+                bias=conv.bias,
+                dtype=torch.float64,
+            )
+            if isinstance(module, PadFirst):
+                module.zeros = conv.paddings
+            return module
+        case kinds.Linear(filters, bias):
+            return nn.Linear(placed.channels, filters, bias=bias, dtype=torch.float64)
+        case kinds.LeakyReLU(slope):
+            return nn.LeakyReLU(slope)
+        case kinds.ELU(alpha):
+            return nn.ELU(alpha)
+        case kinds.Softplus(beta, threshold):
+            return nn.Softplus(beta, threshold)
+        case kinds.ReLU6():
+            return nn.ReLU6()
+        case kinds.Hardtanh(low, high):
+            return nn.Hardtanh(low, high)
+    # The rest has no hyper-parameters, and PyTorch's names.
+    plain_module: nn.Module = getattr(nn, placed.kind)()
+    return plain_module
+
+
+def _assembled(modules: list[tuple[str, nn.Module]]) -> nn.Module:
+    names = [name for name, _ in modules]
+    if names == [""]:
+        return modules[0][1]
+    if len(set(names)) < len(names) or "" in names:
+        raise ShapeError(f"a model needs a name of its own for each layer, got {', '.join(map(repr, names))}")
+    if not any("." in name for name in names):
+        return nn.Sequential(OrderedDict(modules))
+    return Chain(modules)
+
+
+class Chain(nn.Module):
+    """Modules at any paths, called one after the other."""
+
+    def __init__(self, modules: list[tuple[str, nn.Module]]) -> None:
+        """Put every module at its path, with empty modules as folders."""
+        super().__init__()
+        self.paths = [path for path, _ in modules]
+        for path, module in modules:
+            *folders, name = path.split(".")
+            parent: nn.Module = self
+            for folder in folders:
+                if not hasattr(parent, folder):
+                    parent.add_module(folder, nn.Module())
+                parent = parent.get_submodule(folder)
+            parent.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the last module."""
+        for path in self.paths:
+            x = self.get_submodule(path)(x)
+        return x
+
+
+def load_parameters(model: nn.Module, arrays: Mapping[str, ArrayLike]) -> None:
+    """Copy arrays into the parameters of a model, in place and in the model's dtype.
+
+    Raises:
+        ParameterError: a name is missing or unknown, or a shape differs; the model is then unchanged.
+    """
+    parameters = dict(model.named_parameters())
+    for name in [*arrays, *parameters]:
+        if name not in parameters or name not in arrays:
+            where = "the model" if name not in parameters else "the arrays"
+            raise ParameterError(name, f"parameter {name!r} is not among those of {where}; give the same names")
+    values = {name: to_tensor(array) for name, array in arrays.items()}
+    for name, value in values.items():
+        if value.shape != parameters[name].shape:
+            came, needed = tuple(value.shape), tuple(parameters[name].shape)
+            raise ParameterError(name, f"parameter {name!r} has shape {came}, the model needs {needed}")
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+
+
+def load_torch_file(path: str | Path) -> Arrays:
+    """Return the tensors of a PyTorch file of names and tensors, such as a `state_dict`; nothing in it is executed.
+
+    Raises:
+        StorageError: the file is damaged, contains anything but tensors, or needs code to open.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle protocol of files that are refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise StorageError(
+            f"{path}: this file needs code to open, or is no PyTorch file, and is refused; save a state_dict instead"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise StorageError(f"{path}: not a PyTorch file, or damaged ({error}); write it again") from error
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise StorageError(
+            f"{path}: expected a dictionary of tensors by parameter name, got {type(content).__name__}; "
+            "save model.state_dict(), or {name: p.grad for name, p in model.named_parameters()}"
+        )
+    return {str(name): to_numpy(value) for name, value in content.items()}
+
+
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
+    """Return a copy of a tensor as an array of the same dtype; bfloat16 through ml_dtypes."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype != torch.bfloat16:
+        return np.array(tensor.numpy())
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise MissingPackageError(
+            'bfloat16 arrays need ml_dtypes, which is not installed; pip install "constraint-algebra[torch]"'
+        ) from error
+    return np.array(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
+
+
+def to_tensor(values: ArrayLike | Tensor) -> Tensor:
+    """Return values as a tensor of the same dtype; an array is copied, a tensor detached."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    array = np.array(values, order="C")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    if array.dtype.kind not in "fiub":
+        raise ShapeError(f"expected an array of numbers, got values of type {array.dtype}")
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))

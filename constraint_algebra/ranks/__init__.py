@@ -1,0 +1,13 @@
+"""Ranks: how many independent equations there are, and which unknowns they determine.
+
+| module | concept |
+| --- | --- |
+| `knowledge` | what is known at the outputs of a layer, and which equations count for it |
+| `polyphase` | the closed form: a stride splits taps and pixels into residue classes |
+| `generic` | the exact rank for almost all values, modulo a prime |
+| `specialisation` | lower bounds at chosen values, for layers too large for elimination |
+| `bounded` | the rank of a layer between both bounds |
+| `structural` | the rank that the pattern of a whole layer allows |
+| `ladder` | all five ranks of one explicit system |
+| `determinacy` | which unknowns a system determines |
+"""

@@ -1,0 +1,181 @@
+"""The rank ladder: five numbers for one system of equations, each an upper bound of the next, never merged into one.
+
+| rung | from | meaning |
+| --- | --- | --- |
+| counted | shapes | the smaller of rows and unknowns |
+| structural | pattern | size of a largest matching: the rank if all entries were independent |
+| generic | pattern and names | rank for almost all values of the coefficients, values that rows share staying shared |
+| numerical | values | singular values above a stated tolerance, rows scaled to unit norm |
+| usable | values and noise | singular values above the noise floor, rows scaled to unit noise |
+
+A coefficient whose given value is exactly zero, as the output gradient of an inactive ReLU, is zero on every rung.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.linalg as la
+import scipy.sparse as sp
+from numpy.typing import ArrayLike
+
+from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.equations.constraint_graph import components, structural_rank, without_zeros
+from constraint_algebra.equations.systems import LinearSystem
+from constraint_algebra.errors import ParameterError
+from constraint_algebra.numerics.modular import PRIME, Echelon, echelon, residues
+from constraint_algebra.numerics.rows import EPSILON, gap_at, unit_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class RankLadder:
+    """Five ranks of one system; `None` where a rung is not defined, because no values or no noise were given.
+
+    Attributes:
+        rows, unknowns: size of the system.
+        counted, structural, generic, numerical, usable: the rungs, see the module.
+        error: upper bound of the probability that `generic` is too small.
+        tolerance: the numerical rank counts singular values above it, those of the matrix with rows of unit norm.
+        gap: the last singular value counted and the first not counted, NaN where there is none.
+        noise_floor: the usable rank counts singular values above it, those of the matrix with rows of unit noise.
+    """
+
+    rows: int
+    unknowns: int
+    counted: int
+    structural: int
+    generic: int
+    error: float
+    numerical: int | None = None
+    tolerance: float | None = None
+    gap: tuple[float, float] | None = None
+    usable: int | None = None
+    noise_floor: float | None = None
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the rungs, see `plotting.rank_ladder`."""
+        from constraint_algebra.plotting import ranks
+
+        return ranks.rank_ladder(self, ax)
+
+    def __repr__(self) -> str:
+        """Return a table of the rungs."""
+        notes = {"structural": "largest matching", "generic": f"error probability at most {self.error:.1e}"}
+        notes["counted"] = f"{self.rows} rows, {self.unknowns} unknowns"
+        notes["numerical"] = notes["usable"] = ""
+        if self.gap is not None:
+            notes["numerical"] = f"tolerance {self.tolerance:.1e}, gap from {self.gap[0]:.1e} to {self.gap[1]:.1e}"
+        if self.noise_floor is not None:
+            notes["usable"] = f"noise floor {self.noise_floor:.1e} for rows of unit noise"
+        lines = [f"{'rung':<10}  {'rank':>6}  note"]
+        for rung in ("counted", "structural", "generic", "numerical", "usable"):
+            rank = getattr(self, rung)
+            lines.append(f"{rung:<10}  {'-' if rank is None else rank:>6}  {notes[rung]}".rstrip())
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{self!r}</pre>"
+
+
+def rank_ladder(
+    system: LinearSystem, *, noise: ArrayLike | None = None, rtol: float | None = None, seed: int = 0
+) -> RankLadder:
+    """Return the rank ladder of a system.
+
+    Args:
+        system: the equations, from shapes alone or with values.
+        noise: standard deviation of the noise in the entries, one number or one for each row; needs values.
+        rtol: tolerance of the numerical rank relative to the largest singular value, `max(shape) * eps` by default.
+        seed: of the random residues behind the generic rank.
+
+    Raises:
+        ParameterError: noise without values, or noise that is negative, not finite, or of another shape.
+
+    >>> from constraint_algebra.equations.systems import weight_equations
+    >>> from constraint_algebra.layers import Conv2d
+    >>> rank_ladder(weight_equations(Conv2d(2, 3).place((1, 8, 8))))
+    rung          rank  note
+    counted         64  72 rows, 64 unknowns
+    structural      64  largest matching
+    generic         56  error probability at most 7.6e-06
+    numerical        -
+    usable           -
+    """
+    m, n = system.shape
+    blocks = generic_blocks(system, seed)
+    generic = sum(form.rank for _, form in blocks)
+    structural = structural_rank(system)
+    ladder = RankLadder(m, n, min(m, n), structural, generic, error=structural / (PRIME - 1))
+    if system.values is None:
+        if noise is not None:
+            raise ParameterError(
+                "noise", "noise was given for a system without values; give the equations their weight or gradient"
+            )
+        return ladder
+    matrix = system.matrix
+    sigma = singular_values(unit_rows(matrix)[0])
+    tolerance = (max(m, n) * EPSILON if rtol is None else rtol) * float(sigma.max(initial=0.0))
+    numerical = int(np.count_nonzero(sigma > tolerance))
+    usable = floor = None
+    if noise is not None:
+        scaled = _unit_noise(matrix, _checked_noise(noise, m))
+        floor = _noise_norm(scaled)
+        usable = min(numerical, int(np.count_nonzero(singular_values(scaled) > floor)))
+    return replace(
+        ladder,
+        numerical=numerical,
+        tolerance=tolerance,
+        gap=gap_at(sigma, numerical),
+        usable=usable,
+        noise_floor=floor,
+    )
+
+
+def generic_blocks(system: LinearSystem, seed: int = 0) -> list[tuple[IntArray, Echelon]]:
+    """Return the unknowns and the echelon form of each connected component, at random residues modulo a prime."""
+    pattern = without_zeros(system)
+    values = residues(len(system.coefficients), np.random.default_rng(seed))
+    A = sp.csr_array((values[pattern.data - 1], pattern.indices, pattern.indptr), shape=pattern.shape)
+    return [(part.columns, echelon(A[part.rows][:, part.columns])) for part in components(A)]
+
+
+def singular_values(matrix: sp.csr_array) -> FloatArray:
+    """Return the singular values, largest first, `min(shape)` of them, by connected components."""
+    parts = [matrix[part.rows][:, part.columns].toarray() for part in components(matrix) if len(part.rows)]
+    found = np.sort(np.concatenate([np.empty(0), *(la.svdvals(part) for part in parts)]))[::-1]
+    return np.pad(found, (0, min(matrix.shape) - len(found)))
+
+
+def _unit_noise(matrix: sp.csr_array, noise: FloatArray) -> sp.csr_array:
+    """Return the matrix with rows of unit noise; rounding is the least noise that a row has."""
+    norms = np.sqrt(np.asarray((matrix * matrix).sum(axis=1)).ravel())
+    least = EPSILON * np.where(norms > 0, norms, 1)
+    return sp.csr_array(sp.diags_array(1 / np.maximum(noise, least)) @ matrix)
+
+
+def _noise_norm(matrix: sp.csr_array) -> float:
+    """Return the spectral norm to expect of unit noise on the entries of a sparse matrix.
+
+    It is the root of the most entries in a row plus that of the most entries in a column, up to a small logarithmic
+    term (Bandeira and van Handel 2016, doi 10.1214/15-AOP1025); for a dense matrix the familiar sqrt(m) + sqrt(n).
+    """
+    if matrix.nnz == 0:
+        return 0.0
+    in_row, in_column = np.diff(matrix.indptr).max(), np.bincount(matrix.indices).max()
+    return float(np.sqrt(in_row) + np.sqrt(in_column))
+
+
+def _checked_noise(noise: ArrayLike, rows: int) -> FloatArray:
+    array = np.asarray(noise, dtype=float)
+    if array.shape not in ((), (rows,)):
+        raise ParameterError(
+            "noise", f"noise must be one number or one for each of {rows} rows, got shape {array.shape}"
+        )
+    if not np.all(np.isfinite(array)) or np.any(array < 0):
+        raise ParameterError("noise", f"noise is a standard deviation, finite and not negative, got {array}")
+    return np.broadcast_to(array, rows)

@@ -1,0 +1,178 @@
+"""On which side of its edge an activation worked at each output: decided by evidence.
+
+An output of a ReLU that was reconstructed with an error bar is either zero or positive, and near zero the error bar
+cannot tell which; that of a LeakyReLU is positive or negative. Three pieces of evidence are weighed, as odds:
+
+- its distance from the edge in standard deviations. Where it was cut off, noise alone sets that distance (a Student
+  distribution: the deviation itself is estimated from a few members); elsewhere values are spread evenly over a far
+  larger range;
+- the bias equation of its filter in the layer below: the gradients that arrive at the outputs, times the derivative on
+  their side of the edge, add up to the bias gradient. Every choice for the least certain outputs is weighed by how well
+  it fits that sum, and every single one of the others as well: among thousands of zeros one may be no zero;
+- where neither decides, the output stays open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from scipy.special import log_ndtr
+
+from constraint_algebra.arrays import BoolArray, FloatArray
+
+TAIL = 6  # degrees of freedom of the noise: fewer than the members of the ensemble, to be generous to outliers
+WEIGHED = 10  # outputs of a filter for which every choice is weighed
+DOUBTED = 5  # of them, those for which that is done together with every single one of the others being wrong
+SURE = float(np.log(1e3))  # odds at which an output counts as decided
+QUESTIONED = float(np.log(1e9))  # odds up to which the bias equation may overrule the error bars
+
+
+@dataclass(frozen=True)
+class BiasCheck:
+    """The bias equations of a layer, as a check on the gradients that arrive at its outputs.
+
+    Attributes:
+        gradient: dL/db, shape `(filters,)`.
+        deviation: its standard deviation, shape `(filters,)`.
+        arithmetic: relative error of the client's sums.
+    """
+
+    gradient: FloatArray
+    deviation: FloatArray
+    arithmetic: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the evidence says of each output, `(filters, outputs)`.
+
+    Attributes:
+        passes: whether it more likely lies on the upper side of the edge, that of a ReLU which passes its value on.
+        decided: whether the evidence suffices to say so, or the gradient is so small that it does not matter.
+        doubt: standard deviation of `passes`, as a number from 0 to 1, where the evidence does not suffice.
+    """
+
+    passes: BoolArray
+    decided: BoolArray
+    doubt: FloatArray
+
+
+def log_odds(distances: FloatArray, deviations: FloatArray, density: float) -> FloatArray:
+    """Return the logarithm of the odds that an output passed its value on.
+
+    Args:
+        distances: signed distance from the cut-off in standard deviations; positive on the side that passes.
+        deviations: the standard deviations.
+        density: of the values that pass, next to the cut-off: their number by unit of value.
+
+    >>> small = np.full(4, 1e-6)
+    >>> np.round(log_odds(np.array([-20.0, 0.0, 9.0, 1e4]), small, density=1.0))
+    array([-202.,  -14.,   -3.,   45.])
+    """
+    with np.errstate(divide="ignore"):
+        among_many = np.log(density * deviations)
+    cut_off = -0.5 * (TAIL + 1) * np.log1p(distances**2 / TAIL) - 0.96  # log of Student's density, t with 6 degrees
+    return np.asarray(among_many + log_ndtr(distances) - cut_off)
+
+
+def decide(
+    odds: FloatArray,
+    dy: FloatArray,
+    moved: FloatArray,
+    slopes: tuple[float, float] | tuple[FloatArray, FloatArray],
+    check: BiasCheck | None,
+) -> Decision:
+    """Return on which side of the edge each output lies, and which stay open.
+
+    Args:
+        odds: logarithms of the odds by the error bars alone, `(filters, outputs)`; NaN where nothing is known.
+        dy: the gradient that arrives at each output, same shape; NaN where unknown, and then the bias equation of its
+            filter says nothing.
+        moved: perturbations of dy, `(filters, outputs, members)`.
+        slopes: the derivative on the lower and on the upper side of the edge.
+        check: the bias equations, `None` where there are none.
+    """
+    posterior = odds.copy()
+    light = np.zeros(odds.shape, dtype=bool)
+    if check is not None:
+        low, high = slopes
+        d = np.where(odds > 0, high, low)
+        k, effect = d * dy, (high - low) * dy
+        misfit = check.gradient - k.sum(axis=1)
+        summed = (d[..., None] * moved).sum(axis=1)
+        noise = np.sqrt(check.deviation**2 + (summed**2).mean(axis=-1) + check.arithmetic**2 * (k**2).sum(axis=1))
+        light = np.abs(effect) <= noise[:, None]
+        open_ones = (np.abs(odds) < QUESTIONED) & ~light & np.isfinite(effect)
+        needed = (np.abs(misfit) > 3 * noise) | (open_ones & (np.abs(odds) < 3 * SURE)).any(axis=1)
+        for f in np.flatnonzero(needed & np.isfinite(misfit)):
+            some = np.flatnonzero(open_ones[f])
+            some = some[np.argsort(np.abs(odds[f, some]))]
+            if len(some):
+                posterior[f, some] = _weighed(odds[f, some], effect[f, some], misfit[f], noise[f])
+    share = np.where(np.isnan(posterior), 0.5, 0.5 * (1 + np.tanh(0.5 * np.nan_to_num(posterior))))
+    sure = np.abs(posterior) > SURE
+    return Decision(posterior > 0, sure | light, np.where(sure, 0.0, np.sqrt(share * (1 - share))))
+
+
+def two_sided_odds(distances: FloatArray) -> FloatArray:
+    """Return the logarithm of the odds that an output lies above an edge with values on both sides of it.
+
+    >>> two_sided_odds(np.array([-40.0, 0.0, 2.0])).round(1)
+    array([-804.6,    0. ,    3.8])
+    """
+    return np.asarray(log_ndtr(distances) - log_ndtr(-distances))
+
+
+def _weighed(odds: FloatArray, effect: FloatArray, misfit: float, noise: float) -> FloatArray:
+    """Return the logarithms of the odds of some outputs of a filter, the least certain first, given its bias equation.
+
+    Every choice for the first `WEIGHED` of them is a hypothesis; so is, as one among very many near the edge may well
+    have come to lie on the wrong side of it, every one of the others being wrong, with every choice for the first
+    `DOUBTED`.
+
+    Args:
+        odds: by the error bars alone.
+        effect: of each output on the sum of its filter, on the upper side of the edge as against the lower.
+        misfit: what the sum lacks if every output is on its likelier side.
+        noise: standard deviation of the misfit.
+
+    >>> _weighed(np.array([-2.0, -2.0, -2.0]), np.array([1.0, 2.0, 4.0]), 6.0, 0.01).round()
+    array([-26.,  26.,  33.])
+    """
+    likely, first, few = odds > 0, slice(0, WEIGHED), slice(0, DOUBTED)
+    flip = np.where(likely, -effect, effect)[WEIGHED:]
+    # Weights and what the sum still lacks, for both sets of hypotheses, against all on their likelier side.
+    choices, fewer = _choices(len(odds[first])), _choices(len(odds[few]))[: None if len(flip) else 0]
+    by_choice = _evidence(
+        (choices - likely[first]) @ odds[first], misfit - (choices - likely[first]) @ effect[first], noise
+    )
+    cost = ((fewer - likely[few]) @ odds[few])[:, None] - np.abs(odds[WEIGHED:])
+    by_flip = _evidence(cost, (misfit - (fewer - likely[few]) @ effect[few])[:, None] - flip, noise)
+    largest = max(by_choice.max(), by_flip.max(initial=-np.inf))
+    by_choice, by_flip = np.exp(by_choice - largest), np.exp(by_flip - largest)
+    flipped, of_few = by_flip.sum(axis=0), by_flip.sum(axis=1)
+    kept = by_choice.sum() + np.clip(flipped.sum() - flipped, 0, None)
+    passes, fails = np.zeros(len(odds)), np.zeros(len(odds))
+    passes[first], fails[first] = choices.T @ by_choice, (1 - choices).T @ by_choice
+    passes[few] += fewer.T @ of_few
+    fails[few] += (1 - fewer).T @ of_few
+    passes[DOUBTED:WEIGHED] += likely[DOUBTED:WEIGHED] * flipped.sum()
+    fails[DOUBTED:WEIGHED] += ~likely[DOUBTED:WEIGHED] * flipped.sum()
+    passes[WEIGHED:], fails[WEIGHED:] = np.where(likely[WEIGHED:], (kept, flipped), (flipped, kept))
+    with np.errstate(divide="ignore"):  # beyond the range of numbers: surely
+        return np.asarray(np.log(passes) - np.log(fails))
+
+
+def _evidence(cost: FloatArray, lacking: FloatArray, noise: float) -> FloatArray:
+    """Return the logarithm of how likely hypotheses are by the error bars, and by what the sum lacks under them."""
+    distance = lacking / noise if noise > 0 else np.where(lacking == 0, 0.0, np.inf)
+    return np.asarray(cost - 0.5 * (TAIL + 1) * np.log1p(distance**2 / TAIL))
+
+
+@lru_cache(maxsize=WEIGHED + 1)
+def _choices(n: int) -> FloatArray:
+    """Return all rows of n zeros and ones."""
+    return np.array(list(product((0.0, 1.0), repeat=n)))

@@ -1,0 +1,87 @@
+"""The head: where the recursion starts, and with which output gradient k.
+
+A layer with one output position and a bias gives its k away: it is the bias gradient. A last layer without a bias gives
+it away through its weight gradient and the loss, up to the few roots of a scalar equation.
+
+For one sample the weight gradient of the last layer is `dL/dW = k x^T`: it fixes k and x up to one factor. The loss
+ties k to the logits W x, which leaves one scalar equation for that factor. It may have more than one root, and then the
+gradient of this layer has more than one explanation; all of them are returned.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.errors import BatchError, MissingBiasError, ZeroGradientError
+from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks.losses import cross_entropy, logistic
+from constraint_algebra.networks.network import Network
+
+
+def output_gradients(
+    network: Network, parameters: Parameters, gradients: Parameters, loss: str | None, deviations: Parameters
+) -> tuple[PlacedLayer, list[FloatArray]]:
+    """Return the lowest layer whose output gradient is at hand, and what it may be.
+
+    Raises:
+        ZeroGradientError: that gradient is zero throughout.
+        BatchError: the layer's weight gradient is that of several samples.
+        MissingBiasError: no layer gives its output gradient away.
+    """
+    layer = network.start
+    if layer is not None and layer.bias_name is not None:
+        k = gradients[layer.bias_name]
+        _check_one_sample(layer, k, gradients, deviations)
+        return layer, [k]
+    if layer is None or loss is None:
+        last = network.bilinear[-1]
+        raise MissingBiasError(
+            last.weight_name,
+            "the output gradient follows from the bias gradient of a layer with one output position, and the network"
+            f" has none (its last layer with a weight is {last.name!r}, {last.kind}); without a bias the loss must"
+            ' settle the scale: pass loss="cross_entropy" or loss="logistic" for a network that ends in a linear layer'
+            f" without an activation after it, got {loss!r}",
+        )
+    W, dW = (values[layer.weight_name].reshape(layer.filters, -1) for values in (parameters, gradients))
+    _check_one_sample(layer, dW, gradients, deviations)
+    candidates = logistic(W, dW) if loss == "logistic" else cross_entropy(W, dW)
+    if loss == "logistic" and layer.filters != 1:
+        raise MissingBiasError(
+            layer.weight_name, f'loss="logistic" needs one output, layer {layer.name!r} has {layer.filters}'
+        )
+    if not candidates:
+        raise MissingBiasError(
+            layer.weight_name,
+            f"no input and label explain the gradient of {layer.weight_name!r} under loss={loss!r}: it comes from"
+            " another loss, from other parameters, or from several samples",
+        )
+    return layer, candidates
+
+
+def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, deviations: Parameters) -> None:
+    """Refuse a gradient of zeros and one of several samples: that of one sample is k x^T, of rank one."""
+    if not k.any():
+        raise ZeroGradientError(
+            layer.bias_name or layer.weight_name,
+            f"gradients: layer {layer.name!r} has a gradient of zeros, from which nothing follows; the loss is"
+            " saturated or all outputs above it are inactive: take another step or another sample",
+        )
+    dW = gradients[layer.weight_name].reshape(layer.filters, -1)
+    if min(dW.shape) < 2 or not dW.any():
+        return
+    s = np.linalg.svd(dW, compute_uv=False)
+    # A matrix of independent noise has a largest singular value of about its largest row and its largest column, in
+    # Euclidean size (Bandeira and van Handel 2016); the noise of rounding lies in the rows of the largest k.
+    size = float(np.abs(dW).max())  # tiny squares underflow
+    noise = deviations[layer.weight_name].reshape(dW.shape) / size + 1e-15
+    limit = 4 * size * float(np.linalg.norm(noise, axis=1).max() + np.linalg.norm(noise, axis=0).max())
+    if s[1] > limit:
+        rank = int(np.count_nonzero(s > limit))
+        raise BatchError(
+            layer.weight_name,
+            f"gradients: {layer.weight_name!r} has rank {rank} (singular values {s[0]:.3g}, {s[1]:.3g}, …; noise"
+            f" alone would leave {limit:.1g}); one sample gives rank 1, so this gradient belongs to at least"
+            f" {rank} samples: only the gradient of a single sample can be reconstructed. If it is one sample's and was"
+            " rounded on its way, give it in the type in which it came, or say noise=",
+        )

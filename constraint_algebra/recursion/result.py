@@ -1,0 +1,163 @@
+"""What a reconstruction found: the input, what of it is determined, how well, and the evidence layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from constraint_algebra.arrays import BoolArray, FloatArray, Progress
+from constraint_algebra.proofs.observer import FirstLayer, PixelBounds, pixel_bounds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+CONTRADICTION = 8.0  # residual in units of noise beyond which an equation is wrong
+
+
+class Status(Enum):
+    """The outcome in one sentence."""
+
+    DETERMINED = "every input value is determined by the gradient"
+    PARTIAL = "part of the input is determined by the gradient; .determined says which"
+    UNDETERMINED = "no input value is determined by the gradient"
+    AMBIGUOUS = "several valid inputs have the same gradient; .alternatives holds the others"
+    UNDECIDED = "an iteration did not converge; what is not determined in .determined may yet be"
+    INCONSISTENT = (
+        "the gradients recomputed from the result differ from those given; check parameters, loss and model mode"
+    )
+
+
+@dataclass(frozen=True)
+class LayerSolution:
+    """What was found out about the input of one layer.
+
+    Attributes:
+        name: the layer's name.
+        kind: its class.
+        unknowns: number of its input values.
+        weight_rows: number of weight equations used.
+        gradient_rows: number of gradient equations used.
+        rank: numerical rank of all of them; `None` where the layer is too large to tell and not determined.
+        determined: number of determined unknowns.
+        condition: condition number of the directions solved for, each row in units of its noise; an estimate.
+        residual: largest residual relative to the largest right-hand side, over both kinds of equations.
+        settled: whether the verdict on what is determined is final; where not, an iteration did not converge.
+        misfit: root mean square residual of the gradient equations of a filter in units of their noise, the largest
+            over the filters; a few at most, unless an equation is wrong.
+    """
+
+    name: str
+    kind: str
+    unknowns: int
+    weight_rows: int
+    gradient_rows: int
+    rank: int | None
+    determined: int
+    condition: float
+    residual: float
+    settled: bool = True
+    misfit: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The result of `reconstruct`.
+
+    Attributes:
+        input: the reconstructed input; where not determined the least-squares guess, NaN where nothing follows at all.
+        determined: which values are unique, in the input shape.
+        error_bar: one standard deviation of each value, infinite where not determined.
+        status: the outcome.
+        layers: one `LayerSolution` for each layer reached, first layer first.
+        label: the label that the head's gradient betrays, `None` where it does not.
+        discrepancy: for each parameter the largest difference between the gradient recomputed from `input` and the one
+            given, relative to the largest entry of the latter.
+        alternatives: other inputs with the same gradients, where a head without bias leaves several.
+    """
+
+    input: FloatArray
+    determined: BoolArray
+    error_bar: FloatArray
+    status: Status
+    layers: tuple[LayerSolution, ...]
+    label: int | None
+    discrepancy: dict[str, float]
+    alternatives: tuple[Reconstruction, ...] = ()
+
+    def judged(self, allowed: Mapping[str, float]) -> Reconstruction:
+        """Return the same result with the status that its own evidence supports, given the discrepancies of noise."""
+        if not self.determined.all() and not all(layer.settled for layer in self.layers):
+            return replace(self, status=Status.UNDECIDED)
+        if not self.determined.any():
+            return replace(self, status=Status.UNDETERMINED)
+        if any(layer.misfit > CONTRADICTION for layer in self.layers):
+            return replace(self, status=Status.INCONSISTENT)
+        if not self.determined.all():
+            return replace(self, status=Status.PARTIAL)
+        wrong = any(found > allowed[name] for name, found in self.discrepancy.items())
+        return replace(self, status=Status.INCONSISTENT if wrong else Status.DETERMINED)
+
+    def intervals(
+        self,
+        first: FirstLayer,
+        *,
+        pixels: BoolArray | None = None,
+        time_limit: float | None = None,
+        progress: Progress | None = None,
+    ) -> PixelBounds:
+        """Return what an observer knows of each value: fixed with its error bar, bounded with its interval, or free.
+
+        Args:
+            first: `first_layer_equations` of the same network, parameters and gradients.
+            pixels: which values to look at, by default all.
+            time_limit: seconds for each value; its bounds are then wider, and as sound.
+            progress: called with (values done, values in all, index).
+        """
+        return pixel_bounds(
+            first,
+            self.input,
+            self.determined,
+            self.error_bar,
+            pixels=pixels,
+            time_limit=time_limit,
+            progress=progress,
+        )
+
+    def plot(self, truth: FloatArray | None = None, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+        """Draw the result and its error bars, beside the truth and the error if that is given; for pictures only."""
+        from constraint_algebra.plotting.reconstructions import reconstruction
+
+        return reconstruction(self, truth, axes=axes)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row per layer, first layer first."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(layer) for layer in self.layers])
+
+    @property
+    def conclusion(self) -> str:
+        """The outcome in one sentence, with the determined share, and where the recursion stopped if it did."""
+        share = f"{int(self.determined.sum()):,} of {self.determined.size:,} values"
+        stop = ""
+        if self.status is Status.UNDETERMINED and self.layers:
+            stop = f"; nothing follows from layer {self.layers[0].name!r} on"
+        return f"{self.status.value} ({share}){stop}"
+
+    def __repr__(self) -> str:
+        """Return conclusion and table."""
+        return f"Reconstruction: {self.conclusion}\n{self._table().to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self.conclusion}</p>{self._table().to_html(index=False)}"
+
+    def _table(self) -> pd.DataFrame:
+        frame = self.to_frame()
+        for column in ("condition", "residual"):
+            if column in frame:
+                frame[column] = frame[column].map("{:.1e}".format)
+        return frame.drop(columns=["settled", "misfit"], errors="ignore")

@@ -1,0 +1,16 @@
+"""Solvers: the equations of one layer with values and noise, eliminated in two stages.
+
+| module | concept |
+| --- | --- |
+| `noisy_equations` | all that is known about a layer's input, with its noise |
+| `gradient_blocks` | stage one: the gradient equations in independent blocks |
+| `operators` | all equations as one operator, and the coordinates in which stage one is diagonal |
+| `elimination` | the equations whitened, with what several strategies ask of them |
+| `strategy` | what a strategy is, what it costs, and how the cheapest that applies is chosen |
+| `by_diagonal`, `by_factor`, `by_gradients`, `by_correction`, `by_reduction`, `by_iteration` | the strategies |
+| `two_stage` | the verdict and the solution, by the strategies chosen |
+| `verdict` | what the equations can tell |
+| `normal_equations`, `dense_factor`, `banded_factor`, `capacitance_factor`, `null_space_factor` | factors |
+| `choose_factor` | which factor takes the fewest operations |
+| `null_space` | the null space for exact values, for proofs |
+"""

@@ -1,0 +1,10 @@
+"""Theory: what a network's gradients determine, from shapes alone.
+
+| module | concept |
+| --- | --- |
+| `activity` | which outputs are active: assumed, or as a given input makes them |
+| `propagation` | from what is known at one layer to what is known at the next |
+| `reasons` | why a layer is not determined, and what would help |
+| `feasibility` | the report on a whole network |
+| `minimum_filters` | how many filters each layer needs |
+"""
