@@ -16,9 +16,10 @@ from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.equations.systems import LinearSystem, gradient_equations, stack, weight_equations
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.experiments.capture import Capture
-from constraint_algebra.layers import Activation, PlacedLayer, trilinear
+from constraint_algebra.layers import PlacedLayer, trilinear
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.walk import Rules, down
 from constraint_algebra.numerics.rows import EPSILON, unit_rows
 from constraint_algebra.ranks.determinacy import null_space_norms
 from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
@@ -67,11 +68,12 @@ def reconstruct_partly(seen: Capture, sent: Mapping[str, BoolArray]) -> Reconstr
         arriving = trilinear.input_gradient(layer, weights[layer.weight_name], np.where(k_known, k, 0.0))
         arriving_known = ~trilinear.touched(layer, ~k_known)
         lower = todo[number + 1].index + 1 if layer is not todo[-1] else 0
-        y, k, k_known, z = _through(network, lower, layer.index, (x, known), (arriving, arriving_known))
+        above = x, known, arriving, arriving_known
+        x, known, k, k_known = down(network.layers[lower : layer.index], above, BELOW)
+        z = np.where(known, x, np.nan)
         if layer is not todo[-1] and not np.isfinite(z).any() and not (k_known & (k != 0)).any():
             x, known = np.full(network.input_shape, np.nan), np.zeros(network.input_shape, dtype=bool)
             break
-        x, known = y
     return Reconstruction(
         input=x,
         determined=known,
@@ -119,23 +121,23 @@ def _solved(layer: PlacedLayer, system: LinearSystem) -> tuple[FloatArray, BoolA
     return x.reshape(layer.input_shape), norms.determined.reshape(layer.input_shape), solution
 
 
-def _through(
-    network: Network,
-    lower: int,
-    upper: int,
-    output: tuple[FloatArray, BoolArray],
-    arriving: tuple[FloatArray, BoolArray],
-) -> tuple[tuple[FloatArray, BoolArray], FloatArray, BoolArray, FloatArray]:
-    """Return, below the activations between two layers: output, gradient there, where known, and z (NaN: not known)."""
-    (y, known), (k, k_known) = output, arriving
-    for layer in reversed(network.layers[lower:upper]):
-        if isinstance(layer.layer, Activation):
-            f = formulas(layer.layer)
-            y = np.where(np.abs(y) <= ZERO * np.abs(y[known]).max(initial=0.0), 0.0, y)
-            k_known = k_known & (known | (k == 0))
-            k = np.where(k_known, k * f.derivative(np.where(known, y, 0.0)), 0.0)
-            inverse = f.inverse(np.where(known, y, 0.0))
-            known = known & np.isfinite(inverse)
-            y = np.where(known, inverse, np.nan)
-        y, known, k, k_known = (a.reshape(layer.input_shape) for a in (y, known, k, k_known))
-    return (y, known), k, k_known, np.where(known, y, np.nan)
+# An output, where it is known, the gradient there, and where that is known.
+Below = tuple[FloatArray, BoolArray, FloatArray, BoolArray]
+
+
+def _activation(layer: PlacedLayer, above: Below) -> Below:
+    (y, known, k, k_known), f = above, formulas(layer.activation)
+    y = np.where(np.abs(y) <= ZERO * np.abs(y[known]).max(initial=0.0), 0.0, y)
+    k_known = k_known & (known | (k == 0))
+    k = np.where(k_known, k * f.derivative(np.where(known, y, 0.0)), 0.0)
+    z = f.inverse(np.where(known, y, 0.0))
+    known = known & np.isfinite(z)
+    return np.where(known, z, np.nan), known, k, k_known
+
+
+def _reshape(layer: PlacedLayer, above: Below) -> Below:
+    (y, known, k, k_known), shape = above, layer.input_shape
+    return y.reshape(shape), known.reshape(shape), k.reshape(shape), k_known.reshape(shape)
+
+
+BELOW = Rules(_activation, _reshape)

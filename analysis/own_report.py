@@ -6,19 +6,17 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis.audit import NOT_COMPUTED, Audit
 from analysis.measured import guess
 from constraint_algebra import plotting
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.networks.network import shape_text
 from constraint_algebra.recursion.result import Reconstruction
-
-if TYPE_CHECKING:
-    from analysis.own import Audit
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 64rem; margin: 2rem auto;
@@ -43,7 +41,7 @@ WHAT_IT_MEANS = {
     "UNDECIDED": "not settled",
     "AMBIGUOUS": "several inputs fit",
     "INCONSISTENT": "result does not fit the gradient",
-    "NOT_COMPUTED": "not computed",
+    NOT_COMPUTED: "not computed",
 }
 
 

@@ -13,8 +13,9 @@ from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.errors import MissingPackageError
 from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.experiments.samples import fit
-from constraint_algebra.layers import Activation, PlacedLayer, trilinear
-from constraint_algebra.layers.activations import formulas
+from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.networks.network import chain_rule
+from constraint_algebra.networks.walk import down
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,13 +90,7 @@ def output_gradient(seen: Capture, layer: PlacedLayer) -> FloatArray:
     weights = {name: a.astype(float) for name, a in seen.parameters.items()}
     values, head = seen.network.forward(weights, seen.truth), seen.network.layers[-1]
     k = seen.gradients[f"{head.name}.bias"].astype(float).reshape(head.output_shape)
-    for above in reversed(seen.network.layers[layer.index + 1 :]):
-        if above.is_bilinear:
-            k = trilinear.input_gradient(above, weights[above.weight_name], k)
-        elif isinstance(above.layer, Activation):
-            k = k * formulas(above.layer).derivative(values[above.index + 1])
-        k = k.reshape(above.input_shape)
-    return k
+    return down(seen.network.layers[layer.index + 1 :], k, chain_rule(weights, values))
 
 
 def trained(network: ca.Network, epochs: tuple[int, ...], *, seed: int = 0) -> Iterator[tuple[int, Any, float, float]]:

@@ -18,7 +18,7 @@ author = "the authors of constraint-algebra"
 project_copyright = "MIT licence"
 release = version = constraint_algebra.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "plain_docstrings", "mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "plain_docstrings", "mathml", "room"]
 exclude_patterns = ["_build", "site", "_extensions"]
 nitpicky = True  # a reference that leads nowhere is an error
 

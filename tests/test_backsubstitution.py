@@ -7,6 +7,7 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra import samples, zoo
+from constraint_algebra.pytorch.gradients import load_parameters
 from tests.test_reconstruction import client, mse
 
 L, R = ca.LeakyReLU(0.2), ca.ReLU()
@@ -203,7 +204,7 @@ def test_both_explanations_of_a_logistic_head_have_the_same_gradient() -> None:
     weight = {"0.weight": np.array([[1.0, -2.0, 0.5, 0.3, -0.7, 1.1]])}
     x = np.array([0.9, 0.1, 0.6, 0.5, 0.2, 0.7])
     c = client(network, x, label=1, loss="logistic")
-    ca.gradients.load_parameters(c.model, weight)
+    load_parameters(c.model, weight)
     result = c.reconstruct()
     explanations = [result, *result.alternatives]
     assert len(explanations) == 4

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 import constraint_algebra as ca
 from constraint_algebra import plotting
+from constraint_algebra.display import draw
 from constraint_algebra.plotting import look
 
 PAIRS = ca.Conv2d(2, 3, stride=2, padding=1).place((1, 4, 4), name="0")
@@ -329,3 +330,20 @@ def test_what_is_not_determined_is_hatched_and_a_truth_of_another_shape_refused(
     assert [len(ax.images) for ax in drawn] == [1, 2, 2, 2]
     with pytest.raises(ca.ShapeError, match="shape of the result"):
         result.plot(image[:1])
+
+
+def test_a_type_without_a_drawing_is_refused_and_a_subclass_has_that_of_its_base() -> None:
+    class Ladder(ca.RankLadder):
+        pass
+
+    assert draw(Ladder(4, 3, 3, 3, 2, error=0.0), axes()).get_title() == "Rank ladder of 4 equations"
+    with pytest.raises(TypeError, match="no drawing is registered for int"):
+        draw(3)
+
+
+def test_what_a_user_named_is_text_in_a_notebook() -> None:
+    named = ca.Network((1, 4, 4), [ca.Conv2d(2, 3), ca.Flatten(), ca.Linear(3)], names=["<b>1</b>", "&", "last"])
+    for shown in (named, ca.feasibility(named), ca.minimum_filters(named), ca.polyphase_law(named[0])):
+        assert "<b>" in repr(shown)
+        assert "&lt;b&gt;1&lt;/b&gt;" in shown._repr_html_()
+        assert "<b>" not in shown._repr_html_()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import constraint_algebra as ca
+from constraint_algebra.networks import losses
 from constraint_algebra.recursion import head
 
 
@@ -34,7 +35,7 @@ def test_softmax_finds_the_true_output_gradient(classes, scale) -> None:
         rng = np.random.default_rng(seed)
         W, x = scale * rng.standard_normal((classes, 20)), rng.random(20)
         k, dW = softmax_gradient(W, x, label=seed % classes)
-        found = head.cross_entropy(W, dW)
+        found = losses.cross_entropy(W, dW)
         # Each entry to relative accuracy: rows of tiny k count as much as the others. PyTorch's own k is off by 1e-16.
         errors = [np.abs(c - k).max(where=np.abs(k) > 1e-8, initial=0.0) for c in found]
         assert min(errors) < 1e-9 * np.abs(k).max()
@@ -51,7 +52,7 @@ def test_tiny_entries_of_a_saturated_softmax_are_accurate(label) -> None:
     W[:, 0] += np.array([0, 10, -10, -25, -15, 5]) / x[0]
     k, dW = softmax_gradient(W, x, label)
     assert 0 < np.abs(k).min() < 1e-13
-    (found,) = head.cross_entropy(W, dW)
+    (found,) = losses.cross_entropy(W, dW)
     np.testing.assert_allclose(found, k, rtol=1e-9)
 
 
@@ -71,7 +72,7 @@ def test_softmax_roots_of_two_classes_by_a_fine_grid() -> None:
                 p0 = 1 / (1 + np.exp(np.clip(-t * margin, -700, 700)))
                 f = t * (p0 - (y == 0)) - size
                 roots += [size / t[i] for i in np.flatnonzero(f[:-1] * f[1:] < 0)]
-        found = sorted(float(c[0]) for c in head.cross_entropy(W, dW))
+        found = sorted(float(c[0]) for c in losses.cross_entropy(W, dW))
         np.testing.assert_allclose(found, sorted(roots), rtol=1e-4)
         assert min(abs(c - k[0]) for c in found) < 1e-10
 
@@ -83,34 +84,34 @@ def test_logistic_finds_every_output_gradient(size, label) -> None:
     w, x = rng.standard_normal((1, 9)), rng.standard_normal(9)
     x *= size / float((w @ x)[0])  # the logit is `size`
     k, dw = logistic_gradient(w, x, label)
-    found = head.logistic(w, dw)
+    found = losses.logistic(w, dw)
     margin = size if label else -size
     assert len(found) == (4 if margin > 0 else 2)
     assert min(abs(c[0] - k[0]) for c in found) < 1e-10 * abs(k[0])
     for candidate in found:
         explanation = dw[0] / candidate[0]
-        again = logistic_gradient(w, explanation, head.label_of(candidate, "logistic"))
+        again = logistic_gradient(w, explanation, losses.label_of(candidate, "logistic"))
         np.testing.assert_allclose(again[0], candidate, rtol=1e-9)
         np.testing.assert_allclose(again[1], dw, rtol=1e-9)
 
 
 def test_a_gradient_that_no_margin_explains() -> None:
     # m / (1 + exp(m)) never exceeds 0.2785.
-    assert head.logistic(np.array([[1.0]]), np.array([[-0.28]])) == []
-    assert len(head.logistic(np.array([[1.0]]), np.array([[-0.278]]))) == 4
+    assert losses.logistic(np.array([[1.0]]), np.array([[-0.28]])) == []
+    assert len(losses.logistic(np.array([[1.0]]), np.array([[-0.278]]))) == 4
 
 
 @pytest.mark.parametrize("label", range(5))
 def test_the_label_of_a_softmax(label) -> None:
     rng = np.random.default_rng(label)
     k, _ = softmax_gradient(rng.standard_normal((5, 4)), rng.random(4), label)
-    assert head.label_of(k, "cross_entropy") == label
-    assert head.label_of(k, None) is None
+    assert losses.label_of(k, "cross_entropy") == label
+    assert losses.label_of(k, None) is None
 
 
 def test_no_label_where_the_output_gradient_is_not_that_of_the_loss() -> None:
-    assert head.label_of(np.array([0.5, -0.2, -0.3]), "cross_entropy") is None
-    assert head.label_of(np.array([0.5, -0.2, 0.3]), "cross_entropy") is None  # does not sum to zero
+    assert losses.label_of(np.array([0.5, -0.2, -0.3]), "cross_entropy") is None
+    assert losses.label_of(np.array([0.5, -0.2, 0.3]), "cross_entropy") is None  # does not sum to zero
 
 
 def test_the_recursion_starts_at_the_lowest_layer_with_one_position_and_a_bias() -> None:

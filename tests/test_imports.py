@@ -1,16 +1,49 @@
-"""What an import loads: theory from shapes alone needs neither PyTorch nor matplotlib."""
+"""What an import loads, that modules import each other in one direction only, and that none grows without end."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
 import constraint_algebra as ca
 
 HEAVY = ("torch", "matplotlib", "skimage", "foolbox", "PIL", "typer", "dask")
+ROOT = Path(ca.__file__).parent
+LONGEST_FUNCTION, LONGEST_FILE = 60, 400  # lines, docstrings included
+
+
+def module_name(path: Path) -> str:
+    """The name under which a file of the library is imported."""
+    parts = (ROOT.name, *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported_by(name: str) -> Iterator[str]:
+    """Modules of the library that a module names in an import, wherever it stands: in a function, for types alone."""
+    package = name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in FILES)
+        if isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            members = (f"{source}.{alias.name}" for alias in node.names)
+            yield from (found for found in (m if m in FILES else source for m in members) if found in FILES)
+
+
+def graph() -> dict[str, set[str]]:
+    """What each module of the library imports; that a package is loaded before its modules does not count."""
+    return {name: set(imported_by(name)) for name in FILES}
 
 
 def loaded_by(code: str) -> set[str]:
@@ -55,3 +88,31 @@ def test_every_public_name_resolves_and_is_listed() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'reconstuct'"):
         _ = ca.reconstuct
+
+
+def test_the_graph_sees_imports_in_functions_and_those_for_types_alone() -> None:
+    found = graph()
+    assert len(found) > 80
+    assert "constraint_algebra.proofs.certify" in found["constraint_algebra.commands.app"]  # in a function
+    assert "constraint_algebra.theory.feasibility" in found["constraint_algebra.plotting.ranks"]  # for types alone
+    assert "constraint_algebra.plotting" in found["constraint_algebra.proofs.certificate"]  # a package
+    assert (
+        "constraint_algebra.symbolic.polynomials" in found["constraint_algebra.symbolic.formulas"]
+    )  # a module from one
+
+
+def test_no_module_imports_itself_on_a_detour() -> None:
+    TopologicalSorter(graph()).prepare()  # CycleError names the circle
+
+
+def test_functions_and_files_stay_short() -> None:
+    texts = {name: path.read_text(encoding="utf-8") for name, path in FILES.items()}
+    files = {name: len(text.splitlines()) for name, text in texts.items()}
+    functions = {
+        f"{name}.{node.name}, line {node.lineno}": (node.end_lineno or 0) - node.lineno + 1
+        for name, text in texts.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert not {name: lines for name, lines in files.items() if lines > LONGEST_FILE}
+    assert not {name: lines for name, lines in functions.items() if lines > LONGEST_FUNCTION}

@@ -13,10 +13,10 @@ from constraint_algebra.recursion.activation_sides import (
     TAIL,
     WEIGHED,
     BiasCheck,
-    _weighed,
+    _log_odds_by_bias,
     decide,
-    log_odds,
-    two_sided_odds,
+    log_odds_at_kink,
+    log_odds_at_plateau,
 )
 
 MEMBERS = 8
@@ -34,13 +34,13 @@ def still(odds) -> np.ndarray:
 def test_odds_are_the_ratio_of_two_densities() -> None:
     distances = np.array([-9.0, -1.0, 0.0, 0.5, 3.0, 30.0])
     expected = np.log(2.0 * 1e-4 * stats.norm.cdf(distances)) - stats.t.logpdf(distances, TAIL)
-    np.testing.assert_allclose(log_odds(distances, np.full(6, 1e-4), 2.0), expected, atol=0.01)
+    np.testing.assert_allclose(log_odds_at_plateau(distances, np.full(6, 1e-4), 2.0), expected, atol=0.01)
     two = np.log(stats.norm.cdf(distances)) - np.log(stats.norm.sf(distances))
-    np.testing.assert_allclose(two_sided_odds(distances[:5]), two[:5], rtol=1e-9)
+    np.testing.assert_allclose(log_odds_at_kink(distances[:5]), two[:5], rtol=1e-9)
 
 
 def test_no_density_means_no_output_passes() -> None:
-    assert (log_odds(np.array([0.0, 1e3]), np.ones(2), 0.0) == -np.inf).all()
+    assert (log_odds_at_plateau(np.array([0.0, 1e3]), np.ones(2), 0.0) == -np.inf).all()
 
 
 @pytest.mark.parametrize("count", [1, 5, 10, 11, 14])
@@ -56,7 +56,7 @@ def test_the_choices_are_weighed_as_by_brute_force(count) -> None:
             continue  # no hypothesis
         lacking = misfit - np.dot(bits - likely.astype(int), effect)
         likelihood[bits] = np.exp(np.dot(bits, odds)) * (1 + (lacking / noise) ** 2 / TAIL) ** (-(TAIL + 1) / 2)
-    found = _weighed(odds, effect, misfit, noise)
+    found = _log_odds_by_bias(odds, effect, misfit, noise)
     for j in range(count):
         one = sum(p for bits, p in likelihood.items() if bits[j])
         assert found[j] == pytest.approx(np.log(one / (sum(likelihood.values()) - one)), abs=1e-9)

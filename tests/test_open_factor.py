@@ -7,7 +7,7 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra.solvers import null_space_factor
-from constraint_algebra.solvers.null_space_factor import RIDGE, OpenFactor, worthwhile
+from constraint_algebra.solvers.null_space_factor import RIDGE, NullSpaceFactor, worthwhile
 from constraint_algebra.solvers.operators import Coordinates
 from constraint_algebra.solvers.two_stage import TwoStage
 from tests.test_solve import Dense, equations
@@ -23,7 +23,7 @@ LAYERS = {
 
 
 def coordinates(layer, strong, dtype):
-    return Coordinates(TwoStage(equations(layer, active=0.8)).stacked.astype(dtype), strong)
+    return Coordinates(TwoStage(equations(layer, active=0.8)).stage.stacked.astype(dtype), strong)
 
 
 @pytest.mark.parametrize("strong", [np.inf, 0.3])
@@ -34,7 +34,7 @@ def test_its_product_is_the_normal_equations(layer, strong) -> None:
     matrix = exact.forward(np.eye(n))
     H = matrix.T @ matrix
     H[np.diag_indices(n)] += RIDGE * H.diagonal().max()
-    factor = OpenFactor(coordinates(layer, strong, np.float32))
+    factor = NullSpaceFactor(coordinates(layer, strong, np.float32))
     U = np.triu(factor.factor).astype(float)
     found = np.empty_like(H)
     found[np.ix_(factor.order, factor.order)] = U.T @ U
@@ -45,7 +45,7 @@ def test_its_product_is_the_normal_equations(layer, strong) -> None:
 def test_it_inverts_them(n) -> None:
     for layer in (LAYERS["plain"], LAYERS["residue classes"]):
         exact = coordinates(layer, np.inf, float)
-        factor = OpenFactor(coordinates(layer, np.inf, np.float32))
+        factor = NullSpaceFactor(coordinates(layer, np.inf, np.float32))
         y = np.random.default_rng(0).standard_normal((len(exact.sizes), n)) * np.geomspace(1, 1e-20, n)
         np.testing.assert_allclose(factor(exact.adjoint(exact.forward(y))) / y, 1, atol=0.02)
 
@@ -63,10 +63,10 @@ def test_where_it_is_worthwhile(monkeypatch) -> None:
 def impatient(monkeypatch):
     """A layer counts as large whatever its size, and the iteration alone gets five steps."""
     for name, value in {
-        "solve.FEW": 10**6,
-        "solve.DENSE_LIMIT": 0,
-        "solve.ITERATIONS": 5,
-        "refinement.STEPS": 5,
+        "solvers.by_factor.FEW": 10**6,
+        "solvers.by_reduction.LARGEST": 0,
+        "solvers.by_iteration.STEPS": 5,
+        "numerics.refinement.STEPS": 5,
     }.items():
         monkeypatch.setattr(f"constraint_algebra.{name}", value)
 
@@ -81,7 +81,7 @@ def test_a_large_layer_that_the_iteration_does_not_get_through(single) -> None:
     inverse = np.linalg.pinv(dense.matrix)
     deviation = np.sqrt(np.diag(inverse @ inverse.T)).reshape(layer.input_shape)
     stages = TwoStage(eq)
-    assert isinstance(stages._open_factor, OpenFactor)
+    assert isinstance(stages.solution.factor, NullSpaceFactor)
     assert stages.verdict.settled
     assert stages.verdict.determined.all()
     scale = 1e-6 if single else 1.0  # single precision is for perturbations
@@ -113,5 +113,5 @@ def test_without_memory_the_verdict_is_that_of_the_iteration(monkeypatch) -> Non
     def no_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(null_space_factor, "OpenFactor", no_memory)
+    monkeypatch.setattr(null_space_factor, "NullSpaceFactor", no_memory)
     assert not TwoStage(equations(LAYERS["plain"], active=0.9, zeros=0.0)).verdict.settled

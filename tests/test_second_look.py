@@ -12,7 +12,7 @@ from constraint_algebra.experiments.capture import from_image
 from constraint_algebra.experiments.recipe import Recipe
 from constraint_algebra.layers import trilinear
 from constraint_algebra.recursion import contradictions
-from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.estimates import Above, Estimate
 from constraint_algebra.solvers.noisy_equations import LayerEquations
 
 LAYER = ca.Conv2d(8, 3, padding=1).place((2, 6, 6))
@@ -68,7 +68,9 @@ def test_outputs_that_were_open_are_settled(activation) -> None:
     x, W, b, dy, _, k = truth(activation)
     known = np.random.default_rng(2).random(k.shape) < 0.5
     given = exactly(np.where(known, k, 77.0), known)
-    found = contradictions.settled(LAYER, W, b, activation, exactly(dy), exactly(x), given, np.zeros(8, dtype=bool))
+    found = contradictions.settled_by_input(
+        LAYER, W, b, Above(activation, exactly(dy)), exactly(x), given, np.zeros(8, dtype=bool)
+    )
     assert found.known.all()
     np.testing.assert_allclose(found.value, k, atol=1e-12)
 
@@ -79,10 +81,9 @@ def test_doubted_filters_are_decided_anew_and_stay_open_where_the_input_is() -> 
     wrong[5] = dy[5]  # as if every output had passed
     determined = np.ones(x.shape, dtype=bool)
     determined[1, 0, 0] = False
-    doubted = np.arange(8) == 5
-    found = contradictions.settled(
-        LAYER, W, b, ca.ReLU(), exactly(dy), exactly(np.where(determined, x, 9.0), determined), exactly(wrong), doubted
-    )
+    doubted, above = np.arange(8) == 5, Above(ca.ReLU(), exactly(dy))
+    partly = exactly(np.where(determined, x, 9.0), determined)
+    found = contradictions.settled_by_input(LAYER, W, b, above, partly, exactly(wrong), doubted)
     open_ones = np.zeros(k.shape, dtype=bool)
     open_ones[5, :2, :2] = True  # those that see the pixel
     np.testing.assert_array_equal(found.known, ~open_ones)
@@ -93,8 +94,8 @@ def test_an_output_within_its_error_bars_stays_open() -> None:
     x, W, b, dy, z, k = truth()
     nowhere = np.zeros(k.shape, dtype=bool)
     noisy = exactly(x, size=0.1)
-    found = contradictions.settled(
-        LAYER, W, b, ca.ReLU(), exactly(dy), noisy, exactly(k, nowhere), np.zeros(8, dtype=bool)
+    found = contradictions.settled_by_input(
+        LAYER, W, b, Above(ca.ReLU(), exactly(dy)), noisy, exactly(k, nowhere), np.zeros(8, dtype=bool)
     )
     moved = trilinear.forward(LAYER, W, noisy.perturbations)
     clear = np.abs(z) > 6 * np.sqrt((moved**2).mean(axis=-1))

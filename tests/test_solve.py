@@ -132,7 +132,7 @@ def test_few_weight_equations_correct_the_gradient_equations(name, single, monke
     """By a factor where rounding allows one, by iteration where not: the same solution, that of dense least squares."""
     layer = LAYERS[name] if name != "stride" else ca.Conv2d(12, 3, stride=2, padding=1).place((2, 7, 6))
     eq = equations(layer, seed=2, exact=False, noise=1e-6, active=0.4, zeros=0.0)
-    monkeypatch.setattr("constraint_algebra.solvers.two_stage.MILD", 1.0)
+    monkeypatch.setattr("constraint_algebra.solvers.by_correction.MILD", 1.0)
     dense = Dense.of(eq)
     expected = np.linalg.lstsq(dense.matrix, dense.rhs, rcond=1e-10)[0].reshape(layer.input_shape)
     inverse = np.linalg.pinv(dense.matrix)
@@ -141,7 +141,7 @@ def test_few_weight_equations_correct_the_gradient_equations(name, single, monke
         monkeypatch.setattr("constraint_algebra.solvers.choose_factor.PRECISIONS", precisions)
         stages = TwoStage(eq)
         x = stages.solve(eq.weight_gradient[..., None], eq.output[..., None], share=0.05, single=single)[..., 0]
-        assert type(stages._factor).__name__ == factor
+        assert type(stages.solution.factor).__name__ == factor
         if not single:
             assert (np.abs(x - expected) <= 0.25 * deviation).all()
         # Single precision is for perturbations, a noise or so in size.
@@ -162,7 +162,7 @@ def test_many_weight_equations_are_solved_by_iteration_alone(single) -> None:
     inverse = np.linalg.pinv(dense.matrix)
     deviation = np.sqrt(np.diag(inverse @ inverse.T)).reshape(MANY.input_shape)
     stages = TwoStage(eq)
-    assert type(stages._factor).__name__ == "Diagonal"
+    assert type(stages.solution.factor).__name__ == "Diagonal"
     assert stages.verdict.rank == MANY.unknowns
     s = np.linalg.svd(dense.matrix, compute_uv=False)
     assert 0.5 < stages.verdict.condition / (s[0] / s[-1]) < 5
@@ -251,10 +251,10 @@ def test_the_condition_number_is_about_that_of_the_matrix() -> None:
         eq = equations(LAYERS[name], active=1.0, zeros=0.0)
         s = np.linalg.svd(Dense.of(eq).matrix, compute_uv=False)
         stages = TwoStage(eq)
-        assert (stages.open == 0) == alone, name
+        assert (stages.stage.open == 0) == alone, name
         if not alone and not stages.verdict.determined.all():
             continue
-        least = min(block.singular.min() for block in stages.blocks) / stages.unit if alone else s[-1]
+        least = min(block.singular.min() for block in stages.stage.blocks) / stages.stage.unit if alone else s[-1]
         assert stages.verdict.condition / (s[0] / s[-1]) > 0.1, name
         assert stages.verdict.condition / (s[0] / least) < 10, name
 

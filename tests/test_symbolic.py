@@ -11,7 +11,7 @@ import pytest
 import sympy
 
 import constraint_algebra as ca
-from constraint_algebra.symbolic.formulas import polynomials
+from constraint_algebra.symbolic import polynomials
 from tests.rank_oracles import looped_rows, random_layers
 
 SMALL = {1: 9, 2: 4, 3: 3}

@@ -19,11 +19,12 @@ import scipy.sparse as sp
 from scipy.sparse import csgraph
 
 from constraint_algebra.arrays import BoolArray, IntArray
+from constraint_algebra.display import Table, Tabular
 from constraint_algebra.equations.constraint_graph import Component, Matrix, edges, maximum_matching
 
 
-@dataclass(frozen=True)
-class DulmageMendelsohn:
+@dataclass(frozen=True, repr=False)
+class DulmageMendelsohn(Tabular):
     """The decomposition of a system's constraint graph.
 
     Attributes:
@@ -47,17 +48,13 @@ class DulmageMendelsohn:
         rows = sum(len(part.rows) for part in (self.underconstrained, self.square, self.overconstrained))
         return rows - self.unmatched[0]
 
-    def __repr__(self) -> str:
-        """Return a table of the sizes."""
+    def _shown(self) -> Table:
         lines = [f"{'part':<18}{'equations':>10}{'unknowns':>10}"]
         for name in ("underconstrained", "square", "overconstrained"):
             part: Component = getattr(self, name)
             lines.append(f"{name:<18}{len(part.rows):>10}{len(part.columns):>10}")
         lines.append(f"{'unmatched':<18}{self.unmatched[0]:>10}{self.unmatched[1]:>10}")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{self!r}</pre>"
+        return Table("\n".join(lines))
 
 
 def dulmage_mendelsohn(matrix: Matrix) -> DulmageMendelsohn:

@@ -26,6 +26,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
+from constraint_algebra.display import draw
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
@@ -144,9 +145,8 @@ class LinearSystem:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the pattern in the order of its Dulmage-Mendelsohn decomposition, see `plotting.decomposition`."""
-        from constraint_algebra.plotting.graphs import decomposition
-
-        return decomposition(self, ax)
+        drawn: Axes = draw(self, ax)
+        return drawn
 
     def __repr__(self) -> str:
         """Return one line: kinds, layer, size, where the values come from."""

@@ -123,4 +123,5 @@ def _parse(spec: str) -> tuple[Path, str]:
 
 
 def is_model_file(model: str) -> bool:
+    """Return whether a model is given as a file, and not by a name of the zoo."""
     return ".py" in model

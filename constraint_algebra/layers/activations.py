@@ -1,4 +1,4 @@
-"""The activations: their hyper-parameters, and value, inverse and derivative, the last two as functions of the *output*.
+"""The activations: hyper-parameters, and value, inverse and derivative, the last two as functions of the *output*.
 
 Back-substitution never sees the pre-activation z. It finds the output y = σ(z) first, as the input of the next layer;
 the derivative σ′(z) that the chain rule needs is then a function d(y), and z itself follows wherever σ is one-to-one.

@@ -6,9 +6,12 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import LayerProblem, ShapeError, UnsupportedLayerError
-from constraint_algebra.layers.activations import formulas
-from constraint_algebra.layers.kinds import Activation, Flatten, PlacedLayer
+from constraint_algebra.layers.activations import Formulas, formulas
+from constraint_algebra.layers.kinds import Flatten, PlacedLayer
 from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.walk import Rules, down
+
+CutOffs = tuple[FloatArray, FloatArray]  # side and edge of each output: `side * (z - edge) <= 0`, no cut-off at side 0
 
 
 def first_layer(network: Network) -> PlacedLayer:
@@ -37,21 +40,33 @@ def activation_pattern(
     An activation that is one-to-one passes everything. Where several follow each other, the edge of a later one is
     carried back through the earlier ones.
     """
-    passing = np.ones(layer.output_shape, dtype=bool)
-    side, edge = np.zeros(layer.output_shape), np.zeros(layer.output_shape)
-    earlier: list[Activation] = []
-    for later in network.layers[layer.index + 1 :]:
-        if later.is_bilinear:
-            break
-        if not isinstance(later.layer, Activation):
-            continue
-        z = values[later.index].reshape(layer.output_shape)
-        for number, level in enumerate(formulas(later.layer).plateaus):
-            sign = 1.0 if number == 0 else -1.0
-            limit = np.array(level)
-            for before in reversed(earlier):
-                limit = formulas(before).inverse(limit)
-            cut = passing & (sign * (z - level) <= 0) & np.isfinite(limit)
-            passing, side, edge = passing & ~cut, np.where(cut, sign, side), np.where(cut, limit, edge)
-        earlier.append(later.layer)
-    return passing, side, edge
+
+    def activation(later: PlacedLayer, above: CutOffs) -> CutOffs:
+        f, z = formulas(later.activation), values[later.index]
+        side, edge = np.zeros(z.shape), np.zeros(z.shape)
+        for sign, level in zip((1.0, -1.0), f.plateaus, strict=False):
+            on = sign * (z - level) <= 0
+            side, edge = np.where(on, sign, side), np.where(on, level, edge)
+        return nearest((side, edge), f, above)
+
+    layers = network.after(layer)
+    none = np.zeros(layers[-1].output_shape if layers else layer.output_shape)
+    side, edge = down(layers, (none, none), Rules(activation, reshaped))
+    return side == 0, side, np.where(side != 0, edge, 0.0)
+
+
+def nearest(own: CutOffs, f: Formulas, above: CutOffs) -> CutOffs:
+    """Return an activation's own cut-offs and, for outputs without one, those of later ones, their edges carried down.
+
+    Where no z has the edge as its output, a later cut-off is never or always reached, and tells nothing.
+    """
+    side, edge = above
+    edge = np.where(side != 0, f.inverse(edge), edge)
+    side = np.where(np.isfinite(edge), side, 0.0)
+    return np.where(own[0] != 0, own[0], side), np.where(own[0] != 0, own[1], edge)
+
+
+def reshaped(layer: PlacedLayer, cut_offs: CutOffs) -> CutOffs:
+    """Return cut-offs below a layer that only arranges its values."""
+    side, edge = cut_offs
+    return side.reshape(layer.input_shape), edge.reshape(layer.input_shape)

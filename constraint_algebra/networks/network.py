@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.display import Table, Tabular
 from constraint_algebra.errors import NonFiniteError, ParameterError, ShapeError
 from constraint_algebra.layers import activations, trilinear
-from constraint_algebra.layers.kinds import Activation, Layer, PlacedLayer, Shape, check_shape
+from constraint_algebra.layers.kinds import Layer, PlacedLayer, Shape, check_shape
+from constraint_algebra.networks.walk import Rules, down_through, up
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class Network:
+class Network(Tabular):
     """A plain chain of layers with all shapes known; needs no PyTorch and holds no parameter values.
 
     Args:
@@ -82,7 +85,7 @@ class Network:
             return None
         last = self.bilinear[-1]
         follows = self.layers[last.index + 1 :]
-        plain = not any(isinstance(layer.layer, Activation) for layer in follows)
+        plain = not any(layer.is_activation for layer in follows)
         return last if plain and math.prod(last.outputs) == 1 else None
 
     @property
@@ -109,6 +112,10 @@ class Network:
     def between(self, lower: PlacedLayer, upper: PlacedLayer) -> tuple[PlacedLayer, ...]:
         """Return the layers between two layers: activations and reshapes between two that have equations."""
         return self.layers[lower.index + 1 : upper.index]
+
+    def after(self, layer: PlacedLayer) -> tuple[PlacedLayer, ...]:
+        """Return the layers that follow a layer, up to the next that has equations or to the end."""
+        return tuple(takewhile(lambda other: not other.is_bilinear, self.layers[layer.index + 1 :]))
 
     def __getitem__(self, index: int) -> PlacedLayer:
         """Return a layer at its place; negative indices count from the end."""
@@ -142,31 +149,25 @@ class Network:
             rows.append((layer.name, describe(layer), shape_text(layer.output_shape), count))
         return pd.DataFrame(rows, columns=["name", "layer", "output", "parameters"])
 
-    def _title(self) -> str:
+    def _shown(self) -> Table:
         size = f"{len(self.layers)} layers, {self.parameter_count:,} parameters"
-        return f"Network: input {shape_text(self.input_shape)}, {size}"
-
-    def __repr__(self) -> str:
-        """Return a table of the layers."""
-        return f"{self._title()}\n{self.to_frame().to_string(index=False)}"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self._title()}</p>{self.to_frame().to_html(index=False)}"
+        return Table(self.to_frame(), f"Network: input {shape_text(self.input_shape)}, {size}")
 
     def forward(self, parameters: Mapping[str, FloatArray], x: FloatArray) -> list[FloatArray]:
         """Return the input and the output of every layer, `len(network) + 1` arrays."""
-        values = [np.asarray(x, dtype=float).reshape(self.input_shape)]
-        for layer in self.layers:
-            if layer.is_bilinear:
-                y = trilinear.forward(layer, parameters[layer.weight_name], values[-1])
-                if layer.bias_name is not None:
-                    y = y + parameters[layer.bias_name].reshape(-1, *(1,) * len(layer.outputs))
-            elif isinstance(layer.layer, Activation):
-                y = activations.apply(layer.layer, values[-1])
-            else:
-                y = values[-1].reshape(layer.output_shape)
-            values.append(y)
-        return values
+
+        def bilinear(layer: PlacedLayer, x: FloatArray) -> FloatArray:
+            y = trilinear.forward(layer, parameters[layer.weight_name], x)
+            if layer.bias_name is not None:
+                y = y + parameters[layer.bias_name].reshape(-1, *(1,) * len(layer.outputs))
+            return y
+
+        rules = Rules[FloatArray](
+            activation=lambda layer, z: activations.apply(layer.activation, z),
+            reshape=lambda layer, y: y.reshape(layer.output_shape),
+            bilinear=bilinear,
+        )
+        return up(self.layers, np.asarray(x, dtype=float).reshape(self.input_shape), rules)
 
     def backward(
         self,
@@ -184,19 +185,34 @@ class Network:
             last: index of the layer to start from, by default the network's last.
         """
         last = len(self.layers) - 1 if last is None else last
+        at_last = np.asarray(output_gradient, dtype=float).reshape(self.layers[last].output_shape)
+        k = down_through(self.layers[1 : last + 1], at_last, chain_rule(parameters, values))  # at each layer's output
         gradients: Parameters = {}
-        k = np.asarray(output_gradient, dtype=float).reshape(self.layers[last].output_shape)
-        for layer in reversed(self.layers[: last + 1]):
-            if layer.is_bilinear:
-                gradients[layer.weight_name] = trilinear.weight_gradient(layer, k, values[layer.index])
+        for layer in self.bilinear:
+            if layer.index <= last:
+                gradients[layer.weight_name] = trilinear.weight_gradient(layer, k[layer.index], values[layer.index])
                 if layer.bias_name is not None:
-                    gradients[layer.bias_name] = trilinear.bias_gradient(layer, k)
-                k = trilinear.input_gradient(layer, parameters[layer.weight_name], k)
-            elif isinstance(layer.layer, Activation):
-                k = k * activations.formulas(layer.layer).derivative(values[layer.index + 1])
-            else:
-                k = k.reshape(layer.input_shape)
-        return {name: gradients[name] for name in self.parameter_shapes if name in gradients}
+                    gradients[layer.bias_name] = trilinear.bias_gradient(layer, k[layer.index])
+        return gradients
+
+
+def chain_rule(parameters: Mapping[str, FloatArray], values: Sequence[FloatArray]) -> Rules[FloatArray]:
+    """Return the rules by which a gradient comes down, or several at once along a last axis.
+
+    Args:
+        parameters: parameter values by name.
+        values: what `Network.forward` returned.
+    """
+
+    def activation(layer: PlacedLayer, k: FloatArray) -> FloatArray:
+        slope = activations.formulas(layer.activation).derivative(values[layer.index + 1])
+        return k * (slope if k.ndim == slope.ndim else slope[..., None])
+
+    return Rules(
+        activation=activation,
+        reshape=lambda layer, k: k.reshape(layer.input_shape + k.shape[len(layer.output_shape) :]),
+        bilinear=lambda layer, k: trilinear.input_gradient(layer, parameters[layer.weight_name], k),
+    )
 
 
 def bind(network: Network, arrays: Mapping[str, Any], what: str) -> Parameters:

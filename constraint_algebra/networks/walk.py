@@ -17,7 +17,7 @@ from constraint_algebra.layers.kinds import PlacedLayer
 V = TypeVar("V")
 
 
-def _none(layer: PlacedLayer, value: V) -> V:
+def _none(layer: PlacedLayer, _: V) -> V:
     raise AssertionError(f"this pass ends before layers with a weight, and met {layer.name!r}")
 
 
@@ -62,6 +62,12 @@ def up(layers: Sequence[PlacedLayer], value: V, rules: Rules[V]) -> list[V]:
 
 def down(layers: Sequence[PlacedLayer], value: V, rules: Rules[V]) -> V:
     """Return what becomes, at the input of the first layer, of a value at the output of the last."""
+    return down_through(layers, value, rules)[0]
+
+
+def down_through(layers: Sequence[PlacedLayer], value: V, rules: Rules[V]) -> list[V]:
+    """Return what arrives at the input of each layer, and last the value that came in at the top: the order of `up`."""
+    values = [value]
     for layer in reversed(layers):
-        value = rules.at(layer, value)
-    return value
+        values.append(rules.at(layer, values[-1]))
+    return values[::-1]

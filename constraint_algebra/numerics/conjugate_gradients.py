@@ -8,10 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from constraint_algebra.arrays import FloatArray
+from constraint_algebra.arrays import FloatArray, IntArray
 
 Preconditioner = Callable[[FloatArray], FloatArray]
-
 
 FAST = 0.01  # share of what the step before took off the squared distance, below which the next step can be foretold
 
@@ -59,16 +58,14 @@ def conjugate_gradients(
     r = rhs.copy()
     s = equations.adjoint(r)
     x, p = np.zeros_like(s), np.zeros_like(s)
-    gamma, best, waiting = np.full(n, np.inf), np.full(n, np.inf), np.zeros(n, dtype=int)
+    gamma, best = np.full(n, np.inf), np.full(n, np.inf)
+    waiting, done = np.zeros(n, dtype=int), np.zeros(n, dtype=bool)
     taken = np.full((max(delay, 3), n), np.inf)  # off the squared distance, by each of the last steps
-    done = np.zeros(n, dtype=bool)
     blind = (10 * float(np.finfo(rhs.dtype).eps)) ** 2  # what the equations do not see is rounding, its step endless
     for _ in range(iterations):
         z = precondition(s)
         new = _products(s, z)
-        better = new < 0.9 * best
-        waiting = np.where(better, 0, waiting + 1)
-        best = np.where(better, new, best)
+        best, waiting = _progress(new, best, waiting)
         done |= new <= np.finfo(rhs.dtype).tiny
         going = ~done & (waiting < patience)
         if not going.any():
@@ -88,6 +85,12 @@ def conjugate_gradients(
             break
         s = equations.adjoint(r)
     return x, bool(done.all())
+
+
+def _progress(new: FloatArray, best: FloatArray, waiting: IntArray) -> tuple[FloatArray, IntArray]:
+    """Return the smallest squared gradient of every column so far, and for how many steps it has hardly fallen."""
+    better = new < 0.9 * best
+    return np.where(better, new, best), np.where(better, 0, waiting + 1)
 
 
 def _squared_distance(taken: FloatArray, delay: int) -> FloatArray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg as la
@@ -70,67 +71,116 @@ def interior_point(
     >>> box.y.round(6)[0]
     np.float64(1.0)
     """
-    p, m = len(N), len(M)
     size = la.norm(c) or 1.0
-    c, q = c / size, q / size
-    h = np.concatenate([upper, -lower, s])
-
-    def G(y: FloatArray) -> FloatArray:
-        n = N @ y
-        return np.concatenate([n, -n, M @ y])
-
-    def Gt(z: FloatArray) -> FloatArray:
-        return np.asarray(N.T @ (z[:p] - z[p : 2 * p]) + M.T @ z[2 * p :])
-
-    y = np.zeros(len(c))
-    w = np.maximum(h, 1e-3)
-    z = np.full(2 * p + m, 1 / np.sqrt(p + m))
+    problem = _Problem(c / size, q / size, N, M, np.concatenate([upper, -lower, s]))
+    y, w = np.zeros(len(c)), np.maximum(problem.h, 1e-3)
+    z = np.full(len(w), 1 / np.sqrt(len(N) + len(M)))
     converged, best, best_error, since = False, (y, z), np.inf, 0
     for _ in range(iterations):
-        rd, rp, gap = q * y + c + Gt(z), G(y) + w - h, float(w @ z)
-        objective = abs(float(c @ y)) + q * float(y @ y)
-        if gap <= rtol * max(objective, 1e-3) and la.norm(rd) <= rtol and np.abs(rp).max() <= rtol:
+        left = problem.residuals(y, w, z)
+        dual, primal, value = float(la.norm(left.dual)), float(np.abs(left.primal).max()), problem.size(y)
+        if left.gap <= rtol * value and dual <= rtol and primal <= rtol:
             converged, best = True, (y, z)
             break
         # Near the end rounding spoils what is left; the best iterate counts.
-        error = gap / max(objective, 1e-3) + float(la.norm(rd)) + float(np.abs(rp).max())
+        error = left.gap / value + dual + primal
         best, best_error, since = ((y, z), error, 0) if error < best_error else (best, best_error, since + 1)
         if time.monotonic() > deadline or since == PATIENCE:
             break
-        d = z / w
-        X, Y = np.sqrt(d[:p] + d[p : 2 * p])[:, None] * N, np.sqrt(d[2 * p :])[:, None] * M
-        H = X.T @ X + Y.T @ Y
-        H[np.diag_indices_from(H)] += q
-        # Scaled to a unit diagonal, bounds of very different weight leave a matrix that can be factored.
-        scale = 1 / np.sqrt(np.diag(H))
-        H *= scale[:, None] * scale
-        H[np.diag_indices_from(H)] += REGULAR
         try:
-            factor = la.cho_factor(H, overwrite_a=True, check_finite=False)
+            y, w, z = _next(problem, y, w, z, left)
         except la.LinAlgError:
             break
-        mean = gap / len(w)
-
-        def solve(rhs: FloatArray) -> FloatArray:
-            dy = scale * la.cho_solve(factor, scale * rhs, check_finite=False)  # noqa: B023
-            missed = rhs - q * dy - Gt(z / w * G(dy))  # noqa: B023 -- one step of refinement
-            return np.asarray(dy + scale * la.cho_solve(factor, scale * missed, check_finite=False))  # noqa: B023
-
-        def newton(rc: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-            dy = solve(-rd - Gt((z * rp - rc) / w))  # noqa: B023
-            dw = -rp - G(dy)  # noqa: B023
-            return dy, dw, -(rc + z * dw) / w  # noqa: B023
-
-        _, dw, dz = newton(w * z)
-        ahead = (w + _step(w, dw) * dw) @ (z + _step(z, dz) * dz) / len(w)
-        centre = (ahead / mean) ** 3
-        dy, dw, dz = newton(w * z + dw * dz - centre * mean)
-        primal, dual = STEP * _step(w, dw), STEP * _step(z, dz)
-        if q:
-            primal = dual = min(primal, dual)
-        y, w, z = y + primal * dy, w + primal * dw, z + dual * dz
+    p = len(N)
     y, z = best[0], best[1] * size
     return Solution(y, z[:p], z[p : 2 * p], z[2 * p :], converged)
+
+
+class _Residuals(NamedTuple):
+    """What the conditions of optimality lack: those of the multipliers, those of the point, and their products."""
+
+    dual: FloatArray
+    primal: FloatArray
+    gap: float
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Minimise `q/2 y·y + c·y` where `G y <= h`: all bounds in one, `G` being N, -N and M below each other."""
+
+    c: FloatArray
+    q: float
+    N: FloatArray
+    M: FloatArray
+    h: FloatArray
+
+    def rows(self, y: FloatArray) -> FloatArray:
+        """Return `G y`."""
+        n = self.N @ y
+        return np.concatenate([n, -n, self.M @ y])
+
+    def adjoint(self, z: FloatArray) -> FloatArray:
+        """Return `G^T z`."""
+        p = len(self.N)
+        return np.asarray(self.N.T @ (z[:p] - z[p : 2 * p]) + self.M.T @ z[2 * p :])
+
+    def normal(self, d: FloatArray) -> FloatArray:
+        """Return `q + G^T D G`, symmetric."""
+        p = len(self.N)
+        X, Y = np.sqrt(d[:p] + d[p : 2 * p])[:, None] * self.N, np.sqrt(d[2 * p :])[:, None] * self.M
+        H = X.T @ X + Y.T @ Y
+        H[np.diag_indices_from(H)] += self.q
+        return np.asarray(H)
+
+    def size(self, y: FloatArray) -> float:
+        """Return the size of the cost, which the gap is measured by; never nearly zero."""
+        return max(abs(float(self.c @ y)) + self.q * float(y @ y), 1e-3)
+
+    def residuals(self, y: FloatArray, w: FloatArray, z: FloatArray) -> _Residuals:
+        """Return the residuals at a point y with distances w from its bounds and multipliers z."""
+        return _Residuals(self.q * y + self.c + self.adjoint(z), self.rows(y) + w - self.h, float(w @ z))
+
+
+class _Newton:
+    """Newton's equations at one iterate, brought to the size of y and factored once for several right-hand sides."""
+
+    def __init__(self, problem: _Problem, w: FloatArray, z: FloatArray, left: _Residuals) -> None:
+        """Factor; `LinAlgError` where rounding has left a matrix that is not positive."""
+        self.problem, self.w, self.z, self.left, self.weight = problem, w, z, left, z / w
+        H = problem.normal(self.weight)
+        # Scaled to a unit diagonal, bounds of very different weight leave a matrix that can be factored.
+        self.scale = 1 / np.sqrt(np.diag(H))
+        H *= self.scale[:, None] * self.scale
+        H[np.diag_indices_from(H)] += REGULAR
+        self.factor = la.cho_factor(H, overwrite_a=True, check_finite=False)
+
+    def direction(self, rc: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the steps of y, w and z that take the residuals away, and the products `w z` by `rc`."""
+        rd, rp, _ = self.left
+        dy = self._solve(-rd - self.problem.adjoint((self.z * rp - rc) / self.w))
+        dw = -rp - self.problem.rows(dy)
+        return dy, dw, -(rc + self.z * dw) / self.w
+
+    def _solve(self, rhs: FloatArray) -> FloatArray:
+        P, scale = self.problem, self.scale
+        dy = scale * la.cho_solve(self.factor, scale * rhs, check_finite=False)
+        missed = rhs - P.q * dy - P.adjoint(self.weight * P.rows(dy))  # one step of refinement
+        return np.asarray(dy + scale * la.cho_solve(self.factor, scale * missed, check_finite=False))
+
+
+def _next(
+    problem: _Problem, y: FloatArray, w: FloatArray, z: FloatArray, left: _Residuals
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the next iterate: a look straight ahead tells how much the step is to keep to the centre (Mehrotra)."""
+    newton, mean = _Newton(problem, w, z, left), left.gap / len(w)
+    _, dw, dz = newton.direction(w * z)
+    ahead = (w + _step(w, dw) * dw) @ (z + _step(z, dz) * dz) / len(w)
+    centre = (ahead / mean) ** 3
+    dy, dw, dz = newton.direction(w * z + dw * dz - centre * mean)
+    primal, dual = STEP * _step(w, dw), STEP * _step(z, dz)
+    if problem.q:
+        primal = dual = min(primal, dual)
+    return y + primal * dy, w + primal * dw, z + dual * dz
 
 
 def _step(values: FloatArray, direction: FloatArray) -> float:

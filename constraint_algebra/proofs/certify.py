@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,35 +85,67 @@ def certify(
         search.offer(_inside(other.input, valid_range), "another input that a head without bias allows")
     if search.refused:
         obstacle = obstacle or "a head without bias allows another input, whose gradients are equal up to rounding only"
-    bound = _fixed(found, result, obstacle, delta)
+    verdicts = _verdicts(search, result, obstacle, seed)
+    local = _local(exact, x, target, loss) if verdicts.undecided.any() else None
+    digests = {name: digest(to_numpy(p)) for name, p in model.named_parameters()}
+    return _certificate(search, verdicts, result, obstacle, local, digests)
+
+
+@dataclass(frozen=True)
+class _Verdicts:
+    """What is fixed and what is ambiguous, and how far each value may be off; infinite where nothing is shown."""
+
+    fixed: BoolArray
+    ambiguous: BoolArray
+    bound: FloatArray
+
+    @property
+    def undecided(self) -> BoolArray:
+        """Neither of both."""
+        return ~self.fixed & ~self.ambiguous
+
+
+def _verdicts(search: _Search, result: Reconstruction | None, obstacle: str | None, seed: int) -> _Verdicts:
+    """Return the verdicts after the search for twins of all values that are not fixed without it."""
+    bound = _fixed(search.found, result, obstacle, search.delta)
     search.run(np.isfinite(bound), seed)
-    settled_by_width = search.narrow if obstacle is None else np.zeros(x.shape, dtype=bool)
+    settled_by_width = search.narrow if obstacle is None else np.zeros(bound.shape, dtype=bool)
     bound = np.where(settled_by_width & ~np.isfinite(bound), search.outer, bound)
-    ambiguous, bound = search.moved >= delta, np.maximum(bound, search.moved)
-    fixed = np.isfinite(bound) & ~ambiguous
-    undecided = ~fixed & ~ambiguous
-    local = _local(exact, x, target, loss) if undecided.any() else None
+    ambiguous, bound = search.moved >= search.delta, np.maximum(bound, search.moved)
+    return _Verdicts(np.isfinite(bound) & ~ambiguous, ambiguous, bound)
+
+
+def _certificate(
+    search: _Search,
+    verdicts: _Verdicts,
+    result: Reconstruction | None,
+    obstacle: str | None,
+    local: LocalUniqueness | None,
+    digests: dict[str, str],
+) -> Certificate:
+    """Return verdicts and evidence as they are handed out."""
+    found = search.found
     return Certificate(
-        input=x,
-        target=int(target),
-        loss=loss,
-        fixed=fixed,
-        ambiguous=ambiguous,
-        bound=np.where(fixed, bound, np.nan),
+        input=found.input,
+        target=int(search.target),
+        loss=search.loss,
+        fixed=verdicts.fixed,
+        ambiguous=verdicts.ambiguous,
+        bound=np.where(verdicts.fixed, verdicts.bound, np.nan),
         moved=search.moved,
         seen=np.stack([search.low, search.high]),
         witnesses=tuple(search.witnesses),
-        reasons=tuple(_reasons(undecided, obstacle, search, local)),
+        reasons=tuple(_reasons(verdicts.undecided, obstacle, search, local)),
         local=local,
         nullity=found.nullity,
         gap=found.gap,
-        delta=delta,
-        tolerance=tolerance,
+        delta=search.delta,
+        tolerance=search.tolerance,
         fixed_tolerance=found.polytope.null.tolerance,
-        valid_range=valid_range,
+        valid_range=found.valid_range,
         status=None if result is None else result.status.name.lower(),
-        digests={name: digest(to_numpy(p)) for name, p in model.named_parameters()},
-        architecture=repr(network),
+        digests=digests,
+        architecture=repr(found.network),
     )
 
 

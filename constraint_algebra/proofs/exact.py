@@ -9,7 +9,7 @@ its place, and then agree for every loss and every target.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -25,6 +25,7 @@ from constraint_algebra.layers.activations import Hardtanh, Identity, LeakyReLU,
 from constraint_algebra.layers.kinds import Activation, PlacedLayer
 from constraint_algebra.networks.activation_pattern import first_layer
 from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.walk import Rules, down_through, up
 
 Rationals = list[Fraction]
 LARGEST = 600  # unknowns; rational elimination grows fast
@@ -159,8 +160,8 @@ def exact_certificate(
     B = _rows(weight_equations(layer), W[layer.weight_name])
     passing, cut = _pattern(network, values, layer, B)
     rows = [B[r] for r in passing]
-    for k in _output_gradients(network, W, values, layer):
-        rows += _rows(gradient_equations(layer), k)
+    for k in _output_gradients(network, W, values):
+        rows += _rows(gradient_equations(layer), k[layer.index])
     basis, free = _null_space(rows, len(x))
     fixed = np.array([not any(vector[j] for vector in basis) for j in range(len(x))])
     return ExactCertificate(
@@ -185,15 +186,12 @@ def exact_gradients(network: Network, parameters: Mapping[str, Rationals], x: Ra
         x: the input, a flat list.
     """
     values, found = _forward(network, parameters, x), []
-    for unit in range(len(values[-1])):
-        k = [Fraction(int(i == unit)) for i in range(len(values[-1]))]
+    for k in _output_gradients(network, parameters, values):
         gradients: dict[str, Rationals] = {}
-        for layer in reversed(network.layers):
-            if layer.is_bilinear:
-                gradients[layer.weight_name] = _weight_gradient(layer, k, values[layer.index])
-                if layer.bias_name is not None:
-                    gradients[layer.bias_name] = _times(_rows(bias_equations(layer), [Fraction(1)]), k)
-            k = _back(layer, parameters, values[layer.index], k)
+        for layer in network.bilinear:
+            gradients[layer.weight_name] = _weight_gradient(layer, k[layer.index], values[layer.index])
+            if layer.bias_name is not None:
+                gradients[layer.bias_name] = _times(_rows(bias_equations(layer), [Fraction(1)]), k[layer.index])
         found.append(gradients)
     return found
 
@@ -209,44 +207,42 @@ def _weight_gradient(layer: PlacedLayer, k: Rationals, x: Rationals) -> Rational
 
 
 def _forward(network: Network, parameters: Mapping[str, Rationals], x: Rationals) -> list[Rationals]:
-    values = [x]
-    for layer in network.layers:
-        y = values[-1]
-        if layer.is_bilinear:
-            y = _times(_rows(weight_equations(layer), parameters[layer.weight_name]), y)
-            if layer.bias_name is not None:
-                bias, each = parameters[layer.bias_name], len(y) // layer.filters
-                y = [value + bias[i // each] for i, value in enumerate(y)]
-        elif isinstance(layer.layer, Activation):
-            y = [_piece(layer.layer, value)[0] for value in y]
-        values.append(y)
-    return values
+    """Return the input and the output of every layer."""
+
+    def bilinear(layer: PlacedLayer, x: Rationals) -> Rationals:
+        y = _times(_rows(weight_equations(layer), parameters[layer.weight_name]), x)
+        if layer.bias_name is None:
+            return y
+        bias, each = parameters[layer.bias_name], len(y) // layer.filters
+        return [value + bias[i // each] for i, value in enumerate(y)]
+
+    rules = Rules[Rationals](
+        activation=lambda layer, x: [_piece(layer.activation, z)[0] for z in x],
+        reshape=lambda _, x: x,
+        bilinear=bilinear,
+    )
+    return up(network.layers, x, rules)
 
 
-def _back(layer: PlacedLayer, parameters: Mapping[str, Rationals], x: Rationals, k: Rationals) -> Rationals:
-    """Return the gradient at the input of a layer from that at its output."""
-    if layer.is_bilinear:
-        found = [Fraction(0)] * len(x)
+def _output_gradients(
+    network: Network, parameters: Mapping[str, Rationals], values: list[Rationals]
+) -> Iterator[list[Rationals]]:
+    """Yield for each output of the network, in the place of the loss, the gradients at the output of every layer."""
+
+    def activation(layer: PlacedLayer, k: Rationals) -> Rationals:
+        return [_piece(layer.activation, z)[1] * value for z, value in zip(values[layer.index], k, strict=True)]
+
+    def bilinear(layer: PlacedLayer, k: Rationals) -> Rationals:
+        found = [Fraction(0)] * layer.unknowns
         for row, value in zip(_rows(weight_equations(layer), parameters[layer.weight_name]), k, strict=True):
             if value:
                 for j, c in row.items():
                     found[j] += c * value
         return found
-    if isinstance(layer.layer, Activation):
-        return [_piece(layer.layer, z)[1] * value for z, value in zip(x, k, strict=True)]
-    return k
 
-
-def _output_gradients(
-    network: Network, parameters: Mapping[str, Rationals], values: list[Rationals], layer: PlacedLayer
-) -> list[Rationals]:
-    found = []
-    for unit in range(len(values[-1])):
-        k = [Fraction(int(i == unit)) for i in range(len(values[-1]))]
-        for above in reversed(network.layers[layer.index + 1 :]):
-            k = _back(above, parameters, values[above.index], k)
-        found.append(k)
-    return found
+    rules, size = Rules[Rationals](activation, lambda _, k: k, bilinear), len(values[-1])
+    for unit in range(size):
+        yield down_through(network.layers[1:], [Fraction(int(i == unit)) for i in range(size)], rules)
 
 
 def _piece(activation: Activation, z: Fraction) -> tuple[Fraction, Fraction]:
@@ -266,8 +262,7 @@ def _pattern(
     network: Network, values: list[Rationals], layer: PlacedLayer, B: list[dict[int, Fraction]]
 ) -> tuple[list[int], list[tuple[dict[int, Fraction], Fraction]]]:
     """Return the outputs that pass, and for those cut off their rows and slacks: `row · n <= slack`."""
-    following = [a for a in network.layers[layer.index + 1 :] if a.is_bilinear or isinstance(a.layer, Activation)]
-    activation = following[0].layer if following and not following[0].is_bilinear else Identity()
+    activation = next((after.activation for after in network.after(layer) if after.is_activation), Identity())
     levels: tuple[Any, ...] = ()
     if isinstance(activation, ReLU):
         levels = (0,)
@@ -346,10 +341,10 @@ def _check(network: Network, layer: PlacedLayer) -> None:
     problems = [
         LayerProblem(placed.name, f"{placed.kind} has no rational values", "use indistinguishable, in float64")
         for placed in network.layers
-        if isinstance(placed.layer, Activation) and not isinstance(placed.layer, ReLU | LeakyReLU | Hardtanh | Identity)
+        if placed.is_activation and not isinstance(placed.layer, ReLU | LeakyReLU | Hardtanh | Identity)
     ]
     activations = network.between(layer, network.bilinear[1]) if len(network.bilinear) > 1 else ()
-    several = [a for a in activations if isinstance(a.layer, Activation)][1:]
+    several = [a for a in activations if a.is_activation][1:]
     problems += [LayerProblem(a.name, "a second activation follows the first", "merge them into one") for a in several]
     if problems:
         raise UnsupportedLayerError(problems)

@@ -18,8 +18,10 @@ from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import Activation, PlacedLayer
+from constraint_algebra.networks.activation_pattern import CutOffs, nearest, reshaped
 from constraint_algebra.networks.activation_pattern import first_layer as lowest
 from constraint_algebra.networks.network import Network, bind
+from constraint_algebra.networks.walk import Rules, down
 from constraint_algebra.proofs.observer import FirstLayer
 from constraint_algebra.recursion.backsubstitution import reconstruct
 from constraint_algebra.recursion.noise import deviations_of, precision
@@ -69,17 +71,17 @@ def first_layer_equations(
         What `reconstruct` raises; and `UnsupportedLayerError` for an activation before the first layer with a weight.
     """
     layer = lowest(network)
-    walk = _Walk(network, parameters, gradients, loss, noise, spread, seed)
-    k = walk.output_gradient(layer)
-    y, side, edge = walk.output(layer)
-    bias = walk.parameters[layer.bias_name] if layer.bias_name is not None else np.zeros(layer.filters)
+    seen = _Observation(network, parameters, gradients, loss, noise, spread, seed)
+    k = seen.output_gradient(layer)
+    y, side, edge = seen.output(layer)
+    bias = seen.parameters[layer.bias_name] if layer.bias_name is not None else np.zeros(layer.filters)
     shift = np.broadcast_to(bias.reshape(-1, *(1,) * len(layer.outputs)), layer.output_shape)
-    stored = spread * walk.arithmetic * np.abs(shift)
+    stored = spread * seen.arithmetic * np.abs(shift)
     return FirstLayer(
         layer=layer,
-        weight=walk.parameters[layer.weight_name],
-        weight_gradient=walk.gradients[layer.weight_name],
-        weight_gradient_error=spread * walk.deviations[layer.weight_name],
+        weight=seen.parameters[layer.weight_name],
+        weight_gradient=seen.gradients[layer.weight_name],
+        weight_gradient_error=spread * seen.deviations[layer.weight_name],
         output_gradient=np.where(k.known, k.value, 0.0),
         output_gradient_error=np.where(k.known, k.error, 0.0),
         output_gradient_known=k.known,
@@ -87,14 +89,14 @@ def first_layer_equations(
         output_error=y.error + stored,
         side=side,
         edge=np.where(side != 0, edge - shift, 0.0),
-        arithmetic=walk.arithmetic,
+        arithmetic=seen.arithmetic,
         valid_range=valid_range,
         spread=spread,
     )
 
 
-class _Walk:
-    """The chain of layers with everything that is known, from the head down to the first."""
+class _Observation:
+    """What an observer has, and what follows from it about a layer: its output and its output gradient."""
 
     def __init__(
         self,
@@ -128,32 +130,32 @@ class _Walk:
             + self.spread * self.arithmetic * np.sqrt(trilinear.input_gradient(above, W**2, value**2)),
             ~trilinear.touched(above, ~k.known),
         )
-        y = self._input_of(above)
-        for between in reversed(self.network.between(layer, above)):
-            if isinstance(between.layer, Activation):
-                y, arriving = self._through(between.layer, y, arriving)
-            y, arriving = y.reshape(between.input_shape), arriving.reshape(between.input_shape)
-        return self._checked(layer, arriving.reshape(layer.output_shape))
+        rules = Rules[tuple[_Known, _Known]](
+            activation=lambda step, pair: self._through(step.activation, *pair),
+            reshape=lambda step, pair: (pair[0].reshape(step.input_shape), pair[1].reshape(step.input_shape)),
+        )
+        _, found = down(self.network.between(layer, above), (self._input_of(above), arriving), rules)
+        return self._checked(layer, found)
 
     def output(self, layer: PlacedLayer) -> tuple[_Known, FloatArray, FloatArray]:
         """Return z of a layer where it follows, and the side and edge of the outputs that are cut off."""
-        nothing = np.zeros(layer.output_shape)
         later = [other for other in self.network.bilinear if other.index > layer.index]
         start = self.network.start
         if not later or start is None or layer.index >= start.index:
+            nothing = np.zeros(layer.output_shape)
             return _Known(nothing, nothing, np.zeros(layer.output_shape, dtype=bool)), nothing, nothing
-        y, side, edge = self._input_of(later[0]), nothing, nothing
-        for between in reversed(self.network.between(layer, later[0])):
-            if isinstance(between.layer, Activation):
-                y, own_side, own_edge = self._inverse(between.layer, y)
-                # A plateau further up has its edge carried down; one further down is nearer to z.
-                edge = np.where(side != 0, formulas(between.layer).inverse(edge), edge)
-                side = np.where(np.isfinite(edge), side, 0.0)
-                edge = np.where(own_side.reshape(edge.shape) != 0, own_edge.reshape(edge.shape), edge)
-                side = np.where(own_side.reshape(side.shape) != 0, own_side.reshape(side.shape), side)
-            y = y.reshape(between.input_shape)
-            side, edge = side.reshape(layer.output_shape), edge.reshape(layer.output_shape)
-        return y.reshape(layer.output_shape), side, np.where(side != 0, edge, 0.0)
+
+        def activation(step: PlacedLayer, above: tuple[_Known, CutOffs]) -> tuple[_Known, CutOffs]:
+            z, side, edge = self._inverse(step.activation, above[0])
+            return z, nearest((side, edge), formulas(step.activation), above[1])
+
+        rules = Rules[tuple[_Known, CutOffs]](
+            activation, reshape=lambda step, above: (above[0].reshape(step.input_shape), reshaped(step, above[1]))
+        )
+        none = np.zeros(later[0].input_shape)
+        begin = self._input_of(later[0]), (none, none)
+        z, (side, edge) = down(self.network.between(layer, later[0]), begin, rules)
+        return z, side, np.where(side != 0, edge, 0.0)
 
     def _at_start(self, layer: PlacedLayer) -> _Known:
         """Return the k that is at hand: a bias gradient, or what the weight gradient and the input's scale imply."""

@@ -23,15 +23,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from constraint_algebra.arrays import BoolArray, FloatArray, Parameters
+from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.equations.systems import weight_equations
 from constraint_algebra.errors import ParameterError, ShapeError
-from constraint_algebra.layers import trilinear
-from constraint_algebra.layers.activations import formulas
-from constraint_algebra.layers.kinds import Activation, PlacedLayer
 from constraint_algebra.networks.activation_pattern import activation_pattern, first_layer
 from constraint_algebra.networks.losses import loss_gradients
-from constraint_algebra.networks.network import Network, bind
+from constraint_algebra.networks.network import Network, bind, chain_rule
+from constraint_algebra.networks.walk import down
 from constraint_algebra.numerics.rows import unit_rows
 from constraint_algebra.proofs import intervals, twins
 from constraint_algebra.proofs.polytope import Polytope
@@ -139,7 +137,7 @@ def indistinguishable(
 
     Limits: one sample; exact, noise-free equality of the gradients; the activation pattern of `input` in the first
     layer (other patterns may hold more inputs with the same gradients); coefficients as float64 gives them, so that a
-    softmax saturated to 1 - 1e-6 and beyond blurs them. `exact_certificates` has no rounding at all.
+    softmax saturated to 1 - 1e-6 and beyond blurs them. `exact` has no rounding at all.
 
     Args:
         network: the architecture; only reshapes may precede its first layer with a weight.
@@ -171,27 +169,44 @@ def indistinguishable(
     bound, x = bind(network, parameters, "parameters"), _checked(network, input, valid_range)
     layer = first_layer(network)
     values = network.forward(bound, x)
-    k = _output_gradients(network, bound, values, layer, loss_gradients(values[-1], target, loss))
-    passing, sign, edge = activation_pattern(network, values, layer)
+    outputs = loss_gradients(values[-1], target, loss)
+    last = outputs.T.reshape(*network.output_shape, len(outputs))
+    k = down(network.layers[layer.index + 1 :], last, chain_rule(bound, values))
+    passing, side, edge = activation_pattern(network, values, layer)
     B, factors = unit_rows(weight_equations(layer, bound[layer.weight_name]).matrix)
-    null = NullSpace(layer, k, sp.csr_array(B[passing.ravel()]), rtol=rtol, tolerance=tolerance)
-    cut, low, high = ~passing.ravel(), *valid_range
-    z, sign, edge = values[layer.index + 1].ravel()[cut], sign.ravel()[cut], edge.ravel()[cut]
-    C = sp.csr_array(B[cut] * sign[:, None])
-    slack = np.maximum(sign * (edge - z) * factors[cut], 0.0)
-    return IndistinguishabilitySet(
-        network=network,
-        input=x,
-        valid_range=(low, high),
-        passing=passing,
-        polytope=Polytope(
-            null=null,
-            margin=COEFFICIENTS * (high - low) * np.asarray(abs(null.matrix).sum(axis=1), dtype=float),
-            cut=C,
-            slack=slack,
-            lower=low - x.ravel(),
-            upper=high - x.ravel(),
-        ),
+    null = NullSpace(layer, np.moveaxis(k, -1, 0), sp.csr_array(B[passing.ravel()]), rtol=rtol, tolerance=tolerance)
+    room = side * (edge - values[layer.index + 1]) * factors.reshape(side.shape)
+    low, high = valid_range
+    polytope = _polytope(null, x, (low, high), B, side, room)
+    return IndistinguishabilitySet(network, input=x, valid_range=(low, high), passing=passing, polytope=polytope)
+
+
+def _polytope(
+    null: NullSpace,
+    x: FloatArray,
+    valid_range: tuple[float, float],
+    B: sp.csr_array,
+    side: FloatArray,
+    room: FloatArray,
+) -> Polytope:
+    """Return the differences from x that keep the equations, the valid range, and the outputs that are cut off so.
+
+    Args:
+        null: the null space of the equations.
+        x: the input.
+        valid_range: smallest and largest valid value.
+        B: weight equations of all outputs, of unit norm.
+        side: on which side each output is cut off, 0 where it passes.
+        room: how far it may move until it passes.
+    """
+    (low, high), cut = valid_range, side.ravel() != 0
+    return Polytope(
+        null=null,
+        margin=COEFFICIENTS * (high - low) * np.asarray(abs(null.matrix).sum(axis=1), dtype=float),
+        cut=sp.csr_array(B[cut] * side.ravel()[cut][:, None]),
+        slack=np.maximum(room.ravel()[cut], 0.0),
+        lower=low - x.ravel(),
+        upper=high - x.ravel(),
     )
 
 
@@ -208,18 +223,3 @@ def _checked(network: Network, values: ArrayLike, valid_range: tuple[float, floa
             f" {x.max():g}; pass valid_range=(smallest, largest)",
         )
     return x
-
-
-def _output_gradients(
-    network: Network, parameters: Parameters, values: list[FloatArray], layer: PlacedLayer, outputs: FloatArray
-) -> FloatArray:
-    """Return the gradients at the output of a layer, `(number, *output_shape)`."""
-    k = outputs.T.reshape(*network.output_shape, len(outputs))
-    for above in reversed(network.layers[layer.index + 1 :]):
-        if above.is_bilinear:
-            k = trilinear.input_gradient(above, parameters[above.weight_name], k)
-        elif isinstance(above.layer, Activation):
-            k = k * formulas(above.layer).derivative(values[above.index + 1])[..., None]
-        else:
-            k = k.reshape(*above.input_shape, -1)
-    return np.moveaxis(k, -1, 0)

@@ -18,9 +18,8 @@ from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.numerics.rows import unit_rows
 from constraint_algebra.proofs.polytope import Polytope
+from constraint_algebra.recursion.result import PixelBounds
 from constraint_algebra.solvers.null_space import RTOL, NullSpace
-
-NARROWER = 1e-6  # share of the range by which a bounded value is known better than that
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +52,51 @@ class FirstLayer:
     arithmetic: float
     valid_range: tuple[float, float]
     spread: float
+
+    def bounds(
+        self,
+        values: FloatArray,
+        determined: BoolArray,
+        error_bar: FloatArray,
+        *,
+        pixels: BoolArray | None = None,
+        time_limit: float | None = None,
+        progress: Progress | None = None,
+    ) -> PixelBounds:
+        """Return bounds for every value, or for those of the mask `pixels`; `Reconstruction.intervals` asks for them.
+
+        Args:
+            values: the reconstruction.
+            determined: which of its values are.
+            error_bar: one standard deviation of each.
+            pixels: which values to look at, by default all.
+            time_limit: seconds for each value; its bounds are then wider, and as sound.
+            progress: called with (values done, values in all, index).
+        """
+        low, high = self.valid_range
+        wanted = np.ones(values.shape, dtype=bool) if pixels is None else np.asarray(pixels, dtype=bool)
+        lower, upper = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
+        fixed = wanted & determined
+        # No value is known better than arithmetic allows, whatever its error bar says.
+        reach = self.spread * np.maximum(error_bar, self.arithmetic * max(abs(low), abs(high)))
+        lower[fixed], upper[fixed] = (values - reach)[fixed], (values + reach)[fixed]
+        todo = np.argwhere(wanted & ~determined).tolist()
+        anchor = np.where(np.isfinite(values), values, (low + high) / 2).ravel()  # solves the equations, not the bounds
+        polytope = self.polytope(anchor) if todo else None
+        for number, index in enumerate(todo):
+            assert polytope is not None
+            place, c = tuple(index), np.zeros(values.shape)
+            c[place] = 1.0
+            half = None if time_limit is None else time_limit / 2
+            widen = 1e-9 + float(np.median(polytope.margin)) if len(polytope.margin) else 1e-9
+            at = anchor.reshape(values.shape)[place]
+            rounding = 4 * np.finfo(float).eps * (abs(at) + 1)
+            up = polytope.bound(c.ravel(), widen=widen, time_limit=half)
+            down = polytope.bound(-c.ravel(), widen=widen, time_limit=half)
+            lower[place], upper[place] = max(low, at - down - rounding), min(high, at + up + rounding)
+            if progress is not None:
+                progress(number + 1, len(todo), str(place))
+        return PixelBounds(lower, upper, fixed, self.valid_range, self.spread)
 
     def polytope(self, anchor: FloatArray) -> Polytope:
         """Return all differences from a flat anchor that the equations allow."""
@@ -102,93 +146,6 @@ class FirstLayer:
         by_row = self.weight_gradient.reshape(self.layer.filters, -1, null.gradient_rows.shape[1])
         gradient = (_by_channel(self.layer, by_row) * null.row_scale)[null.row_counts]
         return np.concatenate([gradient, self.output.ravel()[passing] * factors])
-
-
-@dataclass(frozen=True, eq=False)
-class PixelBounds:
-    """Bounds of each input value, in the input shape; NaN where none were asked for.
-
-    Attributes:
-        lower, upper: no input with these gradients, up to the noise, lies outside.
-        fixed: determined by the gradients; the bounds are its error bars.
-        valid_range: smallest and largest valid value.
-        spread: how many standard deviations the bounds allow for.
-    """
-
-    lower: FloatArray
-    upper: FloatArray
-    fixed: BoolArray
-    valid_range: tuple[float, float]
-    spread: float
-
-    @property
-    def width(self) -> FloatArray:
-        """Width of each interval."""
-        return self.upper - self.lower
-
-    @property
-    def bounded(self) -> BoolArray:
-        """Not fixed, but known better than the valid range."""
-        low, high = self.valid_range
-        return np.asarray(~self.fixed & (self.width < (1 - NARROWER) * (high - low)))
-
-    @property
-    def free(self) -> BoolArray:
-        """Nothing but the valid range is known."""
-        return np.asarray(~self.fixed & ~self.bounded & np.isfinite(self.lower))
-
-    def __repr__(self) -> str:
-        """Return the counts and the mean width of what is bounded."""
-        counts = ", ".join(f"{int(getattr(self, n).sum()):,} {n}" for n in ("fixed", "bounded", "free"))
-        width = f", mean width {self.width[self.bounded].mean():.3g} where bounded" if self.bounded.any() else ""
-        return f"<PixelBounds at {self.spread:g} standard deviations: {counts}{width}>"
-
-
-def pixel_bounds(
-    first: FirstLayer,
-    values: FloatArray,
-    determined: BoolArray,
-    error_bar: FloatArray,
-    *,
-    pixels: BoolArray | None = None,
-    time_limit: float | None = None,
-    progress: Progress | None = None,
-) -> PixelBounds:
-    """Return bounds for every value, or for those of the mask `pixels`.
-
-    Args:
-        first: the equations of the first layer.
-        values: the reconstruction.
-        determined: which of its values are.
-        error_bar: one standard deviation of each.
-        pixels: which values to look at, by default all.
-        time_limit: seconds for each value; its bounds are then wider, and as sound.
-        progress: called with (values done, values in all, index).
-    """
-    low, high = first.valid_range
-    wanted = np.ones(values.shape, dtype=bool) if pixels is None else np.asarray(pixels, dtype=bool)
-    lower, upper = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
-    fixed = wanted & determined
-    # No value is known better than arithmetic allows, whatever its error bar says.
-    reach = first.spread * np.maximum(error_bar, first.arithmetic * max(abs(low), abs(high)))
-    lower[fixed], upper[fixed] = (values - reach)[fixed], (values + reach)[fixed]
-    todo = np.argwhere(wanted & ~determined).tolist()
-    anchor = np.where(np.isfinite(values), values, (low + high) / 2).ravel()  # solves the equations, not the bounds
-    polytope = first.polytope(anchor) if todo else None
-    for number, index in enumerate(todo):
-        assert polytope is not None
-        place, c = tuple(index), np.zeros(values.shape)
-        c[place] = 1.0
-        half = None if time_limit is None else time_limit / 2
-        widen = 1e-9 + float(np.median(polytope.margin)) if len(polytope.margin) else 1e-9
-        at = anchor.reshape(values.shape)[place]
-        rounding = 4 * np.finfo(float).eps * (abs(at) + 1)
-        up = polytope.bound(c.ravel(), widen=widen, time_limit=half)
-        down = polytope.bound(-c.ravel(), widen=widen, time_limit=half)
-        lower[place], upper[place] = max(low, at - down - rounding), min(high, at + up + rounding)
-        if progress is not None:
-            progress(number + 1, len(todo), str(place))
-    return PixelBounds(lower, upper, fixed, first.valid_range, first.spread)
 
 
 def _by_channel(layer: PlacedLayer, rows: FloatArray) -> FloatArray:

@@ -22,6 +22,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.equations.constraint_graph import components, structural_rank, without_zeros
 from constraint_algebra.equations.systems import LinearSystem
 from constraint_algebra.errors import ParameterError
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
-class RankLadder:
+@dataclass(frozen=True, repr=False)
+class RankLadder(Tabular):
     """Five ranks of one system; `None` where a rung is not defined, because no values or no noise were given.
 
     Attributes:
@@ -59,12 +60,10 @@ class RankLadder:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the rungs, see `plotting.rank_ladder`."""
-        from constraint_algebra.plotting import ranks
+        drawn: Axes = draw(self, ax)
+        return drawn
 
-        return ranks.rank_ladder(self, ax)
-
-    def __repr__(self) -> str:
-        """Return a table of the rungs."""
+    def _shown(self) -> Table:
         notes = {"structural": "largest matching", "generic": f"error probability at most {self.error:.1e}"}
         notes["counted"] = f"{self.rows} rows, {self.unknowns} unknowns"
         notes["numerical"] = notes["usable"] = ""
@@ -76,10 +75,7 @@ class RankLadder:
         for rung in ("counted", "structural", "generic", "numerical", "usable"):
             rank = getattr(self, rung)
             lines.append(f"{rung:<10}  {'-' if rank is None else rank:>6}  {notes[rung]}".rstrip())
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{self!r}</pre>"
+        return Table("\n".join(lines))
 
 
 def rank_ladder(

@@ -33,6 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from constraint_algebra.arrays import IntArray
+from constraint_algebra.display import Table, Tabular
 from constraint_algebra.layers.incidence import axis_triples
 from constraint_algebra.layers.kinds import Conv, PlacedLayer
 from constraint_algebra.numerics.modular import BLOCK, Echelon, residues
@@ -105,8 +106,8 @@ class ResidueClass:
         return None if self.rank is None else self.pixels - self.rank
 
 
-@dataclass(frozen=True)
-class PolyphaseLaw:
+@dataclass(frozen=True, repr=False)
+class PolyphaseLaw(Tabular):
     """The residue classes of a layer's gradient equations, for one channel.
 
     >>> from constraint_algebra.layers import Conv2d
@@ -137,24 +138,18 @@ class PolyphaseLaw:
         """Generic rank for one channel, `None` where a class is undecided."""
         return self.low if self.low == self.high else None
 
-    def __repr__(self) -> str:
-        """Return a table of the classes."""
+    def _shown(self) -> Table:
         rank = self.low if self.rank is not None else f"{self.low} to {self.high}"
         channels, pixels = self.layer.channels, math.prod(self.layer.positions)
-        lines = [
-            f"gradient equations of layer {self.layer.name!r}, each of {channels} channels: rank {rank} of {pixels}",
-            f"{'class':>5}  {'taps':>4}  {'rows':>4}  {'pixels':>6}  {'rank':>4}  {'short':>5}  proof",
-        ]
+        title = f"gradient equations of layer {self.layer.name!r}, each of {channels} channels: rank {rank} of {pixels}"
+        lines = [f"{'class':>5}  {'taps':>4}  {'rows':>4}  {'pixels':>6}  {'rank':>4}  {'short':>5}  proof"]
         for c in self.classes:
             name = ",".join(map(str, c.residue)) or "-"
             shown = ("?" if value is None else value for value in (c.rank, c.short))
             lines.append("{:>5}  {:>4}  {:>4}  {:>6}  {:>4}  {:>5}  {}".format(
                 name, c.taps, c.rows, c.pixels, *shown, c.proof
             ))  # fmt: skip
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{self!r}</pre>"
+        return Table("\n".join(lines), title)
 
 
 def polyphase_law(layer: PlacedLayer, *, limit: int = 4096, seed: int = 0) -> PolyphaseLaw:

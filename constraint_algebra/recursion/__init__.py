@@ -3,6 +3,7 @@
 | module | concept |
 | --- | --- |
 | `head` | where it starts: the output gradient of the head |
+| `observation` | what the observer has in hand |
 | `noise` | the precision of what came in, and what rounding does to it |
 | `ensemble`, `estimates` | values with their noise, through every step |
 | `activation_sides` | on which side of its cut-off an output lies, by evidence |

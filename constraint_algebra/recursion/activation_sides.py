@@ -24,7 +24,7 @@ from scipy.special import log_ndtr
 from constraint_algebra.arrays import BoolArray, FloatArray
 
 TAIL = 6  # degrees of freedom of the noise: fewer than the members of the ensemble, to be generous to outliers
-WEIGHED = 10  # outputs of a filter for which every choice is weighed
+WEIGHED = 10  # outputs of a filter for which every choice is weighed, 1,024 of them
 DOUBTED = 5  # of them, those for which that is done together with every single one of the others being wrong
 SURE = float(np.log(1e3))  # odds at which an output counts as decided
 QUESTIONED = float(np.log(1e9))  # odds up to which the bias equation may overrule the error bars
@@ -60,22 +60,34 @@ class Decision:
     doubt: FloatArray
 
 
-def log_odds(distances: FloatArray, deviations: FloatArray, density: float) -> FloatArray:
-    """Return the logarithm of the odds that an output passed its value on.
+def log_odds_at_plateau(distances: FloatArray, deviations: FloatArray, density: float) -> FloatArray:
+    """Return the logarithm of the odds that an output was passed on, not cut off at a plateau, as that of a ReLU.
 
     Args:
-        distances: signed distance from the cut-off in standard deviations; positive on the side that passes.
+        distances: signed distance from the plateau in standard deviations; positive on the side that passes.
         deviations: the standard deviations.
-        density: of the values that pass, next to the cut-off: their number by unit of value.
+        density: of the values that pass, next to the plateau: their share by unit of value.
 
     >>> small = np.full(4, 1e-6)
-    >>> np.round(log_odds(np.array([-20.0, 0.0, 9.0, 1e4]), small, density=1.0))
+    >>> np.round(log_odds_at_plateau(np.array([-20.0, 0.0, 9.0, 1e4]), small, density=1.0))
     array([-202.,  -14.,   -3.,   45.])
     """
     with np.errstate(divide="ignore"):
         among_many = np.log(density * deviations)
     cut_off = -0.5 * (TAIL + 1) * np.log1p(distances**2 / TAIL) - 0.96  # log of Student's density, t with 6 degrees
     return np.asarray(among_many + log_ndtr(distances) - cut_off)
+
+
+def log_odds_at_kink(distances: FloatArray) -> FloatArray:
+    """Return the logarithm of the odds that an output lies above an edge with values on both sides, as LeakyReLU's.
+
+    Args:
+        distances: signed distance from the edge in standard deviations; positive above it.
+
+    >>> log_odds_at_kink(np.array([-40.0, 0.0, 2.0])).round(1)
+    array([-804.6,    0. ,    3.8])
+    """
+    return np.asarray(log_ndtr(distances) - log_ndtr(-distances))
 
 
 def decide(
@@ -88,7 +100,8 @@ def decide(
     """Return on which side of the edge each output lies, and which stay open.
 
     Args:
-        odds: logarithms of the odds by the error bars alone, `(filters, outputs)`; NaN where nothing is known.
+        odds: logarithms of the odds of the upper side by the error bars alone, `(filters, outputs)`; NaN where nothing
+            is known.
         dy: the gradient that arrives at each output, same shape; NaN where unknown, and then the bias equation of its
             filter says nothing.
         moved: perturbations of dy, `(filters, outputs, members)`.
@@ -96,7 +109,7 @@ def decide(
         check: the bias equations, `None` where there are none.
     """
     posterior = odds.copy()
-    light = np.zeros(odds.shape, dtype=bool)
+    negligible = np.zeros(odds.shape, dtype=bool)
     if check is not None:
         low, high = slopes
         d = np.where(odds > 0, high, low)
@@ -104,34 +117,26 @@ def decide(
         misfit = check.gradient - k.sum(axis=1)
         summed = (d[..., None] * moved).sum(axis=1)
         noise = np.sqrt(check.deviation**2 + (summed**2).mean(axis=-1) + check.arithmetic**2 * (k**2).sum(axis=1))
-        light = np.abs(effect) <= noise[:, None]
-        open_ones = (np.abs(odds) < QUESTIONED) & ~light & np.isfinite(effect)
+        negligible = np.abs(effect) <= noise[:, None]
+        open_ones = (np.abs(odds) < QUESTIONED) & ~negligible & np.isfinite(effect)
+        # Weighing choices takes its time: only for filters whose sum does not fit, or with outputs that are not clear.
         needed = (np.abs(misfit) > 3 * noise) | (open_ones & (np.abs(odds) < 3 * SURE)).any(axis=1)
         for f in np.flatnonzero(needed & np.isfinite(misfit)):
             some = np.flatnonzero(open_ones[f])
             some = some[np.argsort(np.abs(odds[f, some]))]
             if len(some):
-                posterior[f, some] = _weighed(odds[f, some], effect[f, some], misfit[f], noise[f])
-    share = np.where(np.isnan(posterior), 0.5, 0.5 * (1 + np.tanh(0.5 * np.nan_to_num(posterior))))
+                posterior[f, some] = _log_odds_by_bias(odds[f, some], effect[f, some], misfit[f], noise[f])
+    p = np.where(np.isnan(posterior), 0.5, 0.5 * (1 + np.tanh(0.5 * np.nan_to_num(posterior))))
     sure = np.abs(posterior) > SURE
-    return Decision(posterior > 0, sure | light, np.where(sure, 0.0, np.sqrt(share * (1 - share))))
+    return Decision(posterior > 0, sure | negligible, np.where(sure, 0.0, np.sqrt(p * (1 - p))))
 
 
-def two_sided_odds(distances: FloatArray) -> FloatArray:
-    """Return the logarithm of the odds that an output lies above an edge with values on both sides of it.
-
-    >>> two_sided_odds(np.array([-40.0, 0.0, 2.0])).round(1)
-    array([-804.6,    0. ,    3.8])
-    """
-    return np.asarray(log_ndtr(distances) - log_ndtr(-distances))
-
-
-def _weighed(odds: FloatArray, effect: FloatArray, misfit: float, noise: float) -> FloatArray:
+def _log_odds_by_bias(odds: FloatArray, effect: FloatArray, misfit: float, noise: float) -> FloatArray:
     """Return the logarithms of the odds of some outputs of a filter, the least certain first, given its bias equation.
 
-    Every choice for the first `WEIGHED` of them is a hypothesis; so is, as one among very many near the edge may well
-    have come to lie on the wrong side of it, every one of the others being wrong, with every choice for the first
-    `DOUBTED`.
+    Two sets of hypotheses are weighed: every choice for the first `WEIGHED` outputs, with the others as they seem; and
+    every choice for the first `DOUBTED`, with one of those beyond the first `WEIGHED` on the other side than it seems,
+    as of very many near the edge one may well have come to lie on the wrong side.
 
     Args:
         odds: by the error bars alone.
@@ -139,18 +144,18 @@ def _weighed(odds: FloatArray, effect: FloatArray, misfit: float, noise: float) 
         misfit: what the sum lacks if every output is on its likelier side.
         noise: standard deviation of the misfit.
 
-    >>> _weighed(np.array([-2.0, -2.0, -2.0]), np.array([1.0, 2.0, 4.0]), 6.0, 0.01).round()
+    >>> _log_odds_by_bias(np.array([-2.0, -2.0, -2.0]), np.array([1.0, 2.0, 4.0]), 6.0, 0.01).round()
     array([-26.,  26.,  33.])
     """
     likely, first, few = odds > 0, slice(0, WEIGHED), slice(0, DOUBTED)
     flip = np.where(likely, -effect, effect)[WEIGHED:]
     # Weights and what the sum still lacks, for both sets of hypotheses, against all on their likelier side.
     choices, fewer = _choices(len(odds[first])), _choices(len(odds[few]))[: None if len(flip) else 0]
-    by_choice = _evidence(
+    by_choice = _log_likelihood(
         (choices - likely[first]) @ odds[first], misfit - (choices - likely[first]) @ effect[first], noise
     )
     cost = ((fewer - likely[few]) @ odds[few])[:, None] - np.abs(odds[WEIGHED:])
-    by_flip = _evidence(cost, (misfit - (fewer - likely[few]) @ effect[few])[:, None] - flip, noise)
+    by_flip = _log_likelihood(cost, (misfit - (fewer - likely[few]) @ effect[few])[:, None] - flip, noise)
     largest = max(by_choice.max(), by_flip.max(initial=-np.inf))
     by_choice, by_flip = np.exp(by_choice - largest), np.exp(by_flip - largest)
     flipped, of_few = by_flip.sum(axis=0), by_flip.sum(axis=1)
@@ -166,7 +171,7 @@ def _weighed(odds: FloatArray, effect: FloatArray, misfit: float, noise: float) 
         return np.asarray(np.log(passes) - np.log(fails))
 
 
-def _evidence(cost: FloatArray, lacking: FloatArray, noise: float) -> FloatArray:
+def _log_likelihood(cost: FloatArray, lacking: FloatArray, noise: float) -> FloatArray:
     """Return the logarithm of how likely hypotheses are by the error bars, and by what the sum lacks under them."""
     distance = lacking / noise if noise > 0 else np.where(lacking == 0, 0.0, np.inf)
     return np.asarray(cost - 0.5 * (TAIL + 1) * np.log1p(distance**2 / TAIL))

@@ -1,8 +1,9 @@
-"""What a layer's input, once found, says of the layer's own outputs.
+"""Filters whose output gradient k is wrong or open, and how the layer's solved input x settles it.
 
-On which side of its edge an activation worked is decided before the layer is solved, from above. Where that stays open,
-or was decided wrongly, the solved input settles it: its own output z = W x + b lies on one side or the other. A wrong
-decision shows before that: it breaks all gradient equations of its filter by far more than their noise.
+On which side of its edge the activation above worked is decided before the layer is solved. A wrong decision makes a k
+wrong, and with it all gradient equations of its filter: the solution breaks them by far more than their noise, and the
+layer is solved without them (`suspects`, `without`, `resolved`). Where the side is open or doubted, x settles it: the
+output z = W x + b lies on one side or the other (`settled_by_input`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import numpy as np
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import formulas
-from constraint_algebra.layers.kinds import Activation, PlacedLayer
-from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.recursion.estimates import Above, Estimate
 from constraint_algebra.recursion.result import CONTRADICTION
 from constraint_algebra.solvers.noisy_equations import LayerEquations
 
-HEALED = 0.5  # of what counts as a contradiction: what must be left where filters were left out
-PRIME_SUSPECTS = 0.3  # of the largest residual: filters beyond are left out first, as theirs spoils that of the others
+RESOLVED = 0.5  # of a contradiction: what the filters that are kept must stay below, clear of the limit
+PRIME_SUSPECTS = 0.3  # of the largest misfit: filters beyond are left out first, as theirs spoils that of the others
 SIDES = 6.0  # standard deviations from the edge at which an output is settled
 
 
@@ -35,14 +36,14 @@ def misfits(equations: LayerEquations, x: FloatArray) -> FloatArray:
 
 
 def suspects(equations: LayerEquations, x: FloatArray) -> BoolArray:
-    """Return the filters whose gradient equations contradict the solution most, if any do."""
+    """Return the filters whose gradient equations contradict the input x most, if any do."""
     found = misfits(equations, x)
     return np.asarray((found > CONTRADICTION) & (found >= PRIME_SUSPECTS * found.max(initial=0.0)))
 
 
-def agrees(equations: LayerEquations, x: FloatArray) -> bool:
-    """Whether no filter's gradient equations come near to a contradiction."""
-    return bool(misfits(equations, x).max(initial=0.0) < HEALED * CONTRADICTION)
+def resolved(equations: LayerEquations, x: FloatArray) -> bool:
+    """Whether no filter's gradient equations come near to contradicting the input x."""
+    return bool(misfits(equations, x).max(initial=0.0) < RESOLVED * CONTRADICTION)
 
 
 def without(equations: LayerEquations, filters: BoolArray) -> LayerEquations:
@@ -50,29 +51,27 @@ def without(equations: LayerEquations, filters: BoolArray) -> LayerEquations:
     return replace(equations, gradient_rows=equations.gradient_rows & ~filters[:, None])
 
 
-def settled(
+def settled_by_input(
     layer: PlacedLayer,
     weight: FloatArray,
     bias: FloatArray,
-    activation: Activation,
-    dy: Estimate,
+    above: Above,
     x: Estimate,
     k: Estimate,
     doubted: BoolArray,
 ) -> Estimate:
-    """Return the output gradient k, with what z = W x + b settles.
+    """Return the layer's output gradient k, with what the side of z = W x + b settles of it.
 
     Args:
         layer: the layer.
         weight: W.
         bias: b, shape `(filters,)`.
-        activation: the one on the layer's output.
-        dy: the gradient that arrives at the activation's output.
+        above: the activation that reads z, and the gradient at its output.
         x: the layer's input.
         k: the output gradient by the evidence from above.
-        doubted: filters whose k is not believed.
+        doubted: filters whose k is not believed, shape `(filters,)`.
     """
-    f = formulas(activation)
+    f, dy = formulas(above.activation), above.gradient
     per_filter = (-1, *(1,) * len(layer.outputs))
     doubtful = np.broadcast_to(doubted.reshape(per_filter), k.known.shape)
     asked = (~k.known | doubtful) & dy.known

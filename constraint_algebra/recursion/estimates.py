@@ -10,7 +10,7 @@ import numpy as np
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers.activations import Formulas, formulas
 from constraint_algebra.layers.kinds import Activation, Shape
-from constraint_algebra.recursion.activation_sides import BiasCheck, decide, log_odds, two_sided_odds
+from constraint_algebra.recursion.activation_sides import BiasCheck, decide, log_odds_at_kink, log_odds_at_plateau
 
 BENT = 0.3  # relative change of a derivative over one standard deviation, beyond which first order is not enough
 
@@ -47,6 +47,19 @@ class Estimate:
     def unknown(shape: Shape, members: int) -> Estimate:
         """Return values of which nothing is known."""
         return Estimate(np.full(shape, np.nan), np.zeros(shape, dtype=bool), np.zeros((*shape, members)))
+
+
+@dataclass(frozen=True)
+class Above:
+    """The activation that reads a layer's output z.
+
+    Attributes:
+        activation: σ.
+        gradient: the gradient dL/dy that arrives at its output y = σ(z).
+    """
+
+    activation: Activation
+    gradient: Estimate
 
 
 def through_activation(
@@ -105,9 +118,9 @@ def _sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> t
         distances = np.where(y.known, np.clip(inward / deviations, -1e150, 1e150), 0.0)
     if f.plateaus:
         size = float(np.abs(inward[y.known]).max(initial=0.0))
-        odds = log_odds(distances, deviations, 1 / size if size > 0 else 0.0)
+        odds = log_odds_at_plateau(distances, deviations, 1 / size if size > 0 else 0.0)
     else:
-        odds = two_sided_odds(distances)
+        odds = log_odds_at_kink(distances)
     by_filter = (len(check.gradient) if check is not None else 1, -1)
     known = (dy.known & y.known) | (dy.known & (dy.value == 0))
     found = decide(

@@ -21,13 +21,16 @@ SPACING = {
 }
 
 # A sum of products, rounded as it goes, is off by about this share of epsilon times the root of its sum of squares.
-ROUNDING = 1.2
+SUM_ROUNDING = 1.2
 
 # The same for factorising and solving in float64, measured on the networks of the literature.
-SOLVER = 2.0 * 2.0**-52
+SOLVER_ROUNDING = 2.0 * 2.0**-52
 
-# A solved value is off by about one spacing of float64 besides, however many equations it is the mean of.
-SOLVED = 2.0**-52
+# Relative error of a solved value besides, however many equations it is the mean of: about one spacing of float64.
+STORED_SOLUTION = 2.0**-52
+
+# Standard deviation of rounding once, in units of the spacing: the error is uniform over one spacing, 1/sqrt(12).
+ONE_ROUNDING = 0.3
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,16 @@ class Precision:
     @property
     def arithmetic(self) -> float:
         """Relative error of a sum of products: the client's rounding, and that of our own solver in float64."""
-        return float(np.hypot(ROUNDING * self.epsilon, SOLVER))
+        return float(np.hypot(SUM_ROUNDING * self.epsilon, SOLVER_ROUNDING))
 
     def deviation(self, values: FloatArray) -> FloatArray:
         """Return the standard deviation of rounding each value once."""
-        return np.asarray(0.3 * np.maximum(self.epsilon * np.abs(values), self.smallest))
+        return np.asarray(ONE_ROUNDING * np.maximum(self.epsilon * np.abs(values), self.smallest))
+
+    @property
+    def underflow(self) -> float:
+        """The standard deviation of rounding a number next to zero."""
+        return ONE_ROUNDING * self.smallest
 
 
 def precision(arrays: Mapping[str, Any]) -> Precision:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
-from constraint_algebra.proofs.observer import FirstLayer, PixelBounds, pixel_bounds
+from constraint_algebra.display import Table, Tabular, draw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 
 CONTRADICTION = 8.0  # residual in units of noise beyond which an equation is wrong
+NARROWER = 1e-6  # share of the range by which a bounded value is known better than that
 
 
 class Status(Enum):
@@ -63,8 +66,64 @@ class LayerSolution:
     misfit: float = 0.0
 
 
-@dataclass(frozen=True)
-class Reconstruction:
+@dataclass(frozen=True, eq=False)
+class PixelBounds:
+    """Bounds of each input value, in the input shape; NaN where none were asked for.
+
+    Attributes:
+        lower, upper: no input with these gradients, up to the noise, lies outside.
+        fixed: determined by the gradients; the bounds are its error bars.
+        valid_range: smallest and largest valid value.
+        spread: how many standard deviations the bounds allow for.
+    """
+
+    lower: FloatArray
+    upper: FloatArray
+    fixed: BoolArray
+    valid_range: tuple[float, float]
+    spread: float
+
+    @property
+    def width(self) -> FloatArray:
+        """Width of each interval."""
+        return self.upper - self.lower
+
+    @property
+    def bounded(self) -> BoolArray:
+        """Not fixed, but known better than the valid range."""
+        low, high = self.valid_range
+        return np.asarray(~self.fixed & (self.width < (1 - NARROWER) * (high - low)))
+
+    @property
+    def free(self) -> BoolArray:
+        """Nothing but the valid range is known."""
+        return np.asarray(~self.fixed & ~self.bounded & np.isfinite(self.lower))
+
+    def __repr__(self) -> str:
+        """Return the counts and the mean width of what is bounded."""
+        counts = ", ".join(f"{int(getattr(self, n).sum()):,} {n}" for n in ("fixed", "bounded", "free"))
+        width = f", mean width {self.width[self.bounded].mean():.3g} where bounded" if self.bounded.any() else ""
+        return f"<PixelBounds at {self.spread:g} standard deviations: {counts}{width}>"
+
+
+class BoundingEquations(Protocol):
+    """Equations that bound what they do not determine, as `FirstLayer` does."""
+
+    def bounds(
+        self,
+        values: FloatArray,
+        determined: BoolArray,
+        error_bar: FloatArray,
+        *,
+        pixels: BoolArray | None,
+        time_limit: float | None,
+        progress: Progress | None,
+    ) -> PixelBounds:
+        """Return bounds of every value asked for."""
+
+
+@dataclass(frozen=True, repr=False)
+class Reconstruction(Tabular):
     """The result of `reconstruct`.
 
     Attributes:
@@ -103,7 +162,7 @@ class Reconstruction:
 
     def intervals(
         self,
-        first: FirstLayer,
+        first: BoundingEquations,
         *,
         pixels: BoolArray | None = None,
         time_limit: float | None = None,
@@ -112,26 +171,18 @@ class Reconstruction:
         """Return what an observer knows of each value: fixed with its error bar, bounded with its interval, or free.
 
         Args:
-            first: `first_layer_equations` of the same network, parameters and gradients.
+            first: a `FirstLayer`, the `first_layer_equations` of the same network, parameters and gradients.
             pixels: which values to look at, by default all.
             time_limit: seconds for each value; its bounds are then wider, and as sound.
             progress: called with (values done, values in all, index).
         """
-        return pixel_bounds(
-            first,
-            self.input,
-            self.determined,
-            self.error_bar,
-            pixels=pixels,
-            time_limit=time_limit,
-            progress=progress,
-        )
+        known = self.input, self.determined, self.error_bar
+        return first.bounds(*known, pixels=pixels, time_limit=time_limit, progress=progress)
 
     def plot(self, truth: FloatArray | None = None, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
         """Draw the result and its error bars, beside the truth and the error if that is given; for pictures only."""
-        from constraint_algebra.plotting.reconstructions import reconstruction
-
-        return reconstruction(self, truth, axes=axes)
+        drawn: Sequence[Axes] = draw(self, truth, axes=axes)
+        return drawn
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per layer, first layer first."""
@@ -148,16 +199,9 @@ class Reconstruction:
             stop = f"; nothing follows from layer {self.layers[0].name!r} on"
         return f"{self.status.value} ({share}){stop}"
 
-    def __repr__(self) -> str:
-        """Return conclusion and table."""
-        return f"Reconstruction: {self.conclusion}\n{self._table().to_string(index=False)}"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self.conclusion}</p>{self._table().to_html(index=False)}"
-
-    def _table(self) -> pd.DataFrame:
+    def _shown(self) -> Table:
         frame = self.to_frame()
         for column in ("condition", "residual"):
             if column in frame:
                 frame[column] = frame[column].map("{:.1e}".format)
-        return frame.drop(columns=["settled", "misfit"], errors="ignore")
+        return Table(frame.drop(columns=["settled", "misfit"], errors="ignore"), f"Reconstruction: {self.conclusion}")

@@ -10,7 +10,7 @@ weight equations are a correction of low rank (Woodbury 1950):
     sum over taps t, t' of  (sum over c of W[f, c, t] W[f', c, t']) * M[q(o, t), q(o', t')]
 
 with q(o, t) the position that output o sees through tap t: one matrix product for each residue class, since M joins no
-two of them. `banded` holds the opposite case, many weight equations and few gradient equations.
+two of them. `banded_factor` holds the opposite case, many weight equations and few gradient equations.
 """
 
 from __future__ import annotations

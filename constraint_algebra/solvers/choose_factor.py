@@ -17,6 +17,21 @@ OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
 PRECISIONS = ((np.float32, 3e-6, 3e-7), (np.float64, 1e-12, 1e-11))
 
 
+def operations(equations: StackedEquations) -> float:
+    """Return how many multiplications the cheapest factor of all normal equations takes; infinite where none pays."""
+    by_lines, whole = _operations(equations)
+    fewest = min(by_lines, whole if equations.layer.unknowns <= UNKNOWNS else np.inf)
+    return fewest if fewest <= OPERATIONS else np.inf
+
+
+def _operations(equations: StackedEquations) -> tuple[float, float]:
+    """Return the multiplications of a banded factor and of a dense one."""
+    layer = equations.layer
+    rank = layer.channels // layer.groups * sum(map(len, equations.cores))
+    by_lines = banded_factor.operations(layer, rank) if isinstance(layer.layer, Conv) else np.inf
+    return by_lines, layer.unknowns**3 / 6
+
+
 def cheapest_factor(equations: StackedEquations, largest: float) -> tuple[Preconditioner, float, bool] | None:
     """Return a factor, the smallest singular value, and whether the factor inverts but for some percent.
 
@@ -26,12 +41,9 @@ def cheapest_factor(equations: StackedEquations, largest: float) -> tuple[Precon
         equations: all equations of the layer.
         largest: their largest singular value, of which the smallest is a share.
     """
-    layer = equations.layer
-    rank = layer.channels // layer.groups * sum(map(len, equations.cores))
-    by_lines = banded_factor.operations(layer, rank) if isinstance(layer.layer, Conv) else np.inf
-    whole = layer.unknowns**3 / 6
-    if min(by_lines, whole if layer.unknowns <= UNKNOWNS else np.inf) > OPERATIONS:
+    if operations(equations) == np.inf:
         return None
+    by_lines, whole = _operations(equations)
     kind = banded_factor.BandedFactor if by_lines < whole else DenseFactor
     for dtype, ridge, limit in PRECISIONS:
         try:

@@ -1,7 +1,7 @@
-"""What stands for the inverse of the normal equations `A^T A + B^T B` of a layer: a dense factor, or their diagonal.
+"""A dense factor of the normal equations `A^T A + B^T B` of a layer, which stands for their inverse.
 
-`banded` and `capacitance` hold factors for layers with few equations of one kind. Normal equations square the condition
-number, which costs steps, not accuracy: the iteration itself works with the equations as they are.
+`banded_factor` and `capacitance_factor` are factors for layers with few equations of one kind. Normal equations square
+the condition number, which costs steps, not accuracy: the iteration itself works with the equations as they are.
 """
 
 from __future__ import annotations
@@ -14,18 +14,6 @@ from constraint_algebra.arrays import RealArray
 from constraint_algebra.numerics.triangular import cholesky_solve
 from constraint_algebra.solvers.normal_equations import all_normal_equations
 from constraint_algebra.solvers.operators import StackedEquations
-
-
-class Diagonal:
-    """The inverse of their diagonal, `(*input_shape, 1)`: enough where the normal equations are well-conditioned."""
-
-    def __init__(self, diagonal: RealArray) -> None:
-        """Invert."""
-        self.inverse = (1 / diagonal).astype(np.float32)
-
-    def __call__(self, x: RealArray) -> RealArray:
-        """Return the inverse applied to x `(*input_shape, n)`, in the precision of x."""
-        return np.asarray(self.inverse * x)
 
 
 class DenseFactor:

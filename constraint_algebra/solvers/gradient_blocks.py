@@ -6,6 +6,7 @@ factorisation of it serves all channels of its group.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -127,6 +128,24 @@ def _factor(
         return Block(group, numbers, places, None, A)
     Q, R = la.qr(A, mode="economic", overwrite_a=True, check_finite=False)
     return Block(group, numbers, places, np.asarray(Q), np.asarray(R))
+
+
+def project(
+    layer: PlacedLayer, blocks: Sequence[Block], whiten: FloatArray, weight_gradient: FloatArray
+) -> list[FloatArray]:
+    """Return dL/dW as right-hand sides of the blocks' cores, `(r, channels * n)` each.
+
+    Args:
+        layer: the layer.
+        blocks: its blocks.
+        whiten: factor of each gradient row, `(filters, taps)`.
+        weight_gradient: n of them, `(*weight_shape, n)`.
+    """
+    F, C = layer.filters // layer.groups, layer.channels // layer.groups
+    rhs = weight_gradient.reshape(layer.groups, F, C, -1, weight_gradient.shape[-1])
+    by_row = rhs.transpose(0, 1, 3, 2, 4).reshape(layer.groups, -1, C * rhs.shape[-1])
+    by_row = by_row * whiten.reshape(layer.groups, -1, 1)
+    return [block.compress(by_row[block.group][block.rows]) for block in blocks]
 
 
 def gather(x4: FloatArray, block: Block) -> FloatArray:

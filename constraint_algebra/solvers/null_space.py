@@ -2,7 +2,7 @@
 
 Gradient equations are the same for every channel, weight equations tie the channels together, so both stages of the
 elimination return: the blocks of the gradient equations are factored first, and the weight equations in what these
-leave open. Unlike `solve`, nothing here has noise: a row counts or it does not, and all rows have unit norm.
+leave open. Unlike in `two_stage`, nothing here has noise: a row counts or it does not, and all rows have unit norm.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ LARGEST = 36_000  # coordinates up to which the factor is worth its memory
 RIDGE = 3e-7  # relative to the largest diagonal entry: less than rounding makes of the smallest eigenvalue
 
 
-class OpenFactor:
+class NullSpaceFactor:
     """A Cholesky factor in single precision, as a preconditioner for `Coordinates`.
 
     Args:

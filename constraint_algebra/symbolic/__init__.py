@@ -8,6 +8,6 @@
 
 from __future__ import annotations
 
-from constraint_algebra.symbolic.formulas import LARGEST, SymbolicSystem, equations, from_system
+from constraint_algebra.symbolic.formulas import KINDS, LARGEST, SymbolicSystem, equations, from_system
 
-__all__ = ["LARGEST", "SymbolicSystem", "equations", "from_system"]
+__all__ = ["KINDS", "LARGEST", "SymbolicSystem", "equations", "from_system"]

@@ -19,8 +19,7 @@ system has full rank.
 from __future__ import annotations
 
 import math
-import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,9 +35,9 @@ from constraint_algebra.equations.systems import (
     stack,
     weight_equations,
 )
-from constraint_algebra.errors import NonFiniteError, ParameterError, ShapeError, UnknownNameError
+from constraint_algebra.errors import ShapeError, UnknownNameError
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
-from constraint_algebra.symbolic import polynomials
+from constraint_algebra.symbolic import polynomials, symbols
 
 LARGEST = 10_000  # entries of the matrix, zeros included
 KINDS = ("weight", "gradient", "both", "bias")
@@ -113,15 +112,15 @@ def from_system(system: LinearSystem) -> SymbolicSystem:
     pattern = without_zeros(system).tocoo()
     matrix = sympy.SparseMatrix(*system.shape, {})
     for i, j, number in zip(*pattern.coords, pattern.data, strict=True):
-        matrix[int(i), int(j)] = _symbol(system.coefficients[int(number) - 1])
+        matrix[int(i), int(j)] = symbols.symbol(system.coefficients[int(number) - 1])
     names = tuple(system.rows)
     return SymbolicSystem(
         layer=system.layer,
         kinds=tuple(system.kinds.tolist()),
         rows=names,
         matrix=sympy.ImmutableMatrix(matrix),
-        unknowns=_column([_symbol(name) for name in system.unknowns]),
-        rhs=_column([_right_hand_side(name, system.layer) for name in names]),
+        unknowns=symbols.column([symbols.symbol(name) for name in system.unknowns]),
+        rhs=symbols.column([symbols.right_hand_side(name, system.layer) for name in names]),
     )
 
 
@@ -259,7 +258,9 @@ class SymbolicSystem:
         """
         given: dict[sympy.Symbol, sympy.Expr] = {}
         for key, value in values.items():
-            given |= {key: _exact(str(key), (), value)} if isinstance(key, sympy.Symbol) else self._array(key, value)
+            given |= (
+                {key: symbols.exact(str(key), (), value)} if isinstance(key, sympy.Symbol) else self._array(key, value)
+            )
         given = {symbol: value for symbol, value in given.items() if value is not sympy.nan}
         matrix, unknowns, rhs = (m.xreplace(given) for m in (self.matrix, self.unknowns, self.rhs))
         return replace(self, matrix=matrix, unknowns=unknowns, rhs=rhs)
@@ -278,7 +279,10 @@ class SymbolicSystem:
         terms = [[] for _ in self.rows]  # type: list[list[sympy.Expr]]
         for (i, j), entry in sorted(self.matrix.todok().items()):
             terms[i].append(entry * self.unknowns[j])
-        lines = [f"{_sum_latex(left)} &= {_expression_latex(r)}" for left, r in zip(terms, self.rhs, strict=True)]
+        lines = [
+            f"{symbols.sum_latex(left)} &= {symbols.expression_latex(r)}"
+            for left, r in zip(terms, self.rhs, strict=True)
+        ]
         return "\n".join([r"\begin{aligned}", " \\\\\n".join(lines), r"\end{aligned}"])
 
     def _repr_latex_(self) -> str:
@@ -315,7 +319,10 @@ class SymbolicSystem:
         array: NDArray[np.object_] = np.asarray(values, dtype=object)
         if array.shape != shapes[letter]:
             raise ShapeError(f"{letter} must have shape {shapes[letter]}, got {array.shape}")
-        return {_indexed(letter, index): _exact(letter, index, value) for index, value in np.ndenumerate(array)}
+        return {
+            symbols.indexed(letter, index): symbols.exact(letter, index, value)
+            for index, value in np.ndenumerate(array)
+        }
 
 
 def _shapes(layer: PlacedLayer) -> dict[str, Shape]:
@@ -343,62 +350,3 @@ def _check_entries(rows: int, unknowns: int, layer: PlacedLayer) -> None:
             f"{rows} equations in {unknowns} unknowns; take a smaller input, fewer channels or fewer filters, or ask "
             "for numbers: rank_ladder and generic_rank take layers of any size"
         )
-
-
-def _symbol(name: str) -> sympy.Expr:
-    """Return the symbol for a name of `LinearSystem`.
-
-    >>> _symbol("dL/dW[2,0,1,1]"), _symbol("one")
-    (g_{2,0,1,1}, 1)
-    """
-    label, _, inside = name.partition("[")
-    if label == "one":
-        return sympy.Integer(1)
-    return _indexed({"dL/dW": "g", "dL/db": "h"}.get(label, label), inside.rstrip("]").split(","))
-
-
-def _indexed(letter: str, index: Sequence[Any]) -> sympy.Symbol:
-    return sympy.Symbol(f"{letter}_{{{','.join(map(str, index))}}}")
-
-
-def _right_hand_side(name: str, layer: PlacedLayer) -> sympy.Expr:
-    if not name.startswith("z[") or layer.bias_name is None:
-        return _symbol(name)
-    return _symbol(name) - _indexed("b", name[2:-1].split(",")[:1])
-
-
-def _column(entries: list[sympy.Expr]) -> sympy.ImmutableMatrix:
-    return sympy.ImmutableMatrix(len(entries), 1, entries)
-
-
-def _exact(letter: str, index: Shape, value: Any) -> sympy.Expr:
-    """Return a value as an exact SymPy number, `nan` for NaN, an expression as it is."""
-    if (
-        isinstance(value, sympy.Expr)
-        and not isinstance(value, sympy.Float | type(sympy.nan))
-        and value.is_finite is not False
-    ):
-        return value
-    if isinstance(value, numbers.Rational):
-        return sympy.Rational(int(value.numerator), int(value.denominator))
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise ParameterError(
-            letter, f"{letter}{list(index)} must be a real number or SymPy expression, got {value!r}"
-        ) from error
-    if math.isinf(number):
-        raise NonFiniteError(
-            letter, index, f"{letter}{list(index)} is infinite; give a finite number, or NaN to keep it"
-        )
-    return sympy.nan if math.isnan(number) else sympy.Rational(*number.as_integer_ratio())
-
-
-def _sum_latex(terms: Sequence[sympy.Expr]) -> str:
-    """Return a sum in the order given, where SymPy would sort it by name, x_{10} before x_{2}."""
-    return str(sympy.latex(sympy.Add(*terms, evaluate=False), order="none")) if terms else "0"
-
-
-def _expression_latex(expression: sympy.Expr) -> str:
-    """Return a right-hand side with z before b."""
-    return _sum_latex(sorted(expression.as_ordered_terms(), key=lambda term: str(term).startswith("-")))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import ParameterError
 from constraint_algebra.layers.activations import formulas
-from constraint_algebra.layers.kinds import Activation, PlacedLayer
+from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
 
 Activity = float | Mapping[str, ArrayLike] | Sequence[ArrayLike]
@@ -28,7 +28,7 @@ def cutting(network: Network) -> tuple[PlacedLayer, ...]:
     >>> [layer.name for layer in cutting(Network((3,), [Linear(2), ELU(), Linear(2), ReLU()]))]
     ['3']
     """
-    return tuple(layer for layer in network if isinstance(layer.layer, Activation) and formulas(layer.layer).plateaus)
+    return tuple(layer for layer in network if layer.is_activation and formulas(layer.activation).plateaus)
 
 
 def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
@@ -80,11 +80,10 @@ def activity_of(network: Network, parameters: Mapping[str, FloatArray], x: Array
     {'1': array([ True,  True, False])}
     """
     values = network.forward(parameters, np.asarray(x, dtype=float))
-    masks = {}
-    for layer in cutting(network):
-        assert isinstance(layer.layer, Activation)
-        masks[layer.name] = np.isfinite(formulas(layer.layer).inverse(values[layer.index + 1]))
-    return masks
+    return {
+        layer.name: np.isfinite(formulas(layer.activation).inverse(values[layer.index + 1]))
+        for layer in cutting(network)
+    }
 
 
 def describe_activity(activity: Activity, masks: Mapping[str, BoolArray]) -> str:

@@ -2,21 +2,21 @@
 
 From the head to the input, what is known propagates: an input that is not wholly determined leaves part of the next
 output gradient and of the next pre-activation unknown, and only equations with known coefficients count. See
-`propagation` for the rules, `bounds` for the ranks.
+`propagation` for the rules, `bounded` for the ranks.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray
+from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.layers.kinds import Conv, Linear, PlacedLayer, Shape
 from constraint_algebra.networks.network import Network, shape_text
 from constraint_algebra.ranks.bounded import BoundedRank, bounded_rank
@@ -78,8 +78,8 @@ class LayerFeasibility:
     reason: str
 
 
-@dataclass(frozen=True)
-class FeasibilityReport:
+@dataclass(frozen=True, repr=False)
+class FeasibilityReport(Tabular):
     """What the gradients of a network determine; `print` it, or take `.to_frame()`.
 
     Attributes:
@@ -97,7 +97,7 @@ class FeasibilityReport:
     determined: BoolArray | None
     assumptions: tuple[str, ...]
     error: float
-    active: Mapping[str, BoolArray] = field(repr=False)
+    active: Mapping[str, BoolArray]
     seed: int = 0
 
     @property
@@ -155,28 +155,16 @@ class FeasibilityReport:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw counted, structural and generic rank of every layer, see `plotting.layer_ranks`."""
-        from constraint_algebra.plotting.ranks import layer_ranks
+        drawn: Axes = draw(self, ax)
+        return drawn
 
-        return layer_ranks(self, ax)
-
-    def __repr__(self) -> str:
-        """Return the table, what it rests on, and the conclusion."""
-        table = self._table().to_string(index=False)
-        return "\n".join([self._title(), table, *(textwrap.fill(line, 116) for line in self._notes())])
-
-    def _repr_html_(self) -> str:
-        notes = "".join(f"<p>{line}</p>" for line in self._notes())
-        return f"<p>{self._title()}</p>{self._table().to_html(index=False)}{notes}"
-
-    def _title(self) -> str:
+    def _shown(self) -> Table:
         shape = shape_text(self.network.input_shape)
-        return f"Feasibility from shapes alone: input {shape}, {len(self.layers)} layers with parameters"
+        title = f"Feasibility from shapes alone: input {shape}, {len(self.layers)} layers with parameters"
+        assumed = f"Assumed: {'; '.join(self.assumptions)}."
+        return Table(self._short(), title, (f"Threat model: {THREAT_MODEL}.", assumed, self.conclusion), width=116)
 
-    def _notes(self) -> list[str]:
-        threat = f"Threat model: {THREAT_MODEL}."
-        return [threat, f"Assumed: {'; '.join(self.assumptions)}.", self.conclusion]
-
-    def _table(self) -> pd.DataFrame:
+    def _short(self) -> pd.DataFrame:
         """Return the columns that fit a terminal."""
         import pandas as pd
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from constraint_algebra.display import Table, Tabular
 from constraint_algebra.layers.kinds import Conv, Linear, PlacedLayer, Shape
 from constraint_algebra.networks.network import Network, shape_text
 from constraint_algebra.ranks.bounded import bounded_rank
@@ -53,8 +54,8 @@ class FilterCount:
         return True if self.filters >= self.by_both_high else None
 
 
-@dataclass(frozen=True)
-class MinimumFilters:
+@dataclass(frozen=True, repr=False)
+class MinimumFilters(Tabular):
     """The fewest filters of every layer with parameters, first layer first."""
 
     network: Network
@@ -67,13 +68,6 @@ class MinimumFilters:
         frame = pd.DataFrame([vars(row) for row in self.layers])
         return frame.astype(dict.fromkeys(frame.columns.difference(["layer", "kind", "input_shape"]), "Int64"))
 
-    def __repr__(self) -> str:
-        """Return the table, and whether every layer has enough."""
-        return f"{self._title()}\n{self.to_frame().to_string(index=False)}\n{self.conclusion}"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self._title()}</p>{self.to_frame().to_html(index=False)}<p>{self.conclusion}</p>"
-
     @property
     def conclusion(self) -> str:
         """Which layers have too few, in a sentence."""
@@ -85,8 +79,9 @@ class MinimumFilters:
             return f"Not settled: layer {', '.join(unsettled)}; all others have enough filters."
         return "Every layer has enough filters: the whole network is determined."
 
-    def _title(self) -> str:
-        return f"Fewest filters per layer, all outputs active: input {shape_text(self.network.input_shape)}"
+    def _shown(self) -> Table:
+        title = f"Fewest filters per layer, all outputs active: input {shape_text(self.network.input_shape)}"
+        return Table(self.to_frame(), title, (self.conclusion,))
 
 
 def minimum_filters(network: Network, *, seed: int = 0) -> MinimumFilters:

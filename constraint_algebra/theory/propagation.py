@@ -16,9 +16,10 @@ import numpy as np
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.errors import MissingBiasError
 from constraint_algebra.layers.activations import formulas
-from constraint_algebra.layers.kinds import Activation, PlacedLayer
+from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.layers.trilinear import touched
 from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.walk import Rules, down
 from constraint_algebra.ranks.knowledge import Knowledge
 
 
@@ -72,13 +73,17 @@ def below(
         determined: which of its inputs are known now, in its input shape.
         active: mask of every activation that cuts off, by name.
     """
-    gradient, support = ~touched(layer, ~known.gradient), touched(layer, known.support)
-    output: BoolArray = determined
-    for step in reversed(network.between(lower, layer)):
-        if isinstance(step.layer, Activation):
-            gradient = np.logical_and(gradient, output | ~support)
-            if formulas(step.layer).plateaus:
-                gradient = gradient | (output & ~active[step.name])
-                support, output = support & active[step.name], output & active[step.name]
-        gradient, support, output = (m.reshape(step.input_shape) for m in (gradient, support, output))
-    return Knowledge(output=output, gradient=gradient, support=support)
+
+    def activation(step: PlacedLayer, above: Knowledge) -> Knowledge:
+        output, support = above.output, above.support
+        gradient = np.logical_and(above.gradient, output | ~support)
+        if not formulas(step.activation).plateaus:
+            return Knowledge(output, gradient, support)
+        on = active[step.name]
+        return Knowledge(output & on, gradient | (output & ~on), support & on)
+
+    def reshape(step: PlacedLayer, above: Knowledge) -> Knowledge:
+        return Knowledge(*(m.reshape(step.input_shape) for m in (above.output, above.gradient, above.support)))
+
+    arriving = Knowledge(determined, ~touched(layer, ~known.gradient), touched(layer, known.support))
+    return down(network.between(lower, layer), arriving, Rules(activation, reshape))

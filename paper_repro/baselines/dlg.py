@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from constraint_algebra.arrays import Progress
 from constraint_algebra.networks.network import Network
 from paper_repro.baselines import BaselineResult
 from paper_repro.baselines.gradient_matching import ITERATIONS, Settings, match_gradients
-from paper_repro.baselines.watch import Progress
 
 METHOD = "dlg2019"
 

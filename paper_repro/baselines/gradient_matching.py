@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from constraint_algebra.arrays import Progress
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.networks.network import Network, bind
 from constraint_algebra.pytorch.gradients import load_parameters, to_tensor, to_torch
 from paper_repro.baselines import BaselineResult, Outcome
-from paper_repro.baselines.watch import Progress, RunEnds, Watch
+from paper_repro.baselines.watch import RunEnds, Watch
 
 ITERATIONS = 300  # calls of L-BFGS, each of up to 20 steps: PyTorch's defaults otherwise, as published
 TELL = 10  # iterations between two entries of .steps

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from constraint_algebra.arrays import Progress
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.networks.network import Network
 from paper_repro.baselines import BaselineResult
 from paper_repro.baselines.gradient_matching import ITERATIONS, Settings, match_gradients
-from paper_repro.baselines.watch import Progress
 
 METHOD = "idlg2020"
 

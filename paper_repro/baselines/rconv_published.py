@@ -23,14 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.arrays import FloatArray, Parameters, Progress
 from constraint_algebra.errors import MissingBiasError, ShapeError
 from constraint_algebra.layers import Activation, Conv2d, Linear, PlacedLayer
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.networks.network import Network, bind
+from constraint_algebra.networks.walk import Rules, down
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.convolution_rows import arrive, gradient_rows, weight_rows
-from paper_repro.baselines.watch import Progress, RunEnds, Watch
+from paper_repro.baselines.watch import RunEnds, Watch
 
 Rows = Iterable[tuple[FloatArray, FloatArray]]
 
@@ -108,11 +109,7 @@ def _layers(
     yield head.name, x, f"row {row} of the weight gradient"
     arriving, upper = W[head.weight_name].T @ dW[f"{head.name}.bias"], head
     for layer in reversed(convolutions):
-        z, d = x.reshape(layer.output_shape), np.ones(layer.output_shape)
-        for step in reversed(network.between(layer, upper)):
-            if isinstance(step.layer, Activation):
-                z, slope = through(step.layer, z)
-                d = d * slope
+        z, d = down(network.between(layer, upper), (x, np.ones(x.shape)), BELOW)
         k = arriving.reshape(layer.output_shape) * d
         bias = W[layer.bias_name].reshape(-1, 1, 1) if layer.bias_name is not None else 0.0
         x, what = layer_input(layer, W[layer.weight_name], z - bias, k, dW[layer.weight_name], watch)
@@ -140,6 +137,18 @@ def through(activation: Activation, y: FloatArray) -> tuple[FloatArray, FloatArr
     f = formulas(activation)
     y = np.round(y, DIGITS) if f.plateaus else y
     return f.inverse(y), f.derivative(y)
+
+
+def _activation(layer: PlacedLayer, above: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
+    z, slope = through(layer.activation, above[0])
+    return z, above[1] * slope
+
+
+# What goes down is the value and the derivative of all activations passed so far.
+BELOW = Rules[tuple[FloatArray, FloatArray]](
+    activation=_activation,
+    reshape=lambda layer, above: (above[0].reshape(layer.input_shape), above[1].reshape(layer.input_shape)),
+)
 
 
 def layer_input(

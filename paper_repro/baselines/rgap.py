@@ -29,14 +29,15 @@ from scipy.linalg import LinAlgError, cho_factor, solve_triangular
 from scipy.optimize import brentq
 from scipy.sparse.linalg import LinearOperator, lsmr
 
-from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.arrays import FloatArray, Parameters, Progress
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers import Activation, Conv, Conv2d, Flatten, Identity, LeakyReLU, Linear, PlacedLayer
 from constraint_algebra.networks.network import Network, bind
+from constraint_algebra.networks.walk import Rules, down
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.ambiguity import likeliest
 from paper_repro.baselines.convolution_rows import arrive, gradient_rows, weight_rows
-from paper_repro.baselines.watch import Progress, RunEnds, Watch
+from paper_repro.baselines.watch import RunEnds, Watch
 
 METHOD = "rgap2021"
 CONTRADICTED = 100.0  # a label goes when its equations fit so many times worse than those of the other
@@ -183,17 +184,27 @@ def _through(
     network: Network, layer: PlacedLayer, upper: PlacedLayer, branch: Branch, W: Parameters, dW: Parameters
 ) -> Branch:
     """Return the branch one layer further down: z and k of the layer from the x above, then its own x."""
-    z, k = branch.x.reshape(upper.input_shape), _arriving(upper, W[upper.weight_name], branch.k)
-    for step in reversed(network.between(layer, upper)):
-        z, k = z.reshape(step.output_shape), k.reshape(step.output_shape)
-        if isinstance(step.layer, LeakyReLU):
-            slope = np.where(z > 0, 1.0, step.layer.slope)
-            z, k = z / slope, k * slope
-    z, k = z.reshape(layer.output_shape), k.reshape(layer.output_shape)
+    arriving = _arriving(upper, W[upper.weight_name], branch.k)
+    above = branch.x.reshape(upper.input_shape), arriving.reshape(upper.input_shape)
+    z, k = down(network.between(layer, upper), above, BELOW)
     x, misfit = layer_input(layer, W[layer.weight_name], z, k, dW[layer.weight_name])
     if not np.isfinite(x).all():
         raise RunEnds(Outcome.FAILED, f"the input found for layer {layer.name!r} holds values that are not finite")
     return replace(branch, x=x, k=k, misfit=misfit)
+
+
+def _activation(layer: PlacedLayer, above: tuple[FloatArray, FloatArray]) -> tuple[FloatArray, FloatArray]:
+    if not isinstance(layer.layer, LeakyReLU):  # then it is the identity
+        return above
+    z, k = above
+    slope = np.where(z > 0, 1.0, layer.layer.slope)
+    return z / slope, k * slope
+
+
+BELOW = Rules[tuple[FloatArray, FloatArray]](  # of z and k
+    activation=_activation,
+    reshape=lambda layer, above: (above[0].reshape(layer.input_shape), above[1].reshape(layer.input_shape)),
+)
 
 
 def _arriving(layer: PlacedLayer, W: FloatArray, k: FloatArray) -> FloatArray:

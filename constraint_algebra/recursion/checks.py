@@ -1,0 +1,60 @@
+"""The check of a result: the gradients recomputed from it are those given, as far as noise allows.
+
+`discrepancies` says how far they are off, `explained_discrepancies` how far noise may put them. Both are, for each
+parameter, the largest difference of any entry of its gradient, relative to the largest entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.observation import Observation
+
+DRAWS = 2  # members of the ensemble that show how far the error bars of the input move the gradients
+GENEROUS = 30.0  # times as far, a discrepancy is still explained
+ROUNDINGS = 1e5  # spacings of the client's numbers that are explained in any case
+DEVIATIONS = 1e4  # standard deviations of the gradient's own noise that are
+AT_MOST = 0.5  # of the largest entry: beyond, nothing is explained
+
+
+def recomputed(observed: Observation, x: FloatArray, layer: PlacedLayer, k: FloatArray) -> Parameters:
+    """Return the gradients at the input x of all parameters up to a layer whose output gradient k is known."""
+    values = observed.network.forward(observed.parameters, x)
+    return observed.network.backward(observed.parameters, values, k, layer.index)
+
+
+def discrepancies(observed: Observation, again: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Return how far recomputed gradients are from those given."""
+    return {name: _largest(observed, name, g - observed.gradients[name]) for name, g in again.items()}
+
+
+def explained_discrepancies(
+    observed: Observation, x: Estimate, layer: PlacedLayer, k: FloatArray, again: Mapping[str, FloatArray]
+) -> dict[str, float]:
+    """Return how far noise alone may put recomputed gradients from those given, generously.
+
+    Args:
+        observed: parameters and gradients.
+        x: the input with its noise.
+        layer: a layer whose output gradient is known.
+        k: that gradient.
+        again: the gradients recomputed from x.
+    """
+    moved = [recomputed(observed, x.value + x.perturbations[..., m], layer, k) for m in range(DRAWS)]
+    explained = {}
+    for name, g in again.items():
+        by_noise = _largest(observed, name, DEVIATIONS * observed.deviations[name])
+        by_input = max(_largest(observed, name, member[name] - g) for member in moved)
+        own = ROUNDINGS * observed.rounding.epsilon + by_noise
+        explained[name] = min(own + GENEROUS * by_input, AT_MOST)
+    return explained
+
+
+def _largest(observed: Observation, name: str, difference: FloatArray) -> float:
+    """Return the largest entry of a difference, relative to the largest of the given gradient, if that is not zero."""
+    return float(np.abs(difference).max() / (np.abs(observed.gradients[name]).max() or 1.0))

@@ -1,0 +1,40 @@
+"""What the observer has in hand: a network, its parameters, and one gradient of each of them, with its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.layers.kinds import PlacedLayer, Shape
+from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.noise import Precision
+
+Draw = Callable[[FloatArray, Shape], FloatArray]  # noise of given standard deviations, `(*shape, MEMBERS)`
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What every step of the recursion reads.
+
+    Attributes:
+        network: the architecture.
+        parameters: weights and biases at which the gradient was taken, by name.
+        gradients: the gradient of the loss with respect to each of them.
+        deviations: the standard deviation of every entry of these gradients.
+        rounding: the precision in which the client computed.
+        draw: where the noise of the ensemble comes from; each call takes the next random numbers of one generator.
+    """
+
+    network: Network
+    parameters: Parameters
+    gradients: Parameters
+    deviations: Parameters
+    rounding: Precision
+    draw: Draw
+
+    def bias(self, layer: PlacedLayer) -> FloatArray:
+        """Return a layer's bias, shape `(filters,)`: zeros where it has none."""
+        return np.zeros(layer.filters) if layer.bias_name is None else self.parameters[layer.bias_name]
