@@ -92,6 +92,10 @@ def test_what_is_refused() -> None:
         ca.exact_certificate(c.network, c.parameters | {"0.bias": [np.nan, 0]}, c.image)
     with pytest.raises(ca.ShapeError, match="differences must have"):
         ca.exact_certificate(c.network, c.parameters, c.image).twin([1.0])
+    # Also where no other weight follows: the second activation's cut-offs would be overlooked.
+    twice = ca.Network((1, 4), [ca.Conv1d(1, 2), ca.LeakyReLU(0.5), ca.ReLU(), ca.Flatten()])
+    with pytest.raises(ca.UnsupportedLayerError, match="a second activation"):
+        ca.exact_certificate(twice, {"0.weight": [[[1, -1]]], "0.bias": [0]}, [[0, 1, 0, 1]])
     big = ca.Network((1, 30, 30), [ca.Conv2d(1, 3), ca.Flatten(), ca.Linear(2)])
     parameters = {name: np.zeros(shape) for name, shape in big.parameter_shapes.items()}
     with pytest.raises(ca.ShapeError, match="up to 600 unknowns"):

@@ -343,8 +343,7 @@ def _check(network: Network, layer: PlacedLayer) -> None:
         for placed in network.layers
         if placed.is_activation and not isinstance(placed.layer, ReLU | LeakyReLU | Hardtanh | Identity)
     ]
-    activations = network.between(layer, network.bilinear[1]) if len(network.bilinear) > 1 else ()
-    several = [a for a in activations if a.is_activation][1:]
+    several = [a for a in network.after(layer) if a.is_activation][1:]
     problems += [LayerProblem(a.name, "a second activation follows the first", "merge them into one") for a in several]
     if problems:
         raise UnsupportedLayerError(problems)

@@ -319,9 +319,7 @@ def filters_by_counting(layer: PlacedLayer) -> int:
 def _all_known(network: Network, layer: PlacedLayer, active: Mapping[str, BoolArray]) -> Knowledge:
     """Return what is known at a layer's outputs where all above it is known: the activations alone take away."""
     mask = np.ones(layer.output_shape, dtype=bool)
-    for step in network.layers[layer.index + 1 :]:
-        if step.is_bilinear:
-            break
+    for step in network.after(layer):
         if step.name in active:
             mask = mask & active[step.name].reshape(layer.output_shape)
     return Knowledge.of(layer, active=mask)
