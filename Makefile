@@ -45,7 +45,7 @@ docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/doc
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d out/doctrees docs out/docs
 
 docs-test: $(VENV)/stamp-docs  ## try the explorer in Chromium, if it is installed
-	$(BIN)/python -m pytest -m browser tests/test_explorer.py
+	$(BIN)/python -m pytest -m browser tests/docs/test_explorer.py
 
 docs-serve: docs  ## show them on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory out/docs 8000

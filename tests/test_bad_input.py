@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import constraint_algebra as ca
-from tests.test_reconstruction import client
+from tests.recursion.test_result import client
 
 NETWORK = ca.Network(
     (2, 6, 6), [ca.Conv2d(8, 3, padding=1), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(12), ca.Tanh(), ca.Linear(4)]

@@ -260,7 +260,7 @@ def test_a_file_of_other_columns_is_left_alone(tmp_path) -> None:
 
 def test_the_library_does_not_know_its_users() -> None:
     users = {"paper_repro", "analysis", "figures", "tests"}
-    for path in Path(ca.__file__).parent.glob("*.py"):
+    for path in Path(ca.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from constraint_algebra import zoo
 from paper_repro import claims, plan, run
 from paper_repro.plan import OURS, RCONV, RGAP, Block
-from tests.test_claims import COUNTS, INFORMED
-from tests.test_tables import runs_of
+from tests.paper_repro.test_claims import COUNTS, INFORMED
+from tests.paper_repro.test_tables import runs_of
 
 mpl.use("Agg")
 

@@ -8,7 +8,7 @@ import pytest
 import constraint_algebra as ca
 from constraint_algebra import samples, zoo
 from constraint_algebra.pytorch.gradients import load_parameters
-from tests.test_reconstruction import client, mse
+from tests.recursion.test_result import client, mse
 
 L, R = ca.LeakyReLU(0.2), ca.ReLU()
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import constraint_algebra as ca
 from constraint_algebra import zoo
 from paper_repro import claims, constraints, plan
 from paper_repro.claims import Evidence, Verdict
-from tests.test_tables import runs_of
+from tests.paper_repro.test_tables import runs_of
 
 COUNTS = pd.concat([constraints.counts(name) for name in constraints.COUNTED], ignore_index=True)
 INFORMED = pd.DataFrame([row for name in constraints.INFORMED for row in constraints.informed(name)])

@@ -1,6 +1,6 @@
 """The explorer in a real browser: the same ranks and minimum filters as the library, by keyboard, at two widths.
 
-    python -m pytest -m browser tests/test_explorer.py
+    python -m pytest -m browser tests/docs/test_explorer.py
 
 Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver`) and the packages of the group `docs`.
 """
@@ -16,7 +16,7 @@ import pytest
 import constraint_algebra as ca
 from constraint_algebra.ranks.polyphase import fewest_filters, polyphase_law
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/site/explorer/index.html").as_uri()
 PICTURES = ROOT / "out/explorer"  # screenshots, to be looked at
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")

@@ -11,7 +11,7 @@ import pytest
 import constraint_algebra as ca
 from constraint_algebra import plotting
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "site" not in page.parts)
 
 

@@ -10,7 +10,7 @@ from constraint_algebra.solvers import null_space_factor
 from constraint_algebra.solvers.null_space_factor import RIDGE, NullSpaceFactor, worthwhile
 from constraint_algebra.solvers.operators import Coordinates
 from constraint_algebra.solvers.two_stage import TwoStage
-from tests.test_solve import Dense, equations
+from tests.solvers.test_two_stage import Dense, equations
 
 LAYERS = {
     "plain": ca.Conv2d(5, 3, padding=1).place((3, 9, 8)),

@@ -8,7 +8,7 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra.recursion import noise
-from tests.test_reconstruction import client
+from tests.recursion.test_result import client
 
 TYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 

@@ -11,7 +11,7 @@ import constraint_algebra as ca
 from constraint_algebra.solvers.elimination import Elimination
 from constraint_algebra.solvers.strategy import Cost, Finding, cheapest_first
 from constraint_algebra.solvers.two_stage import TwoStage, decide, judges
-from tests.test_solve import KNOWN, LAYERS, equations
+from tests.solvers.test_two_stage import KNOWN, LAYERS, equations
 
 
 @dataclass

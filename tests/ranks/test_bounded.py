@@ -7,7 +7,7 @@ import scipy.sparse as sp
 import constraint_algebra as ca
 from constraint_algebra.ranks.structural import layer_structural_rank
 from tests.rank_oracles import exact_rank, exactly_determined, random_layers, random_rows
-from tests.test_generic import TABLE, conv
+from tests.ranks.test_generic import TABLE, conv
 
 SMALL = {1: 9, 2: 4, 3: 3}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import constraint_algebra as ca
 from constraint_algebra.theory.feasibility import filters_by_counting
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from constraint_algebra import samples, zoo
 from paper_repro import constraints, plan, study
 from paper_repro.figures import architectures, constraint_kinds, reconstructions
-from tests.test_tables import runs_of
+from tests.paper_repro.test_tables import runs_of
 
 mpl.use("Agg")
 OURS = plan.METHODS[plan.OURS]

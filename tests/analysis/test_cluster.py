@@ -24,7 +24,7 @@ from analysis.runner import run_study
 from tests.squares import COLUMNS, Run, deadly, slow
 
 pytest.importorskip("distributed")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def started(*arguments: str) -> subprocess.Popen[bytes]:

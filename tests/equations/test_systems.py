@@ -13,7 +13,7 @@ import constraint_algebra as ca
 from constraint_algebra.equations.systems import Names, gradient_block
 from tests import oracles
 from tests.cases import geometries
-from tests.test_contractions import against_autograd, close
+from tests.layers.test_trilinear import against_autograd, close
 
 
 @settings(max_examples=250)

@@ -17,7 +17,7 @@ import constraint_algebra as ca
 
 DB = np.array([0, 1.5, 0, -0.25])  # the bias gradient of 1.2
 Y, Z = sympy.symbols("y z")
-COURSE = Path(__file__).parents[1] / "docs/course"
+COURSE = Path(__file__).parents[2] / "docs/course"
 LESSONS = sorted(COURSE.glob("[0-9]*.md"))
 sys.path.insert(0, str(COURSE))
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import constraint_algebra as ca
 from constraint_algebra.pytorch.tracing import from_torch
-from tests.test_tracing import Forward, conv, outputs_agree
+from tests.pytorch.test_tracing import Forward, conv, outputs_agree
 
 
 def hooked(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ import pytest
 from constraint_algebra.numerics import refinement
 from constraint_algebra.numerics.refinement import refined
 from constraint_algebra.solvers.operators import Coordinates
-from tests.test_stacked import operators
+from tests.solvers.test_operators import operators
 
 
 def systems():
