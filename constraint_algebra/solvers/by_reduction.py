@@ -72,8 +72,8 @@ class ReducedRank:
     def cost(self) -> Cost:
         """Return the cost of the QR factorisation, in double precision, at half the speed."""
         stage = self.stage
-        size = max(stage.surely_open, 1)
-        rows = stage.equations.weight_row_count
+        size = max(stage.known_open, 1)
+        rows = stage.equations.weight_row_count + stage.known_open - stage.surely_open  # weak directions have one each
         factoring = 2.0 * max(rows, size) * min(rows, size) ** 2
         return stage.decomposition_cost() + Cost(factoring) + stage.product_cost(vectors=size, itemsize=8)
 

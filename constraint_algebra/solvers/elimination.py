@@ -102,6 +102,11 @@ class Elimination:
         """Number of directions that the gradient equations leave open, or too weak for the noise."""
         return self.channels * sum(block.weak_count(self.strong) for block in self.blocks)
 
+    @property
+    def known_open(self) -> int:
+        """Number of open directions as far as it is known without a further decomposition."""
+        return self.open if "open" in self.__dict__ else self.surely_open
+
     def more_open_than(self, directions: int) -> bool:
         """Whether more directions are open; by their shapes, if these settle it."""
         return self.surely_open > directions or self.open > directions

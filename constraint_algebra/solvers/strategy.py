@@ -56,7 +56,7 @@ class Strategy(Protocol):
     """One way to an answer."""
 
     def cost(self) -> Cost:
-        """Return what it costs, from shapes alone."""
+        """Return what it costs, from shapes and from what has been decomposed already; it decomposes nothing itself."""
 
     def applies(self) -> bool:
         """Return whether it can be used here; it may decompose something to find out."""
@@ -93,5 +93,15 @@ S = TypeVar("S", bound=Strategy)
 
 
 def cheapest_first(strategies: Iterable[S]) -> Iterator[S]:
-    """Iterate over the strategies that apply, in the order of their cost; one that is not asked for is not tried."""
-    return (strategy for strategy in sorted(strategies, key=lambda s: s.cost().seconds) if strategy.applies())
+    """Iterate over the strategies that apply, in the order of their cost; one that is not asked for is not tried.
+
+    What a strategy decomposes to see whether it applies may raise its cost, or that of others: then it waits its turn.
+    """
+    left = list(strategies)
+    while left:
+        cheapest = min(left, key=lambda s: s.cost().seconds)
+        if not cheapest.applies():
+            left.remove(cheapest)
+        elif cheapest is min(left, key=lambda s: s.cost().seconds):
+            left.remove(cheapest)
+            yield cheapest

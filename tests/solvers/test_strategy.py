@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 import constraint_algebra as ca
+from constraint_algebra.solvers.by_factor import FEW
 from constraint_algebra.solvers.elimination import Elimination
 from constraint_algebra.solvers.strategy import Cost, Finding, cheapest_first
 from constraint_algebra.solvers.two_stage import TwoStage, decide, judges
@@ -41,6 +42,19 @@ def test_the_cheapest_that_applies_comes_first_and_dearer_ones_are_not_asked() -
     assert (cheap.asked, middle.asked, dear.asked) == (["applies"], ["applies"], [])
 
 
+@dataclass
+class Rising(Fake):
+    """A strategy that finds out on the way that it costs more."""
+
+    def cost(self) -> Cost:
+        return Cost(bytes=self.seconds if not self.asked else 10.0)
+
+
+def test_what_a_look_finds_out_may_raise_the_cost() -> None:
+    rising, other = Rising(1), Fake(2)
+    assert list(cheapest_first([other, rising])) == [other, rising]
+
+
 def test_a_judge_that_cannot_tell_hands_on_to_the_next_cheapest() -> None:
     silent, telling, dear = Fake(1, tells=False), Fake(2), Fake(3)
     assert decide((dear, telling, silent)).verdict is telling
@@ -68,6 +82,17 @@ def test_no_cheaper_strategy_would_have_done(layer, known) -> None:
     np.testing.assert_array_equal(stages.verdict.determined, found.verdict.determined)
 
 
+def test_many_weak_directions_are_left_to_a_factor() -> None:
+    """Gradient equations so noisy that no direction of theirs is strong: by their shapes none would be open."""
+    layer = ca.Conv2d(12, 3, padding=1).place((8, 12, 12))
+    eq = equations(layer, active=1.0, zeros=0.0)
+    eq = replace(eq, gradient_noise=1e9 * eq.gradient_noise)
+    stages = TwoStage(eq)
+    assert stages.stage.surely_open <= FEW < stages.stage.open
+    assert type(stages.solution).__name__ == "FactoredIteration"
+
+
+@pytest.mark.slow  # plain loops write the equations of whole layers
 def test_what_each_amount_of_equations_is_solved_by() -> None:
     """One layer of each kind that the networks of the paper have; see docs/explanation/elimination.md."""
 
