@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench repro studies figures docs docs-test docs-serve lint clean
+.PHONY: help demo test faults bench repro studies figures docs docs-test docs-serve lint clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(VENV)/stamp  ## reconstruct a photograph through LeNet-O from its gradie
 
 test: $(VENV)/stamp  ## run all tests and doctests
 	$(BIN)/python -m pytest -n 2
+
+faults: $(VENV)/stamp  ## try damaged files, full disks, kills, second writers and bad commands, slow ones too, and count
+	$(BIN)/python -m pytest -n 2 -m '' -p tests.faults.counts tests/faults
 
 bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy, scaling and large layers, in minutes
 	$(BIN)/python -m paper_repro.benchmarks.speed --quick
@@ -43,9 +46,10 @@ figures: $(VENV)/stamp  ## draw all figures from the committed results, or from 
 
 docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/docs, every notebook executed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d out/doctrees docs out/docs
+	@echo "out/docs/index.html is its first page"
 
-docs-test: $(VENV)/stamp-docs  ## try the explorer in Chromium, if it is installed
-	$(BIN)/python -m pytest -m browser tests/docs/test_explorer.py
+docs-test: $(VENV)/stamp-docs  ## try the explorer, and the site if it is built, in Chromium, if it is installed
+	$(BIN)/python -m pytest -m browser tests/docs
 
 docs-serve: docs  ## show them on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory out/docs 8000

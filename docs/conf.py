@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ author = "the authors of constraint-algebra"
 project_copyright = "MIT licence"
 release = version = constraint_algebra.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "plain_docstrings", "mathml", "room"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions += ["plain_docstrings", "mathml", "room", "encrypted_kernels"]  # of _extensions
 exclude_patterns = ["_build", "site", "_extensions"]
 nitpicky = True  # a reference that leads nowhere is an error
 
@@ -27,6 +29,7 @@ nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # a package of the theme shows all that Jupyter logs
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 
@@ -35,6 +38,11 @@ autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
+
+# A button copies code, without prompts and without what it prints.
+copybutton_selector = "div:not(.output) > div.highlight pre"
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_copy_empty_lines = False
 
 html_theme = "furo"
 html_title = "constraint-algebra"

@@ -91,6 +91,12 @@ WRONG = {
     "8_2": (1e-6, 1e-2, "1e-6 %", "0.01"),
     "8_3": (True,),
 }
+ROUNDED = {  # right as far as they go
+    "1_3": ([2.96, -1.06, 4.06], (2.96, -1.06, 4.06), ["3.0", "-1.1", "4.1"], np.round([2.9647, -1.0588, 4.0588], 1)),
+    "5_1": (lambda y: np.round(y * (1 - y), 2), lambda y: round(float(y * (1 - y)), 3)),
+    "5_2": ([1, 2, -3], np.round([0.5, 2, -3])),
+    "6_3": (100, "1e2", "100 dB"),
+}
 WHOLE_COURSE = 360  # seconds of processor time that the eight lessons may take together
 CHECKERS = [f"{lesson}_{number}" for lesson in range(1, 9) for number in range(1, 4)]
 
@@ -120,6 +126,26 @@ def test_wrong_answers_are_told_why_and_not_what(name, capsys) -> None:
             assert not any(re.search(rf"(?<![\d.e-]){re.escape(text)}(?![\d.])", words) for text in given), words
 
 
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_right_answer_rounded_too_far_is_asked_for_more_digits(name, capsys) -> None:
+    for answer in ROUNDED[name]:
+        assert said(name, answer, capsys) == "Not yet: the digits that you give are right; give more digits.", answer
+
+
+def test_a_share_rounded_too_far_is_asked_for_more_digits(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("ca_course.lesson_6.share_within_one_bar", lambda: 0.6432)
+    for answer in (0.6, "0.6", "60 %"):
+        assert "more digits" in said("6_2", answer, capsys)
+    for answer in (0.7, 0.66801, 0.59):
+        assert "more digits" not in said("6_2", answer, capsys)
+
+
+@pytest.mark.parametrize("name", CHECKERS)
+def test_a_wrong_answer_is_not_asked_for_more_digits(name, capsys) -> None:
+    for answer in WRONG[name]:
+        assert "more digits" not in said(name, answer, capsys), answer
+
+
 def test_too_many_rows_are_told_so(capsys) -> None:
     assert "one too many" in said("1_2", {1, 3, 7}, capsys)
 
@@ -140,6 +166,31 @@ def test_the_share_of_errors_is_that_of_the_lesson(capsys) -> None:
 
 
 # Lessons
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+def test_a_page_says_where_its_checkers_are_and_how_to_get_them(lesson) -> None:
+    beginning = lesson.read_text("utf-8").partition("## Your prediction")[0]
+    assert "the folder `ca_course` beside it" in beginning
+    assert "(index.md#to-follow-along)" in beginning
+    assert (COURSE / "ca_course/__init__.py").exists()
+    assert re.search(r"ca_course.*\n*.*clone|clone.*\n*.*ca_course", (COURSE / "index.md").read_text("utf-8"))
+
+
+def test_students_do_not_stumble_over_the_answers() -> None:
+    """No page of the course is the instructor's; that of the exam is in no menu and in no search."""
+    instructors = COURSE.parent / "instructors"
+    assert (
+        "instructor" not in re.findall(r"```\{toctree\}.*?```", (COURSE / "index.md").read_text("utf-8"), re.DOTALL)[0]
+    )
+    assert sorted(page.name for page in COURSE.glob("*.md")) == [*(page.name for page in LESSONS), "index.md"]
+    head = re.match(r"---\n(.*?)\n---\n", (instructors / "exam.md").read_text("utf-8"), re.DOTALL)[1].splitlines()
+    assert head == ["orphan: true", "nosearch: true"]
+    for page in (*instructors.glob("*.md"), *COURSE.glob("*.md"), COURSE.parent / "index.md"):
+        toctrees = re.findall(r"```\{toctree\}.*?```", page.read_text("utf-8"), re.DOTALL)
+        assert not any("exam" in toctree for toctree in toctrees), page.name
+    for page in COURSE.glob("*.md"):
+        assert "exam.md" not in page.read_text("utf-8")
 
 
 def cells(lesson: Path) -> list[tuple[str, str]]:

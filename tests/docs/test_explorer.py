@@ -7,7 +7,6 @@ Needs Chromium and its driver (Debian: `apt-get install chromium chromium-driver
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,11 @@ import pytest
 
 import constraint_algebra as ca
 from constraint_algebra.ranks.polyphase import fewest_filters, polyphase_law
+from tests.docs.conftest import NEEDS_BROWSER
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/site/explorer/index.html").as_uri()
 PICTURES = ROOT / "out/explorer"  # screenshots, to be looked at
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *(
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--force-device-scale-factor=1",
-    ),
-)
 DENSE = """
 const s = {...arguments[0], activity: 100}, f = analyse(s), steps = staircase(s, s.filters);
 return {rank: f.rank, classes: f.parts.map(p => p.rank), fewest: f.fewest, known: f.determined.flat(), steps};
@@ -46,26 +36,7 @@ LIMITS = {
     "filters": (1, 40),
 }
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium or chromedriver is not installed"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (group docs)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_window_size(1280, 1000)
-    yield driver
-    errors = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-    driver.quit()
-    assert not errors
+pytestmark = [pytest.mark.browser, NEEDS_BROWSER]
 
 
 def show(driver, setting: dict) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from ca_course.answers import UnreadableError, say
+from ca_course.reading import UnreadableError, say
 
 
 def checker(problem_of: Callable[[Any], str | None]) -> Callable[[Any], None]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ca_course.answers import array, positions
 from ca_course.guard import checker
+from ca_course.reading import MORE_DIGITS, array, is_rounded, positions
 
 # The layer of the exercises: three inputs, two outputs.
 BIAS_GRADIENT = np.array([0.5, -2.0])
@@ -54,6 +54,10 @@ def check_1_3(answer: Any) -> str | None:
     best = BIAS_GRADIENT @ NOISY_WEIGHT_GRADIENT / (BIAS_GRADIENT @ BIAS_GRADIENT)
     if np.allclose(found, best, rtol=1e-3):
         return None
+    if np.allclose(found, INPUT):
+        return "this is the answer to 1.1; with the noise the rows say something else"
+    if is_rounded(found, best):
+        return MORE_DIGITS
     single = NOISY_WEIGHT_GRADIENT / BIAS_GRADIENT[:, None]
     if np.allclose(found, single.mean(axis=0)):
         return "this is the mean of both rows, which trusts the small bias gradient as much as the large one"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ca_course.answers import array, compare_sets, positions, whole
 from ca_course.guard import checker
+from ca_course.reading import array, compare_sets, positions, whole
 
 
 @checker

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import sympy
 
-from ca_course.answers import UnreadableError, array, number, whole
 from ca_course.guard import checker
+from ca_course.reading import MORE_DIGITS, UnreadableError, array, is_rounded, number, whole
 
 WEIGHT = np.array([[1.0, 2.0, 0.0], [0.0, -1.0, 3.0]])
 OUTPUT_GRADIENT = np.array([0.5, -1.0])
@@ -32,6 +32,8 @@ def check_5_1(answer: Any) -> str | None:
         return None
     if np.allclose(found, np.exp(-y) / (1 + np.exp(-y)) ** 2):
         return "this takes y for z; express the derivative by the output itself"
+    if is_rounded(found, y * (1 - y)):
+        return MORE_DIGITS
     return "compare with a difference quotient of the sigmoid at the same z"
 
 
@@ -44,6 +46,8 @@ def check_5_2(answer: Any) -> str | None:
     found = array(answer, (3,))
     if np.allclose(found, WEIGHT.T @ OUTPUT_GRADIENT):
         return None
+    if is_rounded(found, WEIGHT.T @ OUTPUT_GRADIENT):
+        return MORE_DIGITS
     return "each input value is used by both outputs: add k times weight over the outputs"
 
 

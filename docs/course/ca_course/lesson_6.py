@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ca_course.answers import number
 from ca_course.guard import checker
+from ca_course.reading import MORE_DIGITS, is_rounded, number
 
 
 @checker
@@ -47,6 +47,8 @@ def check_6_2(answer: Any) -> str | None:
         return "this is too many; one bar is asked for, and the absolute error"
     if found < 0.2:
         return "this is too few; compare |result.input - image| with result.error_bar, value by value"
+    if is_rounded(found, share_within_one_bar()):
+        return MORE_DIGITS
     return "take the mean over all values of: the absolute error is at most the bar"
 
 
@@ -62,4 +64,6 @@ def check_6_3(answer: Any) -> str | None:
         return "check the sign: a smaller error is a larger PSNR"
     if abs(found - 158.13) < 1:
         return "that takes 255 for the largest value; these images lie in [0, 1]"
+    if is_rounded(found, 110):
+        return MORE_DIGITS
     return "PSNR is -10 log10(MSE) for values in [0, 1]"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ca_course.answers import whole, yes
 from ca_course.guard import checker
+from ca_course.reading import whole, yes
 
 
 @checker

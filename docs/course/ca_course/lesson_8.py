@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ca_course.answers import UnreadableError, number, yes
 from ca_course.guard import checker
+from ca_course.reading import UnreadableError, number, yes
 
 
 @checker

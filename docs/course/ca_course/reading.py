@@ -1,9 +1,10 @@
-"""What an answer may look like, and what a checker says of it."""
+"""How an answer is read, whatever it looks like, and what a checker says of it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sympy.logic.boolalg import BooleanAtom
 
 Array = NDArray[np.float64]
+MORE_DIGITS = "the digits that you give are right; give more digits"
 
 
 class UnreadableError(ValueError):
@@ -120,6 +122,24 @@ def yes(answer: Any) -> bool:
     if text not in {"yes", "no", "y", "n", "true", "false"}:
         raise UnreadableError("yes or no is asked for (True or False will do)")
     return text in {"yes", "y", "true"}
+
+
+def is_rounded(found: Any, right: Any) -> bool:
+    """Whether an answer is the right one, rounded to the digits given; an answer of zeros alone has none.
+
+    Args:
+        found: the numbers read; together they have the digits of the one that is given to most.
+        right: the right numbers, in the same shape.
+
+    >>> is_rounded([2.96, -1.1], [2.9647, -1.0985]), is_rounded([2.97, -1.1], [2.9647, -1.0985])
+    (True, False)
+    """
+    given, wanted = np.ravel(found), np.ravel(right)
+    digits = [Decimal(f"{value:.7g}").normalize() for value in given if value]
+    if not digits or given.shape != wanted.shape:
+        return False
+    step = 10.0 ** min(int(value.as_tuple().exponent) for value in digits)
+    return bool((np.abs(given - wanted) <= step / 2 * (1 + 1e-6)).all())
 
 
 def compare_sets(found: set[tuple[int, ...]], wanted: set[tuple[int, ...]], what: str) -> str | None:
