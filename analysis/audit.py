@@ -43,8 +43,9 @@ class Audit:
         left: what came back of the first of those under each defence, `None` where that was not computed.
     """
 
-    def __init__(self, model: str, steps: Mapping[str, Capture]) -> None:
-        """Keep the steps; nothing is computed yet."""
+    def __init__(self, model: str, steps: Mapping[str, Capture], *, time_limit: float = math.inf) -> None:
+        """Keep the steps; nothing is computed yet, and no reconstruction begins after so many seconds."""
+        self.time_limit, self.deadline = time_limit, time.monotonic() + time_limit
         self.model, self.steps = model, dict(steps)
         self.results: dict[str, Reconstruction] = {}
         self.left: dict[str, Reconstruction | None] = {}
@@ -78,7 +79,7 @@ class Audit:
         self.json["reconstructions"] = {}
         with progress(len(self.steps), "samples") as advance:
             for name, seen in self.steps.items():
-                found, row = _tried(seen, defences(self.network)[0])
+                found, row = self._tried(seen, defences(self.network)[0])
                 if found is not None:
                     self.results[name] = found
                 self.json["reconstructions"][name] = row
@@ -93,10 +94,19 @@ class Audit:
         rules = defences(self.network)
         with progress(len(rules), "defences") as advance:
             for rule in rules:
-                self.left[rule.name], row = _tried(self.steps[name], rule)
+                self.left[rule.name], row = self._tried(self.steps[name], rule)
                 about = {"defence": rule.kind, "strength": rule.strength}
                 self.json["defences"]["rows"].append(about | row)
                 advance(rule.name)
+
+    def _tried(self, seen: Capture, rule: Defence) -> tuple[Reconstruction | None, Json]:
+        """Return what came back and its row, or nothing and a row with the reason."""
+        if time.monotonic() > self.deadline:
+            return None, {"status": NOT_COMPUTED, "reason": f"the time limit of {self.time_limit:g} s came first"}
+        try:
+            return _timed(seen, rule)
+        except ConstraintAlgebraError as error:
+            return None, {"status": NOT_COMPUTED, "reason": " ".join(str(error).split()).rstrip(".")}
 
     @property
     def conclusion(self) -> str:
@@ -120,21 +130,15 @@ class Audit:
         table = self.json["defences"]["rows"]
         if not table:
             return []
-        against = [row for row in table if row["defence"] != "none" and row.get("psnr_db") is not None]
+        tried = [row for row in table if row["defence"] != "none"]
+        against = [row for row in tried if row.get("psnr_db") is not None]
         useless = [row for row in against if row["determined_share"] == 1]
         seen = [row for row in against if row["determined_share"] < 1 and row["psnr_db"] > row["grey_psnr_db"] + 3]
-        text = f"Of {len(against)} settings of defences, {len(useless)} leave every value determined"
+        text = f"Of {len(tried)} settings of defences, {len(useless)} leave every value determined"
         if seen:
             text += f", and {len(seen)} more leave a picture at least 3 dB better than mid-grey without determining it"
-        return [text + "."]
-
-
-def _tried(seen: Capture, rule: Defence) -> tuple[Reconstruction | None, Json]:
-    """Return what came back and its row, or nothing and a row with the reason."""
-    try:
-        return _timed(seen, rule)
-    except ConstraintAlgebraError as error:
-        return None, {"status": NOT_COMPUTED, "reason": " ".join(str(error).split()).rstrip(".")}
+        missing = len(tried) - len(against)
+        return [f"{text}; {missing} could not be computed." if missing else f"{text}."]
 
 
 def _timed(seen: Capture, rule: Defence) -> tuple[Reconstruction, Json]:

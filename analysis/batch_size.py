@@ -70,7 +70,7 @@ def network(classes: int) -> ca.Network:
     """Return three convolutions with LeakyReLU and a head."""
     layers: list[ca.Conv2d | ca.LeakyReLU] = []
     for filters, stride in ((12, 2), (16, 2), (6, 1)):
-        layers += [ca.Conv2d(filters, 5, stride, 2), ca.LeakyReLU(0.2)]
+        layers += [ca.Conv2d(filters, 5, stride=stride, padding=2), ca.LeakyReLU(0.2)]
     return ca.Network(SHAPE, [*layers, ca.Flatten(), ca.Linear(classes)])
 
 

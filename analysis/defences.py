@@ -40,7 +40,8 @@ from analysis.measured import MEASURED, guess, measured
 from analysis.sharing import Shared, defences, observe
 from analysis.subjects import sample_step, small_network
 from constraint_algebra.arrays import BoolArray
-from constraint_algebra.equations.systems import LinearSystem, gradient_equations, stack, weight_equations
+from constraint_algebra.equations.stacking import stack
+from constraint_algebra.equations.systems import LinearSystem, gradient_equations, weight_equations
 from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.layers import PlacedLayer
 from constraint_algebra.plotting import pixels

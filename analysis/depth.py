@@ -34,12 +34,13 @@ import constraint_algebra as ca
 from analysis.executors import Row
 from analysis.subjects import output_gradient, sample_step
 from constraint_algebra.arrays import BoolArray
-from constraint_algebra.equations.systems import LinearSystem, gradient_equations, stack, weight_equations
+from constraint_algebra.equations.stacking import stack
+from constraint_algebra.equations.systems import LinearSystem, gradient_equations, weight_equations
 from constraint_algebra.layers import PlacedLayer
+from constraint_algebra.numerics.null_space import singular_values
 from constraint_algebra.numerics.rows import unit_rows
 from constraint_algebra.ranks.bounded import bounded_rank
 from constraint_algebra.ranks.knowledge import Knowledge
-from constraint_algebra.ranks.ladder import singular_values
 
 SEED = 0
 SAMPLE = "cifar10:3"
@@ -90,7 +91,7 @@ def network(family: str, depth: int) -> ca.Network:
     layers: list[ca.Conv2d | ca.LeakyReLU | ca.Flatten | ca.Linear] = []
     for place in range(depth):
         filters, stride = FAMILIES[family](place)
-        layers += [ca.Conv2d(filters, 5, stride, 2), ca.LeakyReLU(0.2)]
+        layers += [ca.Conv2d(filters, 5, stride=stride, padding=2), ca.LeakyReLU(0.2)]
     return ca.Network(SHAPE, [*layers, ca.Flatten(), ca.Linear(10)])
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from multiprocessing import get_context
 from typing import Any
 
 from analysis.threads import keep_one_thread
 from constraint_algebra.errors import MissingPackageError, StorageError
+from constraint_algebra.numerics.workers import workers
 
 Row = dict[str, Any]
 Judge = Callable[[Any], Row]
@@ -53,16 +53,7 @@ def rows_of(
     elif processes == 1:
         yield from (attempt(judge, run) for run in todo)
     else:
-        yield from _through(lambda: _pool(processes), todo, judge, 2 * processes, reopen=True)
-
-
-@contextmanager
-def _pool(processes: int) -> Iterator[Executor]:
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=keep_one_thread)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+        yield from _through(lambda: workers(processes, keep_one_thread), todo, judge, 2 * processes, reopen=True)
 
 
 def _through(

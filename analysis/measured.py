@@ -51,7 +51,7 @@ def measured(result: Reconstruction, truth: FloatArray, network: Network) -> Row
 
 def guess(result: Reconstruction) -> FloatArray:
     """Return the image that an observer would show: grey where nothing is known, cut off at the range of images."""
-    return np.clip(np.where(np.isfinite(result.input), result.input, GREY), 0, 1)
+    return np.clip(np.where(np.isfinite(result.guess), result.guess, GREY), 0, 1)
 
 
 def decibels(error: FloatArray) -> float:

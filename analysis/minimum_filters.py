@@ -60,7 +60,7 @@ def runs(*, quick: bool = False) -> list[Run]:
 def judge(run: Run) -> Row:
     """Return the fewest filters of one layer."""
     start = time.process_time()
-    layer = ca.Conv2d(1, run.kernel, run.stride, run.kernel // 2).place((run.channels, SIZE, SIZE))
+    layer = ca.Conv2d(1, run.kernel, stride=run.stride, padding=run.kernel // 2).place((run.channels, SIZE, SIZE))
     classes = ca.polyphase_law(layer, limit=0).classes
     tightest = max(classes, key=lambda c: c.pixels / c.taps if c.taps else float("inf"))
     alone, both = fewest_filters_alone(layer), fewest_filters_by_both(layer, seed=SEED)

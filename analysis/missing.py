@@ -13,7 +13,8 @@ import numpy as np
 import scipy.linalg as la
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.equations.systems import LinearSystem, gradient_equations, stack, weight_equations
+from constraint_algebra.equations.stacking import stack
+from constraint_algebra.equations.systems import LinearSystem, gradient_equations, weight_equations
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.layers import PlacedLayer, trilinear

@@ -59,7 +59,14 @@ def judge(run: Run) -> Row:
     from constraint_algebra.pytorch.gradients import to_numpy
 
     act = ACTIVATIONS[run.activation]
-    layers = [ca.Conv2d(run.filters, 5, 2, 2), act, ca.Conv2d(16, 3, 1, 1), act, ca.Flatten(), ca.Linear(10)]
+    layers = [
+        ca.Conv2d(run.filters, 5, stride=2, padding=2),
+        act,
+        ca.Conv2d(16, 3, stride=1, padding=1),
+        act,
+        ca.Flatten(),
+        ca.Linear(10),
+    ]
     net = ca.Network(SMALL, layers)
     model = ca.to_torch(net, seed=SEED, init="default")
     parameters = {name: to_numpy(p) for name, p in model.named_parameters()}

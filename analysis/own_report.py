@@ -36,8 +36,9 @@ figcaption { font-size: .85rem; }
 """
 WHAT_IT_MEANS = {
     "DETERMINED": "every value determined",
+    "IF_SINGLE": "every value, if it is one sample",
     "PARTIAL": "some values determined",
-    "UNDETERMINED": "no value determined",
+    "UNDETERMINED": "back-substitution finds none",
     "UNDECIDED": "not settled",
     "AMBIGUOUS": "several inputs fit",
     "INCONSISTENT": "result does not fit the gradient",

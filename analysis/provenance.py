@@ -12,7 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from constraint_algebra.errors import StorageError
 from constraint_algebra.experiments.results import versions
+from constraint_algebra.files.space import make
+from constraint_algebra.files.writing import write
 
 
 @cache
@@ -59,9 +62,12 @@ class Sidecar:
         Args:
             path: the JSON file.
             about: study, arguments, seed.
+
+        Raises:
+            StorageError: it is damaged, or something else.
         """
         self.path, self.about = path, dict(about)
-        self.content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.content: dict[str, Any] = _read(path) if path.exists() else {}
         self.content.setdefault("sessions", [])
 
     def begin(self) -> None:
@@ -83,14 +89,39 @@ class Sidecar:
         last = self.content["sessions"][-1]["commit"] if self.content["sessions"] else commit()
         return None if last == commit() else str(last)
 
-    def end(self, *, new_rows: int, rows: int, failed: int) -> None:
-        """Say what came of the session."""
-        self.session |= {"new_rows": new_rows, "wall_s": round(time.time() - self.started, 1)}
+    def end(self, *, new_rows: int | None, rows: int, failed: int) -> None:
+        """Say what came of the session; without `new_rows` there was none, and only the totals are put right."""
+        if new_rows is not None:
+            self.session |= {"new_rows": new_rows, "wall_s": round(time.time() - self.started, 1)}
         self.content |= {"rows": rows, "failed": failed}
         self._write()
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".json.part")
-        part.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        part.replace(self.path)
+        make(self.path.parent)
+        text = json.dumps(self.content, indent=2, ensure_ascii=False) + "\n"
+        write(self.path, text.encode("utf-8", "backslashreplace"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror}); check its rights") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    sessions = content.get("sessions", []) if isinstance(content, dict) else None
+    if not isinstance(sessions, list) or not all(_has_commit(session) for session in sessions):
+        raise _damaged(path, "it does not list sessions with their commits")
+    found: dict[str, Any] = content
+    return found
+
+
+def _has_commit(session: object) -> bool:
+    return isinstance(session, dict) and isinstance(session.get("commit"), str)
+
+
+def _damaged(path: Path, reason: str) -> StorageError:
+    return StorageError(
+        f"{path}, which says where the rows beside it come from, is damaged ({reason}); restore it, move it away"
+        " (the rows stay, and nobody knows their origin), or begin anew with --restart"
+    )

@@ -16,8 +16,8 @@ channels the bounds of the rank do not meet.
 
 One row a configuration: a convolution with square kernel, stride and padding on a square input, all outputs active
 and known; `equations` says whether gradient equations alone or weight and gradient equations count. `rank` is exact
-for almost all weights and output gradients (see `constraint_algebra.ranks.bounded`); `low` and `high` bound it, and it is
-missing where they differ. `structural_rank` is missing where the graph is too large.
+for almost all weights and output gradients (see `constraint_algebra.ranks.bounded`); `low` and `high` bound it, and it
+is missing where they differ. `structural_rank` is missing where the graph is too large.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def is_chosen(run: Run) -> bool:
 
 def layer_of(run: Run) -> PlacedLayer:
     """Return the layer at its place."""
-    conv = ca.Conv2d(run.filters, run.kernel, run.stride, run.kernel // 2 if run.padding == "half" else 0)
+    conv = ca.Conv2d(
+        run.filters, run.kernel, stride=run.stride, padding=run.kernel // 2 if run.padding == "half" else 0
+    )
     return conv.place((run.channels, run.size, run.size))
 
 

@@ -1,11 +1,13 @@
 """A study: a grid of configurations, one row each in a CSV file, that goes on where it stopped.
 
-Rows are written as they come, so that an interruption costs the configurations under way and no more; a configuration
-that fails becomes a row with its error. Arrays that a row comes with, such as pictures, go into a folder beside it.
+One process at a time has the file, from the first look at it to the last. Rows are written as they come, so that an
+interruption costs the configurations under way and no more; a configuration that fails becomes a row with its error.
+Arrays that a row comes with, such as pictures, go into a folder beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -15,12 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis import aside
 from analysis import rows as table
 from analysis.executors import Judge, Row, rows_of
 from analysis.provenance import Sidecar, commit
 from analysis.screen import progress, say
 from constraint_algebra import storage
+from constraint_algebra.errors import StorageError
+from constraint_algebra.files.locks import hidden, locked
+from constraint_algebra.files.space import check_folder, folder_within, make
 
+ROOM, BYTES_A_ROW = 2**16, 300  # bytes to ask for before the work; a row of the studies has 100 to 300
 ARRAYS = "arrays"  # the entry of a row that holds arrays by name
 
 
@@ -36,6 +43,8 @@ def run_study(
     about: Mapping[str, Any] | None = None,
     constant: Mapping[str, object] | None = None,
     retry_failed: bool = False,
+    restart: bool = False,
+    also: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """Do the configurations that the file does not hold yet; return all asked for, in their order.
 
@@ -51,30 +60,55 @@ def run_study(
         about: what the JSON file beside the rows says of this session; without it there is none.
         constant: columns that are the same in all rows, such as versions.
         retry_failed: do those again that failed; their rows are removed first.
+        restart: begin anew; what was there is kept aside until all rows are done.
+        also: other files and folders that belong to the rows, and are kept aside with them.
 
     Raises:
-        StorageError: the file has other columns, or another process writes to it.
+        StorageError: the file is damaged or has other columns, another process writes to it, or the disk refuses. The
+            rows until then are whole, and the row that could not be written is `result` of the exception.
     """
     runs = list(dict.fromkeys(wanted))
     names = [*columns, *({"error"} - set(columns)), *(constant or {})]
     if not runs:
         return table.read(path, columns)
-    fields = list(runs[0]._fields)
-    table.read(path, columns)  # a file of another study is refused before any work
-    if retry_failed:
-        table.drop_failed(path)
-    done = set(table.keys(path, fields))
-    todo = [run for run in runs if key_of(run) not in done]
-    # Long and short ones in a mixed order, so that the time that remains can be told from the time that has passed.
-    todo = [todo[number] for number in np.random.default_rng(0).permutation(len(todo))]
-    sidecar = None if about is None else Sidecar(path.with_suffix(".json"), about)
-    if done and sidecar is not None and (other := sidecar.other_commit()):
+    fields, order = list(runs[0]._fields), [key_of(run) for run in runs]
+    if not restart and not retry_failed and path.exists():
+        table.read(path, columns)  # a file of another study is refused before any work
+        if set(order) <= set(table.keys(path, fields)) and not _interrupted(path):
+            _origin(path, about)
+            return _asked_for(path, columns, fields, order)  # nothing to write: a folder for reading alone will do
+    check_folder(path.parent, ROOM + BYTES_A_ROW * len(runs))
+    make(path.parent)
+    unfinished = _interrupted(path)
+    with locked(path), aside.kept_aside(path, also, begin=restart) as finished:
+        table.read(path, columns)
+        if retry_failed:
+            table.drop_failed(path)
+        done = set(table.keys(path, fields))
+        todo = [run for run in runs if key_of(run) not in done]
+        # Long and short ones in a mixed order, so that the time that remains can be told from the time that has passed.
+        todo = [todo[number] for number in np.random.default_rng(0).permutation(len(todo))]
+        sidecar = _origin(path, about)
+        if todo:
+            _compute(todo, path, names, functools.partial(rows_of, judge=judge, processes=processes, executor=executor),
+                     what=what, sidecar=sidecar, constant=constant or {})  # fmt: skip
+        elif unfinished and sidecar is not None:
+            _close(sidecar, path)
+        if todo or unfinished:
+            table.sort(path, fields, order)
+        rows = _asked_for(path, columns, fields, order)
+        finished(table.failures(path))
+    return rows
+
+
+def _origin(path: Path, about: Mapping[str, Any] | None) -> Sidecar | None:
+    """Return the JSON file beside the rows, if there is to be one; warn of rows that another commit made."""
+    if about is None:
+        return None
+    sidecar = Sidecar(path.with_suffix(".json"), about)
+    if path.exists() and (other := sidecar.other_commit()):
         say(f"warning: the rows in {path} come from commit {other}, this is {commit()}; --restart begins anew")
-    if todo:
-        _compute(todo, path, names, functools.partial(rows_of, judge=judge, processes=processes, executor=executor),
-                 what=what, sidecar=sidecar, constant=constant or {})  # fmt: skip
-        table.sort(path, fields, [key_of(run) for run in runs])
-    return _asked_for(path, columns, fields, [key_of(run) for run in runs])
+    return sidecar
 
 
 def key_of(run: Any) -> tuple[str, ...]:
@@ -111,7 +145,7 @@ def _compute(
     constant: Mapping[str, object],
 ) -> None:
     fields, kind = todo[0]._fields, type(todo[0])
-    with table.RowFile(path, names) as file, progress(len(todo), what) as advance:
+    with table.RowFile(path, names, lock=False) as file, progress(len(todo), what) as advance:
         new = 0
         if sidecar is not None:
             sidecar.begin()
@@ -119,21 +153,28 @@ def _compute(
             for row in computed(todo):
                 arrays = row.pop(ARRAYS, None)
                 if arrays is not None:
-                    storage.save(
-                        _ready(arrays_path(path, kind(*(row[name] for name in fields)))), arrays, overwrite=True
-                    )
+                    folder_within(path.parent, path.stem)
+                    storage.save(arrays_path(path, kind(*(row[name] for name in fields))), arrays, overwrite=True)
                 file.append({**row, **constant})
                 new += 1
                 advance(" ".join(str(row[name]) for name in fields[:2]))
-        finally:
-            if sidecar is not None:
-                errors = table.read(path, ["error"])["error"]
-                sidecar.end(new_rows=new, rows=len(errors), failed=int(errors.notna().sum()))
+        except BaseException:
+            with contextlib.suppress(StorageError):  # what came first is what is told
+                _close(sidecar, path, new)
+            raise
+        _close(sidecar, path, new)
 
 
-def _ready(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def _close(sidecar: Sidecar | None, path: Path, new: int | None = None) -> None:
+    """Say in the JSON file how many rows there are, and how many of this session, if it computed any."""
+    if sidecar is not None:
+        errors = table.read(path, ["error"])["error"]
+        sidecar.end(new_rows=new, rows=len(errors), failed=int(errors.notna().sum()))
+
+
+def _interrupted(path: Path) -> bool:
+    """Return whether an earlier run came to no end, perhaps after its last row."""
+    return hidden(path, "lock").exists() or aside.folder_of(path).exists()
 
 
 def _asked_for(path: Path, columns: Sequence[str], fields: list[str], order: list[tuple[str, ...]]) -> pd.DataFrame:

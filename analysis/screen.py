@@ -7,16 +7,18 @@ from contextlib import contextmanager
 
 import pandas as pd
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from rich.table import Table
+
+from constraint_algebra.commands.terminal import PlainConsole, bars, say
+
+__all__ = ["progress", "say", "show"]
 
 
 @contextmanager
 def progress(total: int, what: str) -> Iterator[Callable[[str], None]]:
     """Show a bar with the remaining time; the function given advances it by one and names what was done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with bars(TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda name: bar.update(task, advance=1, description=f"{what}: {name}")
 
@@ -31,14 +33,9 @@ def show(frame: pd.DataFrame, title: str) -> None:
     _console().print(table)
 
 
-def say(text: str) -> None:
-    """Print one line."""
-    _console().print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+def _console() -> PlainConsole:
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=200)
 
 
 def _text(value: object) -> str:

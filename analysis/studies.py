@@ -5,7 +5,6 @@ The docstring of the module states question, hypothesis and finding; a line that
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
@@ -104,14 +103,10 @@ def carry_out(
         quick: some of the configurations.
         processes: configurations at a time.
         scheduler: address of a `dask.distributed` scheduler, to compute on its workers instead.
-        restart: begin anew, without the rows that are there.
+        restart: begin anew; the rows that are there are kept beside the new ones until those are complete.
         retry_failed: do those configurations again that failed.
     """
     module, path = study(name), path_of(name, results)
-    if restart:
-        for old in (path, path.with_suffix(".json")):
-            old.unlink(missing_ok=True)
-        shutil.rmtree(path.with_suffix(""), ignore_errors=True)  # the arrays of the rows
     about = {"study": name, "seed": module.SEED, "arguments": {"quick": quick, "processes": processes}}
     if scheduler is not None:
         about["arguments"] = {"quick": quick, "scheduler": True}
@@ -126,4 +121,5 @@ def carry_out(
             what=name,
             about=about,
             retry_failed=retry_failed,
+            restart=restart,
         )

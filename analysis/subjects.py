@@ -31,14 +31,28 @@ def small_network(activation: str = "LeakyReLU(0.2)", *, filters: int = 12) -> c
 
     With LeakyReLU throughout every value is determined; ReLU comes in the last convolution, as in the original.
     """
-    layers = [ca.Conv2d(filters, 5, 2, 2), ca.LeakyReLU(0.2), ca.Conv2d(16, 5, 2, 2), ca.LeakyReLU(0.2)]
-    return ca.Network(SMALL, [*layers, ca.Conv2d(6, 5, 1, 2), ACTIVATIONS[activation], ca.Flatten(), ca.Linear(10)])
+    layers = [
+        ca.Conv2d(filters, 5, stride=2, padding=2),
+        ca.LeakyReLU(0.2),
+        ca.Conv2d(16, 5, stride=2, padding=2),
+        ca.LeakyReLU(0.2),
+    ]
+    return ca.Network(
+        SMALL, [*layers, ca.Conv2d(6, 5, stride=1, padding=2), ACTIVATIONS[activation], ca.Flatten(), ca.Linear(10)]
+    )
 
 
 def digit_network(activation: str) -> ca.Network:
     """Return two convolutions and a head for ten classes, on digits of 8×8 pixels."""
     act = ACTIVATIONS[activation]
-    layers = [ca.Conv2d(12, 3, 1, 1), act, ca.Conv2d(12, 3, 2, 1), act, ca.Flatten(), ca.Linear(10)]
+    layers = [
+        ca.Conv2d(12, 3, stride=1, padding=1),
+        act,
+        ca.Conv2d(12, 3, stride=2, padding=1),
+        act,
+        ca.Flatten(),
+        ca.Linear(10),
+    ]
     return ca.Network(DIGIT, layers)
 
 
@@ -71,7 +85,7 @@ def step(
     truth = image if image.shape == network.input_shape else fit(image, network.input_shape)
     rounded = np.asarray(to_tensor(truth).to(dtype).double().numpy())
     _, parameters = ca.from_torch(model, network.input_shape)
-    return Capture(network, parameters, ca.torch_gradients(model, rounded, label, loss), loss, {}, rounded)
+    return Capture(network, parameters, ca.torch_gradients(model, rounded, label, loss), loss, {}, rounded, batch=1)
 
 
 def sample_step(

@@ -45,7 +45,14 @@ def runs(*, quick: bool = False) -> list[Run]:
 
 def network() -> ca.Network:
     """Return two convolutions with ReLU, the first with six filters, and a head for ten classes."""
-    layers = [ca.Conv2d(FILTERS, 5, 2, 2), ca.ReLU(), ca.Conv2d(16, 5, 2, 2), ca.ReLU(), ca.Flatten(), ca.Linear(10)]
+    layers = [
+        ca.Conv2d(FILTERS, 5, stride=2, padding=2),
+        ca.ReLU(),
+        ca.Conv2d(16, 5, stride=2, padding=2),
+        ca.ReLU(),
+        ca.Flatten(),
+        ca.Linear(10),
+    ]
     return ca.Network((3, 32, 32), layers)
 
 

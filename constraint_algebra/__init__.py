@@ -2,7 +2,8 @@
 
     import constraint_algebra as ca
 
-Names load on first use, so that theory from shapes alone loads neither PyTorch nor matplotlib.
+Names load on first use, so that theory from shapes alone loads neither PyTorch nor matplotlib. Type checkers and
+editors read the same names in `__init__.pyi`; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from constraint_algebra.argument_kinds import makers as _makers
+from constraint_algebra.arguments import nearest as _nearest
+from constraint_algebra.errors import UnknownAttributeError as _UnknownAttributeError
+from constraint_algebra.pytorch_names import layer_advice as _layer_advice
+
 _PUBLIC = {
     "errors": (
+        "ArgumentError",
+        "ArgumentRangeError",
         "BatchError",
         "ConstraintAlgebraError",
+        "MemoryLimitError",
         "MissingBiasError",
         "MissingPackageError",
         "NonFiniteError",
@@ -21,10 +30,12 @@ _PUBLIC = {
         "ParameterError",
         "ShapeError",
         "StorageError",
+        "UnknownAttributeError",
         "UnknownNameError",
         "UnsupportedLayerError",
         "ZeroGradientError",
     ),
+    "notes": ("AssumptionWarning",),
     "layers.activations": (
         "ELU",
         "SELU",
@@ -46,14 +57,18 @@ _PUBLIC = {
         "Linear",
         "PlacedLayer",
     ),
-    "layers.incidence": ("Incidence",),
+    "layers.incidence": (
+        "Incidence",
+        "incidence",
+    ),
+    "equations.stacking": ("stack",),
     "equations.systems": (
         "LinearSystem",
         "bias_equations",
         "gradient_equations",
-        "stack",
         "weight_equations",
     ),
+    "numerics.null_space": ("NullSpace",),
     "equations.constraint_graph": (
         "components",
         "constraint_graph",
@@ -101,6 +116,7 @@ _PUBLIC = {
     ),
     "recursion.result": (
         "LayerSolution",
+        "PixelBounds",
         "Reconstruction",
         "Status",
     ),
@@ -111,10 +127,7 @@ _PUBLIC = {
         "IndistinguishabilitySet",
         "indistinguishable",
     ),
-    "proofs.observer": (
-        "FirstLayer",
-        "PixelBounds",
-    ),
+    "proofs.observer": ("FirstLayer",),
     "proofs.first_layer_equations": ("first_layer_equations",),
     "proofs.exact": (
         "ExactCertificate",
@@ -140,6 +153,7 @@ _PUBLIC = {
         "BoundedRank",
         "bounded_rank",
     ),
+    "theory.rank_against_filters": ("rank_against_filters",),
     "theory.minimum_filters": (
         "FilterCount",
         "MinimumFilters",
@@ -152,13 +166,18 @@ _PUBLIC = {
     ),
 }
 _SUBMODULES = {
-    "incidence": "layers.incidence",  # its function has the module's name and lives there: ca.incidence.incidence
     "plotting": "plotting",
     "samples": "experiments.samples",
     "symbolic": "symbolic",
     "zoo": "networks.zoo",
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+
+# What may stand for a network, and who makes one of it; of the rooms that check arguments none may know.
+_makers["NetworkLike"] = {
+    "builtins.str": "networks.zoo:network",
+    "torch.nn.modules.module.Module": "pytorch.whole_models:network_of",
+}
 
 __version__ = "0.1.0"
 __all__ = sorted([*_MODULE_OF, *_SUBMODULES])  # noqa: PLE0605 -- one table serves both the lazy loading and this list
@@ -167,12 +186,17 @@ __all__ = sorted([*_MODULE_OF, *_SUBMODULES])  # noqa: PLE0605 -- one table serv
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return import_module(f"constraint_algebra.{_SUBMODULES[name]}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'constraint_algebra' has no attribute {name!r}")
-    value = getattr(import_module(f"constraint_algebra.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    if name in _MODULE_OF:
+        value = getattr(import_module(f"constraint_algebra.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    message = f"module 'constraint_algebra' has no attribute {name!r}"
+    if name.startswith("_"):  # Python's own questions, such as for __path__
+        raise AttributeError(message)
+    advice = _layer_advice(name)
+    hint = f"; {advice}" if advice else f"; {near}" if (near := _nearest(name, __all__)) else ""
+    raise _UnknownAttributeError(f"{message}{hint}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"]

@@ -1,26 +1,33 @@
 """Parameters and gradients on disk: `.npz` without pickle, and safetensors; PyTorch files for reading.
 
-Opening a file never executes anything in it. A file is written under another name first and then moved into place, so
-that an interruption leaves either the old file or the new one.
+Opening a file never executes anything in it, and what an archive says that it unpacks to is looked at before a byte of
+it is unpacked. Writing is that of `files`: an interruption leaves either the old file or the new one.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import secrets
+import math
+import stat
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from constraint_algebra import memory
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import Arrays
-from constraint_algebra.errors import MissingPackageError, OutputExistsError, StorageError
+from constraint_algebra.errors import MemoryLimitError, MissingPackageError, StorageError
+from constraint_algebra.files.names import is_file, is_folder, leads_somewhere
+from constraint_algebra.files.space import check_file, refuse_file
+from constraint_algebra.files.writing import write
 
 # The entry of an .npz that holds the metadata and the names of the arrays that are bfloat16, which NumPy's format
 # does not know; those are stored as their bits, uint16.
@@ -41,10 +48,15 @@ _SAFETENSORS_DTYPES = {
     "BOOL": "bool",
 }
 # What a damaged archive makes of zipfile, NumPy and json.
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, zlib.error, RuntimeError)
+_DAMAGE = (
+    *(ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RuntimeError, ArithmeticError, SyntaxError),
+    *(zlib.error, struct.error, tokenize.TokenError, MemoryError),
+)
+MOST_COPIES = 2.0  # of what a file holds: the bytes that were read, and the arrays
 _WRITABLE, _READABLE = (".npz", ".safetensors"), (".npz", ".safetensors", ".pt", ".pth")
 
 
+@checked
 def save(
     path: str | Path,
     arrays: Mapping[str, ArrayLike],
@@ -63,23 +75,51 @@ def save(
         overwrite: whether a file that is already there may be replaced.
 
     Raises:
-        OutputExistsError: the file is there and `overwrite` is false.
-        StorageError: the suffix is unknown, the folder is missing, an array holds no numbers, or the disk refuses.
+        OutputExistsError: the file is there, or a link of its name, and `overwrite` is false.
+        StorageError: the suffix is unknown, the folder is missing, an array holds no numbers or has a name that no
+            archive can hold, or the disk refuses.
         MissingPackageError: safetensors is not installed.
     """
     path = Path(path)
+    _suffix(path, _WRITABLE)
+    refuse_file(path, overwrite=overwrite)
+    write(path, to_bytes(path, arrays, metadata=metadata), overwrite=overwrite)
+    return path
+
+
+def check_target(path: Path, *, overwrite: bool = False, needed: int = 0) -> None:
+    """Refuse, before any work, a file that `save` could not write after it.
+
+    Args:
+        path: the file.
+        overwrite: whether it may replace one that is there.
+        needed: bytes that it is expected to take.
+
+    Raises:
+        OutputExistsError: something is there and `overwrite` is false.
+        StorageError: the suffix is unknown, or the folder takes no new file or has no room.
+    """
+    _suffix(path, _WRITABLE)
+    check_file(path, overwrite=overwrite, needed=needed)
+
+
+def to_bytes(path: Path, arrays: Mapping[str, ArrayLike], *, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return what `save` would write, in the format of a file's suffix.
+
+    Raises:
+        StorageError, MissingPackageError: as `save`.
+    """
     suffix = _suffix(path, _WRITABLE)
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} is already there; pass overwrite=True to replace it, or choose another name")
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for pair in texts.items() for text in pair):
         raise StorageError(f"{path}: metadata must be strings by name, got {texts}; use str() or json.dumps()")
     numbers = {name: _numbers(path, name, array) for name, array in arrays.items()}
-    content = _npz_bytes(numbers, texts) if suffix == ".npz" else _safetensors_bytes(numbers, texts)
-    _replace(path, content)
-    return path
+    for name in numbers:
+        _check_name(path, name)
+    return _npz_bytes(numbers, texts) if suffix == ".npz" else _safetensors_bytes(numbers, texts)
 
 
+@checked
 def load(path: str | Path) -> Arrays:
     """Return the arrays of a `.npz`, `.safetensors`, `.pt` or `.pth` file by name.
 
@@ -91,7 +131,8 @@ def load(path: str | Path) -> Arrays:
     suffix = _suffix(path, _READABLE)
     if suffix in {".pt", ".pth"}:
         _exists(path)
-        from constraint_algebra.pytorch.gradients import load_torch_file
+        _check_torch(path)
+        from constraint_algebra.pytorch.tensors import load_torch_file
 
         return load_torch_file(path)
     return _read(path)[0]
@@ -118,9 +159,10 @@ def _suffix(path: Path, known: tuple[str, ...]) -> str:
 
 
 def _exists(path: Path) -> None:
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise StorageError(f"{path} {what}; give the path of a file")
+    if not is_file(path):
+        other = "is a device or a pipe" if leads_somewhere(path) else "does not exist"
+        raise StorageError(f"{path} {'is a folder' if is_folder(path) else other}; give the path of a file")
+    _check_size(path, path.stat().st_size, "has")
 
 
 def _numbers(path: Path, name: str, values: ArrayLike) -> NDArray[Any]:
@@ -132,20 +174,13 @@ def _numbers(path: Path, name: str, values: ArrayLike) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    if not path.parent.is_dir():
-        raise StorageError(f"{path}: folder {path.parent} does not exist; create it first")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written ({error}); check the folder, its rights and the space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _check_name(path: Path, name: str) -> None:
+    """Refuse a name that is cut off at a zero byte, or that would lead out of a folder where somebody unpacks it."""
+    parts = name.replace("\\", "/").split("/")
+    if "\0" in name or ".." in parts or not parts[0] or ":" in parts[0]:
+        raise StorageError(
+            f"{path}: {name!r} is no name of an array, as it could lead outside of the archive; rename it"
+        )
 
 
 def _npz_bytes(arrays: Arrays, metadata: dict[str, str]) -> bytes:
@@ -163,6 +198,16 @@ def _npz_bytes(arrays: Arrays, metadata: dict[str, str]) -> bytes:
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, member.getvalue())
     return buffer.getvalue()
+
+
+def _check_torch(path: Path) -> None:
+    """Refuse a PyTorch file, an archive as well, that unpacks to more than is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, *_DAMAGE):
+        return  # of the older format, or damaged: PyTorch says so
+    _check_size(path, sum(entry.file_size for entry in entries), "unpacks to")
 
 
 def _safetensors_bytes(arrays: Arrays, metadata: dict[str, str]) -> bytes:
@@ -194,17 +239,16 @@ def _read_npz(path: Path, content: bytes) -> tuple[Arrays, dict[str, str]]:
     arrays: Arrays = {}
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for entry in archive.namelist():
-                if not entry.endswith(".npy"):
-                    raise StorageError(
-                        f"{path}: entry {entry!r} is no array; write the file with save() or numpy.savez"
-                    )
-                member = io.BytesIO(archive.read(entry))
-                arrays[entry.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+            _check_entries(path, archive)
+            for entry in archive.infolist():
+                with archive.open(entry) as stream:
+                    arrays[entry.filename.removesuffix(".npy")] = _array(stream, entry.file_size)
         header = json.loads(arrays.pop(_HEADER, np.frombuffer(b"{}", np.uint8)).tobytes())
         for name in header.get("bfloat16", []):
+            if arrays[name].dtype != np.uint16:
+                raise ValueError(f"{name!r} is said to be bfloat16 and has dtype {arrays[name].dtype}")
             arrays[name] = arrays[name].view(_bfloat16())
-        return arrays, dict(header.get("metadata", {}))
+        metadata = {str(name): str(text) for name, text in header.get("metadata", {}).items()}
     except zipfile.BadZipFile as error:
         raise StorageError(f"{path} is no .npz file, or is cut off ({error}); write it again") from error
     except _DAMAGE as error:
@@ -213,6 +257,44 @@ def _read_npz(path: Path, content: bytes) -> tuple[Arrays, dict[str, str]]:
                 f"{path} holds Python objects, which could execute code and are refused; save arrays of numbers"
             ) from error
         raise StorageError(f"{path} is damaged, or no .npz file of arrays ({error}); write it again") from error
+    return arrays, metadata
+
+
+def _check_entries(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse an archive by its table of contents: nothing is unpacked yet."""
+    entries = archive.infolist()
+    names = [entry.orig_filename for entry in entries]
+    for entry, name in zip(entries, names, strict=True):
+        if not name.endswith(".npy") or stat.S_ISLNK(entry.external_attr >> 16):
+            raise StorageError(f"{path}: entry {name!r} is no array; write the file with save() or numpy.savez")
+        _check_name(path, name)
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise StorageError(f"{path} holds {twice!r} twice, and which one counts is not known; write it again")
+    _check_size(path, sum(entry.file_size for entry in entries), "unpacks to")
+
+
+def _check_size(path: Path, size: int, has: str) -> None:
+    try:
+        memory.demand("it", MOST_COPIES * size, "split it")
+    except MemoryLimitError as error:
+        raise StorageError(f"{path} {has} {size:,} bytes: {error}") from error
+
+
+def _array(stream: IO[bytes], size: int) -> NDArray[Any]:
+    """Return the array of an entry of so many bytes, once its header declares no more than that."""
+    version = np.lib.format.read_magic(stream)
+    if version not in {(1, 0), (2, 0), (3, 0)}:
+        raise ValueError(f"format {version} is not known")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    declared, rest = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if min(shape, default=0) < 0 or declared != rest:
+        raise ValueError(f"an array of shape {shape} and dtype {dtype} has {declared:,} bytes, and there are {rest:,}")
+    values = np.frombuffer(stream.read(rest), dtype) if declared else np.empty(math.prod(shape), dtype)
+    return values.reshape(shape, order="F" if fortran else "C").copy(order="F" if fortran else "C")
 
 
 def _read_safetensors(path: Path, content: bytes) -> tuple[Arrays, dict[str, str]]:

@@ -3,33 +3,12 @@
 python -m figures NAME|gallery|all [--results-dir DIR] [--out-dir DIR]
 """
 
-from __future__ import annotations
-
-import sys
-from typing import Annotated
-
-import typer
-
-from analysis.screen import say
-from analysis.studies import COMMITTED
-from constraint_algebra.errors import ConstraintAlgebraError
-from figures.command import GALLERY, NAMES, OUT, OutDir, ResultsDir, draw_all, draw_gallery
-
-
-def main(
-    name: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}, {GALLERY}, or all.")],
-    results_dir: ResultsDir = COMMITTED,
-    out_dir: OutDir = OUT,
-) -> None:
-    """Draw a figure from the results of its study, as PNG and PDF; or the gallery, into a folder of its own."""
-    try:
-        draw_all({"all": NAMES, GALLERY: ()}.get(name, (name,)), results_dir, out_dir)
-        if name in {"all", GALLERY}:
-            draw_gallery(out_dir)
-    except ConstraintAlgebraError as error:
-        say(f"error: {error}")
-        sys.exit(2)
-
+from constraint_algebra.commands.exits import end_on_termination, outcomes
 
 if __name__ == "__main__":
-    typer.run(main)
+    with outcomes():
+        end_on_termination()
+        from constraint_algebra.commands.terminal import run_alone
+        from figures.command import main
+
+        run_alone(main)

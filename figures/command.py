@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from analysis.screen import say
 from analysis.studies import COMMITTED
+from constraint_algebra.commands.terminal import run_alone
 from constraint_algebra.errors import StorageError, UnknownNameError
 from figures.save import save
 from figures.style import style
@@ -79,4 +80,15 @@ def run(name: str) -> None:
         draw_all((name,), results_dir, out_dir)
 
     command.__doc__ = import_module(f"figures.{name}").__doc__
-    typer.run(command)
+    run_alone(command)
+
+
+def main(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}, {GALLERY}, or all.")],
+    results_dir: ResultsDir = COMMITTED,
+    out_dir: OutDir = OUT,
+) -> None:
+    """Draw a figure from the results of its study, as PNG and PDF; or the gallery, into a folder of its own."""
+    draw_all({"all": NAMES, GALLERY: ()}.get(name, (name,)), results_dir, out_dir)
+    if name in {"all", GALLERY}:
+        draw_gallery(out_dir)

@@ -16,7 +16,10 @@ from matplotlib.figure import Figure
 
 import constraint_algebra as ca
 from constraint_algebra import plotting
+from constraint_algebra.files.space import make
+from constraint_algebra.files.writing import write
 from constraint_algebra.ranks.polyphase import polyphase_law
+from figures.save import drawn
 
 OUT = Path(__file__).parent / "gallery"
 
@@ -130,10 +133,10 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
 
 def main(out: Path = OUT) -> None:
     """Draw them all into a folder."""
-    out.mkdir(parents=True, exist_ok=True)
+    make(out)
     for name, drawing in DRAWINGS.items():
         with plotting.style():
-            drawing().savefig(out / f"{name}.png", dpi=100, metadata={"Software": None})
+            write(out / f"{name}.png", drawn(drawing(), "png", dpi=100, metadata={"Software": None}))
 
 
 if __name__ == "__main__":

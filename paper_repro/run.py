@@ -9,7 +9,6 @@ The whole takes about 45 minutes on two cores, `--quick` some minutes. Interrupt
 from __future__ import annotations
 
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,9 @@ import typer
 from matplotlib.figure import Figure
 
 from analysis.runner import run_study
+from constraint_algebra.commands.terminal import run_alone
+from constraint_algebra.files.space import folder_within
+from constraint_algebra.files.writing import write
 from figures.save import save
 from paper_repro import claims, constraints, plan, study, tables
 from paper_repro.benchmarks import measure
@@ -28,10 +30,11 @@ from paper_repro.report import report
 OUT, QUICK_OUT = Path("out/repro"), Path("out/repro-quick")
 
 
-def do_runs(out: Path, *, quick: bool, processes: int) -> pd.DataFrame:
-    """Do the runs that `out/runs.csv` does not hold yet; return all of the study."""
+def do_runs(out: Path, *, quick: bool, processes: int, restart: bool = False) -> pd.DataFrame:
+    """Do the runs that `out/runs.csv` does not hold yet, or all with `restart`; return all of the study."""
     limit = plan.QUICK_LIMIT if quick else plan.LIMIT
-    judge = partial(study.judge, limit=limit, pictures=out / "reconstructions")
+    pictures = out / "reconstructions"
+    judge = partial(study.judge, limit=limit, pictures=pictures)
     rows = run_study(
         plan.runs(quick=quick),
         out / "runs.csv",
@@ -40,6 +43,8 @@ def do_runs(out: Path, *, quick: bool, processes: int) -> pd.DataFrame:
         processes=processes,
         what="runs",
         constant=measure.provenance(),
+        restart=restart,
+        also=(pictures,),
     )
     errors = rows.get("error", pd.Series(index=rows.index, dtype=object))
     for row in rows[errors.notna()].to_dict("records"):
@@ -72,7 +77,6 @@ def write_tables(evidence: claims.Evidence, folder: Path) -> None:
 
 def write_figures(evidence: claims.Evidence, pictures: Path, folder: Path) -> None:
     """Draw all figures, PNG and PDF."""
-    folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, Figure] = {
         "figure1_architectures": architectures.draw(),
         "figure2_dlg": reconstructions.figure_2(evidence.runs, pictures),
@@ -80,7 +84,7 @@ def write_figures(evidence: claims.Evidence, pictures: Path, folder: Path) -> No
         "claim2_constraint_kinds": constraint_kinds.draw(evidence.informed),
     }
     for name, figure in drawn.items():
-        save(figure, folder / name)
+        save(figure, folder_within(folder.parent, folder.name) / name)
 
 
 def main(
@@ -93,18 +97,15 @@ def main(
 ) -> None:
     """Run every method on its networks and images, then write tables, figures and the report."""
     folder = out or (QUICK_OUT if quick else OUT)
-    if restart:
-        (folder / "runs.csv").unlink(missing_ok=True)
-        shutil.rmtree(folder / "reconstructions", ignore_errors=True)
-    evidence = evidence_of(do_runs(folder, quick=quick, processes=processes))
+    evidence = evidence_of(do_runs(folder, quick=quick, processes=processes, restart=restart))
     write_tables(evidence, folder / "tables")
     write_figures(evidence, folder / "reconstructions", folder / "figures")
     entries = claims.load()
-    (folder / "REPORT.md").write_text(report(entries, evidence, quick=quick), encoding="utf-8")
+    write(folder / "REPORT.md", report(entries, evidence, quick=quick).encode())
     verdicts = pd.DataFrame([{"entry": e["id"], "verdict": claims.judged(e, evidence).verdict.value} for e in entries])
     measure.show(verdicts, "Claims and stored figures")
     measure.say(f"{len(evidence.runs)} runs, tables, figures and REPORT.md in {folder}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_alone(main)

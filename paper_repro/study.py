@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,6 +17,8 @@ from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ConstraintAlgebraError
 from constraint_algebra.experiments import metrics
 from constraint_algebra.experiments.capture import Capture
+from constraint_algebra.files.space import folder_within
+from constraint_algebra.files.writing import write
 from paper_repro.baselines import BaselineResult, Outcome
 from paper_repro.baselines.ambiguity import likeliest
 from paper_repro.benchmarks.memory import with_peak_memory
@@ -81,11 +84,11 @@ def step_of(run: Run) -> Capture:
 
 def by_library(step: Capture) -> Found:
     """Reconstruct with the library; among several inputs with the same gradient the likeliest counts."""
-    result = ca.reconstruct(step.network, step.parameters, step.gradients, loss=step.loss)
+    result = ca.reconstruct(step.network, step.parameters, step.gradients, loss=step.loss, batch=1)
     candidates = [result, *result.alternatives]
-    best = candidates[likeliest([c.input for c in candidates])] if np.isfinite(result.input).all() else result
-    reason = "" if np.isfinite(best.input).all() and result.determined.all() else result.conclusion
-    return Found(best.input, result.status.name, reason, int(result.determined.sum()), len(candidates) - 1)
+    best = candidates[likeliest([c.guess for c in candidates])] if np.isfinite(result.guess).all() else result
+    reason = "" if np.isfinite(best.guess).all() and result.determined.all() else result.conclusion
+    return Found(best.guess, result.status.name, reason, int(result.determined.sum()), len(candidates) - 1)
 
 
 def by_baseline(method: Callable[..., BaselineResult], step: Capture, *, seed: int, limit: float) -> Found:
@@ -182,5 +185,6 @@ def save_picture(image: FloatArray, path: Path) -> None:
 
     from constraint_algebra.plotting import pixels
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels(image)).save(path)
+    stream = io.BytesIO()
+    Image.fromarray(pixels(image)).save(stream, format="PNG")
+    write(folder_within(path.parent.parent, path.parent.name) / path.name, stream.getvalue())

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from constraint_algebra.files.space import folder_within
+from constraint_algebra.files.writing import write as write_file
 from paper_repro.plan import CELL, METHODS, OURS
 from paper_repro.study import BROKEN, IMPOSSIBLE
 
@@ -133,12 +135,16 @@ def rivals(cells: pd.DataFrame) -> pd.DataFrame:
 
 def write(table: pd.DataFrame, folder: Path, name: str, caption: str, *, shown: pd.DataFrame | None = None) -> None:
     """Write a table as CSV, and the version to be read (by default the same) as Markdown and LaTeX with a caption."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False)
     readable = table if shown is None else shown
-    (folder / f"{name}.md").write_text(f"{caption}\n\n{markdown(readable)}\n", encoding="utf-8")
     tex = [r"\begin{table}", rf"\caption{{{_escaped(caption)}}}", latex(readable), r"\end{table}"]
-    (folder / f"{name}.tex").write_text("\n".join(tex) + "\n", encoding="utf-8")
+    texts = {
+        "csv": table.to_csv(index=False),
+        "md": f"{caption}\n\n{markdown(readable)}\n",
+        "tex": "\n".join(tex) + "\n",
+    }
+    place = folder_within(folder.parent, folder.name)
+    for suffix, text in texts.items():
+        write_file(place / f"{name}.{suffix}", text.encode())
 
 
 def markdown(table: pd.DataFrame) -> str:

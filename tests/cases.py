@@ -39,7 +39,13 @@ class Geometry:
     @property
     def layer(self) -> PlacedLayer:
         conv = CONV[self.axes](
-            self.filters, self.kernel, self.stride, self.padding, self.dilation, self.groups, self.bias
+            self.filters,
+            self.kernel,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            bias=self.bias,
         )
         return conv.place(self.input_shape)
 

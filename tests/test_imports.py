@@ -59,7 +59,7 @@ def loaded_by(code: str) -> set[str]:
 THEORY = """
 import constraint_algebra as ca
 net = ca.Network((3, 8, 8), [ca.Conv2d(4, 3, padding=1), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(10)])
-repr(net), repr(ca.weight_equations(net[0])), ca.gradient_equations(net[0]).matrix
+repr(net), repr(ca.weight_equations(net[0])), ca.gradient_equations(net[0]).pattern
 """
 
 

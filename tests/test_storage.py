@@ -151,18 +151,19 @@ SAVE_REFUSED = {
     "no suffix": ("a", {"x": np.ones(2)}, {}, "got 'none'"),
     "PyTorch's": ("a.pt", {"x": np.ones(2)}, {}, "got '.pt'"),
     "no folder": ("deep/a.npz", {"x": np.ones(2)}, {}, "create it"),
-    "objects": ("a.npz", {"x": np.array([None])}, {}, "'x' has dtype object"),
-    "strings": ("a.npz", {"x": np.array(["a"])}, {}, "only real numbers"),
+    "objects": ("a.npz", {"x": np.array([None])}, {}, r"arrays\['x'\] must be an array of numbers, .* object"),
+    "strings": ("a.npz", {"x": np.array(["a"])}, {}, r"arrays\['x'\] must be an array of numbers"),
     "complex": ("a.safetensors", {"x": np.array([1j])}, {}, "complex128"),
     "long doubles": ("a.npz", {"x": np.ones(2, np.longdouble)}, {}, "use float64"),
-    "metadata": ("a.npz", {"x": np.ones(2)}, {"seed": 1}, "must be strings"),
+    "metadata": ("a.npz", {"x": np.ones(2)}, {"seed": 1}, r"metadata\['seed'\] must be a string, got 1"),
 }
 
 
 @pytest.mark.parametrize("case", SAVE_REFUSED)
 def test_what_cannot_be_saved(case, tmp_path) -> None:
     name, arrays, metadata, words = SAVE_REFUSED[case]
-    with pytest.raises(ca.StorageError, match=words):
+    wrong_kind = case in {"objects", "strings", "complex", "metadata"}
+    with pytest.raises(ca.ArgumentError if wrong_kind else ca.StorageError, match=words):
         save(tmp_path / name, arrays, metadata=metadata)
     assert not list(tmp_path.iterdir())
 

@@ -53,11 +53,13 @@ def random_case(seed: int) -> Case:
     kernel, stride = int(rng.integers(2, 4)), int(rng.integers(1, 3))
     pick = lambda: ACTIVATIONS[int(rng.integers(len(ACTIVATIONS)))]  # noqa: E731
     layers: list = [
-        ca.Conv2d(groups * int(rng.integers(1, 4)), kernel, stride, int(rng.integers(0, 2)), groups=groups),
+        ca.Conv2d(
+            groups * int(rng.integers(1, 4)), kernel, stride=stride, padding=int(rng.integers(0, 2)), groups=groups
+        ),
         pick(),
     ]
     if rng.random() < 0.5:
-        layers += [ca.Conv2d(int(rng.integers(2, 6)), 2, 1, 1), pick()]
+        layers += [ca.Conv2d(int(rng.integers(2, 6)), 2, stride=1, padding=1), pick()]
     image = rng.random((channels, height, width))
     image = np.where(rng.random(image.shape) < 0.1, np.round(image), image)
     network = ca.Network(image.shape, [*layers, ca.Flatten(), ca.Linear(4)])

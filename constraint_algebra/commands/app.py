@@ -1,25 +1,26 @@
 """The command line: capture a gradient, reconstruct the image, look at what comes with the library.
 
-Exit codes: 0 done, 1 the gradient does not determine everything, 2 bad input.
+Exit codes: see `exits`.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from constraint_algebra import __version__
 from constraint_algebra.commands import theory
-from constraint_algebra.commands.terminal import refusals, say
+from constraint_algebra.commands.exits import DONE, MEANING, NOT_ALL
+from constraint_algebra.commands.terminal import Group, PlainConsole, bars, say
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.notes import collected
 
 if TYPE_CHECKING:
     from constraint_algebra.experiments.capture import Capture
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="constraint-algebra",
+    cls=Group,
     help="What the gradient of one training step determines of its input: capture it, reconstruct, judge.",
+    epilog=MEANING,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -70,7 +73,7 @@ OptionalImage = Annotated[
     typer.Option("--image", "-i", help=f"{IMAGE} With --gradients: the true image, only to judge the result."),
 ]
 DtypeOption = Annotated[Dtype, typer.Option(help="Type of parameters and gradients; it sets the noise floor.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the random weights.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Seed of the random weights.")]
 InitOption = Annotated[
     Init | None,
     typer.Option(
@@ -124,6 +127,9 @@ def reconstruct(
     label: Label = None,
     loss: LossOption = None,
     input_shape: InputShape = None,
+    batch: Annotated[
+        int | None, typer.Option(help="With --gradients: 1 if it is known that the gradient is that of one sample.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("out"),
     force: Force = False,
 ) -> None:
@@ -135,21 +141,21 @@ def reconstruct(
 
     Exit code 0: the input is determined. 1: not, or not all of it. 2: bad input.
     """
-    with refusals():
-        from constraint_algebra.experiments import results
+    from constraint_algebra.experiments import results
 
-        if gradients is None and (model is None or image is None):
-            raise typer.BadParameter("give --model and --image to capture a gradient, or --gradients FILE")
-        if gradients is None and (loss is Loss.other or parameters is not None):
-            raise typer.BadParameter("--loss other and --parameters go with --gradients")
-        results.refuse_existing(out, overwrite=force)
+    if gradients is None and (model is None or image is None):
+        raise typer.BadParameter("give --model and --image to capture a gradient, or --gradients FILE")
+    if gradients is None and (loss is Loss.other or parameters is not None or batch is not None):
+        raise typer.BadParameter("--loss other, --parameters and --batch go with --gradients")
+    with results.folder(out, overwrite=force) as place:
         recipe = None if model is None else _recipe(model, seed, init, dtype, input_shape)
-        captured = _capture(recipe, image, gradients, parameters, label, loss)
+        captured = _capture(recipe, image, gradients, parameters, label, loss, batch)
         result, seconds = _solve(captured)
         values = results.figures(captured, result, cpu_seconds=seconds)
-        paths = results.write(out, captured, result, values)
-        _report(result, values, paths)
-    raise typer.Exit(0 if values["status"] == "determined" else 1)
+        paths = results.write(place, captured, result, values)
+    _say_notes(captured)
+    _report(result, values, paths)
+    raise typer.Exit(DONE if values["status"] == "determined" else NOT_ALL)
 
 
 @app.command()
@@ -170,20 +176,19 @@ def capture(
     The file holds the arrays parameters/NAME and gradients/NAME, and neither image nor label: what an observer of the
     step sees. Give it to reconstruct --gradients.
     """
-    with refusals():
-        from constraint_algebra.errors import OutputExistsError
-        from constraint_algebra.experiments.capture import from_image
+    from constraint_algebra.experiments.capture import from_image
+    from constraint_algebra.storage import check_target
 
-        if loss is Loss.other:
-            raise typer.BadParameter("a gradient is captured with --loss cross_entropy or --loss logistic")
-        if out.exists() and not force:
-            raise OutputExistsError(f"{out} exists; pass --force to replace it, or name another file with --out")
-        recipe = _recipe(model, seed, init, dtype, input_shape)
-        captured = from_image(recipe, image, label=label, loss=loss)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        captured.save(out, overwrite=force)
-        count = sum(a.size for a in captured.gradients.values())
-        say(f"{count:,} gradient values in {dtype.value} and as many parameters in {out}")
+    if loss is Loss.other:
+        raise typer.BadParameter("a gradient is captured with --loss cross_entropy or --loss logistic")
+    check_target(out, overwrite=force)
+    recipe = _recipe(model, seed, init, dtype, input_shape)
+    captured = from_image(recipe, image, label=label, loss=_value(loss))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    captured.save(out, overwrite=force)
+    _say_notes(captured)
+    count = sum(a.size for a in captured.gradients.values())
+    say(f"{count:,} gradient values in {dtype.value} and as many parameters in {out}")
 
 
 @app.command()
@@ -192,7 +197,12 @@ def certify(
     image: Image,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the certificate.")] = Path("out"),
     delta: Annotated[float, typer.Option(help="Smallest change of a value that counts.")] = 1e-3,
-    time_limit: Annotated[float, typer.Option(min=0, help="Seconds for the search of twins.")] = 600.0,
+    time_limit: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds after which nothing new is begun; the certificate says what was not looked at."
+        ),
+    ] = 600.0,
     seed: Seed = 0,
     init: InitOption = None,
     label: Label = None,
@@ -207,20 +217,21 @@ def certify(
 
     Exit code 0: every value is fixed. 1: not every one. 2: bad input.
     """
-    with refusals():
-        from constraint_algebra.experiments.capture import from_image
-        from constraint_algebra.proofs.certificate import refuse_existing
-        from constraint_algebra.proofs.certify import certify as prove
+    from constraint_algebra.experiments.capture import from_image
+    from constraint_algebra.files.result_folder import ResultFolder
+    from constraint_algebra.proofs.certificate import FILES
+    from constraint_algebra.proofs.certify import certify as prove
 
-        if loss is Loss.other:
-            raise typer.BadParameter("a certificate needs --loss cross_entropy or --loss logistic")
-        refuse_existing(out, overwrite=force)
+    if loss is Loss.other:
+        raise typer.BadParameter("a certificate needs --loss cross_entropy or --loss logistic")
+    with ResultFolder(out, FILES, overwrite=force) as place:
         recipe = _recipe(model, seed, init, Dtype.float64, input_shape)
-        captured = from_image(recipe, image, label=label, loss=loss)
+        captured = from_image(recipe, image, label=label, loss=_value(loss))
         assert captured.truth is not None
         assert captured.loss is not None
-        with _bars() as bars:
-            bar = bars.add_task("certify", total=captured.truth.size)
+        _say_notes(captured)
+        with bars() as shown, collected():  # the notes of reading the model again
+            bar = shown.add_task("certify", total=captured.truth.size)
             found = prove(
                 recipe.build().model,
                 captured.truth,
@@ -229,46 +240,48 @@ def certify(
                 delta=delta,
                 time_limit=time_limit,
                 seed=seed,
-                progress=lambda done, total, doing: bars.update(bar, completed=done, total=total, description=doing),
+                progress=lambda done, total, doing: shown.update(bar, completed=done, total=total, description=doing),
             )
-        paths = found.save(out, overwrite=force)
-        say(repr(found))
-        for path in paths:
-            say(str(path))
-    raise typer.Exit(0 if found.fixed.all() else 1)
+        paths = place.write(found.contents(), result=found)
+    say(repr(found))
+    for path in paths:
+        say(str(path))
+    raise typer.Exit(DONE if found.fixed.all() else NOT_ALL)
 
 
 @app.command()
 def zoo() -> None:
     """List the networks that come with the library."""
-    with refusals():
-        from constraint_algebra.networks import zoo as networks
-        from constraint_algebra.networks.network import shape_text
+    from constraint_algebra.networks import zoo as networks
+    from constraint_algebra.networks.network import shape_text
 
-        table = Table("name", "input", "parameters", "loss", "paper", box=box.SIMPLE)
-        for name in networks.names():
-            entry, network = networks.entry(name), networks.network(name)
-            table.add_row(
-                name, shape_text(network.input_shape), f"{network.parameter_count:,}", entry.loss, entry.paper
-            )
-        Console().print(table)
+    table = Table("name", "input", "parameters", "loss", "paper", box=box.SIMPLE)
+    for name in networks.names():
+        entry, network = networks.entry(name), networks.network(name)
+        table.add_row(name, shape_text(network.input_shape), f"{network.parameter_count:,}", entry.loss, entry.paper)
+    PlainConsole().print(table)
 
 
 @app.command()
 def samples() -> None:
     """List the images that come with the library."""
-    with refusals():
-        from constraint_algebra.experiments import samples as pictures
+    from constraint_algebra.experiments import samples as pictures
 
-        for name in pictures.names():
-            say(name)
+    for name in pictures.names():
+        say(name)
 
 
 def _recipe(model: str, seed: int, init: Init | None, dtype: Dtype, input_shape: str | None) -> Recipe:
     from constraint_algebra.experiments.capture import parse_shape
     from constraint_algebra.experiments.recipe import Recipe
 
-    return Recipe(model, seed, init, dtype.value, None if input_shape is None else parse_shape(input_shape))
+    shape = None if input_shape is None else parse_shape(input_shape)
+    return Recipe(model, seed, None if init is None else init.value, dtype.value, shape)
+
+
+def _value(loss: Loss | None) -> str | None:
+    """Return the name of a loss: an enumeration would show as one in messages."""
+    return None if loss is None else loss.value
 
 
 def _capture(
@@ -278,31 +291,27 @@ def _capture(
     parameters: Path | None,
     label: int | None,
     loss: Loss | None,
+    batch: int | None,
 ) -> Capture:
     from constraint_algebra.experiments.capture import from_file, from_image
 
     if gradients is not None:
-        return from_file(gradients, recipe, parameters=parameters, loss=loss, image=image)
+        captured = from_file(gradients, recipe, parameters=parameters, loss=_value(loss), image=image)
+        return replace(captured, batch=batch)
     if recipe is None or image is None:
         raise ShapeError("a model and an image are needed")
-    return from_image(recipe, image, label=label, loss=loss)
-
-
-def _bars() -> Progress:
-    """Return a progress bar on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return from_image(recipe, image, label=label, loss=_value(loss))
 
 
 def _solve(captured: Capture) -> tuple[Reconstruction, float]:
     """Reconstruct with a progress bar on stderr; return the result and the CPU time of the solution alone."""
     from constraint_algebra.recursion.backsubstitution import reconstruct as solve
 
-    with _bars() as bars:
-        bar = bars.add_task("head", total=len(captured.network.bilinear))
+    with bars() as shown:
+        bar = shown.add_task("head", total=len(captured.network.bilinear))
 
         def progress(done: int, total: int, name: str) -> None:
-            bars.update(bar, completed=done, total=total, description=f"layer {name}")
+            shown.update(bar, completed=done, total=total, description=f"layer {name}")
 
         start = time.process_time()
         result = solve(
@@ -310,10 +319,17 @@ def _solve(captured: Capture) -> tuple[Reconstruction, float]:
             captured.parameters,
             captured.gradients,
             loss=captured.loss,
+            batch=captured.batch,
             seed=captured.seed,
             progress=progress,
         )
         return result, time.process_time() - start
+
+
+def _say_notes(captured: Capture) -> None:
+    """Say what was done to the picture, and how the model was read."""
+    for text in captured.notes:
+        typer.echo(f"note: {text}", err=True)
 
 
 def _report(result: Reconstruction, values: dict[str, Any], paths: list[Path]) -> None:
@@ -337,7 +353,7 @@ def _report(result: Reconstruction, values: dict[str, Any], paths: list[Path]) -
         counts = (f"{n:,}" for n in (layer.unknowns, layer.weight_rows, layer.gradient_rows))
         tail = (f"{layer.determined:,}", f"{layer.condition:.1e}", f"{layer.residual:.1e}")
         table.add_row(layer.name, layer.kind, *counts, rank, *tail)
-    Console().print(table)
+    PlainConsole().print(table)
     say(result.conclusion)
     if values["mse"] is not None:
         decibels = "exact" if values["psnr"] is None else f"{values['psnr']:.1f} dB"

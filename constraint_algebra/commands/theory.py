@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from constraint_algebra.commands.terminal import refusals, say
+from constraint_algebra.commands.exits import DONE, NOT_ALL, complain
+from constraint_algebra.commands.terminal import say
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.notes import collected
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,9 @@ Model = Annotated[
 ]
 InputShape = Annotated[str | None, typer.Option(help="Shape of one sample, such as 3x32x32; an nn.Module needs it.")]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How to print the result.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the fraction of active outputs and of random residues.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**64 - 1, help="Seed of the fraction of active outputs and of random residues.")
+]
 
 
 @app.command()
@@ -54,22 +58,21 @@ def feasibility(
 
     Exit code 0: the input is determined. 1: not, not all of it, or undecided. 2: bad input.
     """
-    with refusals():
-        from constraint_algebra.theory import feasibility
+    from constraint_algebra.theory import feasibility
 
-        report = feasibility.feasibility(_network(model, input_shape), activity=activity, seed=seed)
-        about = {
-            "model": model,
-            "verdict": report.verdict,
-            "conclusion": report.conclusion,
-            "security_index": report.security_index if output_format is Format.json else None,
-            "threat_model": feasibility.THREAT_MODEL,
-            "assumptions": list(report.assumptions),
-            "activity": activity,
-            "seed": seed,
-        }
-        _print(report, report.to_frame(), about, output_format)
-    raise typer.Exit(0 if report.verdict == "determined" else 1)
+    report = feasibility.feasibility(_network(model, input_shape), activity=activity, seed=seed)
+    about = {
+        "model": model,
+        "verdict": report.verdict,
+        "conclusion": report.conclusion,
+        "security_index": report.security_index if output_format is Format.json else None,
+        "threat_model": feasibility.THREAT_MODEL,
+        "assumptions": list(report.assumptions),
+        "activity": activity,
+        "seed": seed,
+    }
+    _print(report, report.to_frame(), about, output_format)
+    raise typer.Exit(DONE if report.verdict == "determined" else NOT_ALL)
 
 
 @app.command("minimum-filters")
@@ -81,12 +84,11 @@ def minimum_filters(
     By counting, by gradient equations alone, and by weight and gradient equations together. Exit code 0: answered. 2:
     bad input.
     """
-    with refusals():
-        from constraint_algebra.theory import minimum_filters
+    from constraint_algebra.theory import minimum_filters
 
-        found = minimum_filters.minimum_filters(_network(model, input_shape), seed=seed)
-        about = {"model": model, "conclusion": found.conclusion, "seed": seed}
-        _print(found, found.to_frame(), about, output_format)
+    found = minimum_filters.minimum_filters(_network(model, input_shape), seed=seed)
+    about = {"model": model, "conclusion": found.conclusion, "seed": seed}
+    _print(found, found.to_frame(), about, output_format)
 
 
 def _network(model: str, input_shape: str | None) -> Network:
@@ -111,7 +113,11 @@ def _network(model: str, input_shape: str | None) -> Network:
         raise ShapeError(f"{model} does not say which input it takes; pass --input-shape, such as 3x32x32")
     from constraint_algebra.pytorch.tracing import from_torch
 
-    return from_torch(made, shape)[0]
+    with collected() as notes:
+        network = from_torch(made, shape)[0]
+    for text in notes:
+        complain(f"note: {text}")
+    return network
 
 
 def _print(result: object, frame: pd.DataFrame, about: dict[str, Any], output_format: Format) -> None:

@@ -2,7 +2,9 @@
 
 | module | concept |
 | --- | --- |
+| `names` | names of rows, unknowns and coefficients |
 | `systems` | weight, gradient and bias equations with named rows and unknowns |
+| `stacking` | two systems over the same unknowns as one |
 | `constraint_graph` | the bipartite graph of equations and unknowns: components, matching, structural rank |
 | `dulmage_mendelsohn` | what the pattern alone determines |
 

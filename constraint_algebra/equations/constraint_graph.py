@@ -7,20 +7,23 @@ matching is a maximum flow: SciPy's own bipartite matching takes exponential tim
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse import csgraph
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import IntArray
 from constraint_algebra.equations.systems import LinearSystem
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.numerics.blocks import Component, blocks
 
 Matrix = LinearSystem | Any  # or any sparse matrix of SciPy, which have no common type that knows their shape
 
 
+@checked
 def constraint_graph(system: LinearSystem) -> nx.Graph[str]:
     """Return the constraint graph of a system, bipartite, with a named node for every equation and every unknown.
 
@@ -55,13 +58,7 @@ def constraint_graph(system: LinearSystem) -> nx.Graph[str]:
     return graph
 
 
-class Component(NamedTuple):
-    """A connected component: its rows and columns, ascending."""
-
-    rows: IntArray
-    columns: IntArray
-
-
+@checked
 def components(matrix: Matrix) -> list[Component]:
     """Return the connected components of the constraint graph, in the order of their first column.
 
@@ -72,24 +69,10 @@ def components(matrix: Matrix) -> list[Component]:
     [2] [1]
     [] [2]
     """
-    A = edges(matrix)
-    m, n = A.shape
-    if n == 0:
-        return []
-    row, column = A.tocoo().coords
-    both = sp.csr_array((np.ones(A.nnz, dtype=np.int32), (row, m + column)), shape=(m + n, m + n))
-    label = csgraph.connected_components(both, directed=False)[1][m:]
-    names, first, of_column = np.unique(label, return_index=True, return_inverse=True)
-    number = np.argsort(np.argsort(first))[of_column]  # components counted by their first column
-    filled = np.flatnonzero(np.diff(A.indptr))
-    of_row = number[A.indices[A.indptr[filled]]]
-    columns = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number, minlength=len(names)))[:-1])
-    rows = np.split(
-        filled[np.argsort(of_row, kind="stable")], np.cumsum(np.bincount(of_row, minlength=len(names)))[:-1]
-    )
-    return [Component(r, c) for r, c in zip(rows, columns, strict=True)]
+    return blocks(edges(matrix))
 
 
+@checked
 def maximum_matching(matrix: Matrix) -> IntArray:
     """Return a largest matching: for every row its column or -1. Its size is unique, the matching itself is not.
 
@@ -111,6 +94,7 @@ def maximum_matching(matrix: Matrix) -> IntArray:
     return match
 
 
+@checked
 def structural_rank(matrix: Matrix) -> int:
     """Return the size of a largest matching: the rank if all entries were independent of each other.
 

@@ -18,11 +18,14 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse import csgraph
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, IntArray
 from constraint_algebra.display import Table, Tabular
-from constraint_algebra.equations.constraint_graph import Component, Matrix, edges, maximum_matching
+from constraint_algebra.equations.constraint_graph import Matrix, edges, maximum_matching
+from constraint_algebra.numerics.blocks import Component
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class DulmageMendelsohn(Tabular):
     """The decomposition of a system's constraint graph.
@@ -57,6 +60,7 @@ class DulmageMendelsohn(Tabular):
         return Table("\n".join(lines))
 
 
+@checked
 def dulmage_mendelsohn(matrix: Matrix) -> DulmageMendelsohn:
     """Return the decomposition of a `LinearSystem` or of a sparse matrix.
 

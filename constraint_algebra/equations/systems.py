@@ -16,7 +16,6 @@ Order: unknowns (c, *position), weight rows (f, *output) and gradient rows (c, f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,73 +24,35 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
+from constraint_algebra import memory
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.display import draw
-from constraint_algebra.errors import ShapeError
+from constraint_algebra.equations.names import Names
+from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
+from constraint_algebra.numerics.blocks import blocks
+from constraint_algebra.numerics.modular import echelon, residues
+from constraint_algebra.numerics.null_space import NullSpace, null_space, numerical_rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# What each array's axes are, for messages.
+AXES = {
+    "weight": "(filters, channels / groups, *kernel)",
+    "weight_gradient": "the weight's, (filters, channels / groups, *kernel)",
+    "bias": "(filters,)",
+    "bias_gradient": "(filters,)",
+    "output": "the layer's output shape, (filters, *positions)",
+    "output_gradient": "the layer's output shape, (filters, *positions)",
+}
 
-class Names(Sequence[str]):
-    """Names of rows, unknowns or coefficients, formatted only when asked for.
-
-    >>> names = Names("x", (3, 32, 32))
-    >>> len(names), names[39]
-    (3072, 'x[0,1,7]')
-    """
-
-    def __init__(self, label: str, shape: Shape, flat: IntArray | None = None) -> None:
-        """Name the entries `flat` (by default all) of an array called `label` with the given shape."""
-        self.label = label
-        self.shape = shape
-        self.flat = np.arange(math.prod(shape)) if flat is None else flat
-        self._pieces: tuple[Names, ...] = (self,)
-
-    def __len__(self) -> int:
-        """Return the number of names."""
-        return sum(len(piece.flat) for piece in self._pieces)
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]
-        """Return one name."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"name {index} of {len(self)}")
-        index %= len(self)
-        for piece in self._pieces:
-            if index < len(piece.flat):
-                place = np.unravel_index(int(piece.flat[index]), piece.shape)
-                return f"{piece.label}[{','.join(map(str, place))}]"
-            index -= len(piece.flat)
-        raise IndexError(index)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the names."""
-        return (self[i] for i in range(len(self)))
-
-    def __repr__(self) -> str:
-        """Return the first names and their number."""
-        shown = ", ".join(self[i] for i in range(min(3, len(self))))
-        return f"<{len(self)} names: {shown}{', …' if len(self) > 3 else ''}>"
-
-    def select(self, keep: BoolArray) -> Names:
-        """Return the names where `keep` is true."""
-        ends = np.cumsum([len(piece.flat) for piece in self._pieces])[:-1]
-        parts = np.split(keep, ends)
-        pieces = [Names(p.label, p.shape, p.flat[part]) for p, part in zip(self._pieces, parts, strict=True)]
-        return Names.joined(pieces)
-
-    @staticmethod
-    def joined(pieces: Sequence[Names]) -> Names:
-        """Return the names of `pieces` one after the other."""
-        if not pieces:
-            return Names("", (0,))
-        joined = Names(pieces[0].label, pieces[0].shape, pieces[0].flat)
-        joined._pieces = tuple(leaf for piece in pieces for leaf in piece._pieces)
-        return joined
+ENTRY = 64.0  # bytes for each coefficient: its number and place, once while collected and once sorted by rows
 
 
+@checked
 @dataclass(frozen=True)
 class LinearSystem:
     """A sparse linear system `matrix @ unknowns = rhs` that knows the names of its rows, unknowns and coefficients.
@@ -104,6 +65,16 @@ class LinearSystem:
         coefficients: the names of the coefficients, such as `W[2,0,1,1]` and `k[2,5,5]`.
         values: value of each coefficient, `None` where the system comes from shapes alone.
         rhs: right-hand sides, shape `(rows,)`, NaN where unknown, `None` where none is known.
+
+    From shapes alone a system has a pattern and no matrix: what holds for almost all values say `generic_rank`,
+    `rank_ladder` and `determined`, and `at_random` draws values.
+
+    >>> from constraint_algebra.layers import Conv2d
+    >>> system = weight_equations(Conv2d(2, 3).place((1, 8, 8)))
+    >>> system.pattern.shape, system.values is None
+    ((72, 64), True)
+    >>> system.rank(), system.at_random(seed=0).rank(), system.at_random(seed=0).null_space().dimension
+    (56, 56, 8)
     """
 
     layer: PlacedLayer
@@ -122,19 +93,125 @@ class LinearSystem:
 
     @cached_property
     def matrix(self) -> sp.csr_array:
-        """The matrix; ones in the place of every coefficient where the system comes from shapes alone."""
-        return self.evaluate(np.ones(len(self.coefficients)) if self.values is None else self.values)
+        """The matrix, shape `(rows, unknowns)`.
 
-    def evaluate(self, values: NDArray[np.generic]) -> sp.csr_array:
-        """Return the matrix with other values for the coefficients; a value that rows share stays shared."""
-        p = self.pattern
-        return sp.csr_array((values[p.data - 1], p.indices, p.indptr), shape=p.shape)
+        Raises:
+            ParameterError: the system comes from shapes alone.
+        """
+        return self.evaluate(self._known_values("a matrix"))
+
+    def evaluate(self, values: ArrayLike) -> sp.csr_array:
+        """Return the matrix with other values for the coefficients; a value that rows share stays shared.
+
+        Args:
+            values: one for each of `coefficients`, of any type of number.
+
+        Raises:
+            ShapeError: another number of values, or no numbers.
+
+        >>> from constraint_algebra.layers import Conv1d
+        >>> weight_equations(Conv1d(1, 2).place((1, 3))).evaluate([5, 7]).toarray()
+        array([[5, 7, 0],
+               [0, 5, 7]])
+        """
+        array, p = np.asarray(values), self.pattern
+        if array.shape != (len(self.coefficients),) or array.dtype.kind not in "buifc":
+            raise ShapeError(
+                f"values: evaluate needs a number for each of {len(self.coefficients)} coefficients,"
+                f" {self.coefficients!r}, got shape {array.shape} of {array.dtype}; at_random(seed) draws them"
+            )
+        return sp.csr_array((array[p.data - 1], p.indices, p.indptr), shape=p.shape)
+
+    @checked
+    def at_random(self, seed: int = 0) -> LinearSystem:
+        """Return a system from shapes with standard normal values and, since those of others do not fit, no `rhs`.
+
+        Kinds of equations draw apart, so that weights and output gradients from one seed are independent.
+
+        Raises:
+            ParameterError: the system has values already.
+        """
+        if self.values is not None:
+            raise ParameterError(
+                "values",
+                f"at_random draws values for a system from shapes alone, and {self!r} has values: take its matrix,"
+                " or evaluate(values) for others",
+            )
+        return replace(self, values=self.coefficients.drawn(seed), rhs=None)
+
+    @checked
+    def rank(self, *, rtol: float | None = None) -> int:
+        """Return the rank: with values the numerical one, from shapes alone the generic one.
+
+        The numerical rank counts singular values above a tolerance, rows scaled to unit norm; `rank_ladder` says it
+        together with the tolerance, the gap and the other rungs, `null_space` with the directions left open. The
+        generic rank is that of almost all values, found modulo a prime; `generic_rank(layer)` is faster for a layer.
+
+        Args:
+            rtol: tolerance relative to the largest singular value, `max(shape) * eps` by default; needs values.
+
+        Raises:
+            ParameterError: a tolerance that is not from 0 to 1, or one for a system from shapes.
+            NonFiniteError: NaN or infinity among the coefficients.
+            ShapeError: the dense singular values would take too much memory.
+        """
+        if self.values is not None:
+            return numerical_rank(self.matrix, rtol).rank
+        if rtol is not None:
+            raise ParameterError(
+                "rtol",
+                f"rtol is a tolerance for numbers, got {rtol!r} for a system from shapes alone, whose generic rank has"
+                " none; leave it out, or take at_random(seed).rank(rtol=...)",
+            )
+        A = self.evaluate(residues(len(self.coefficients), np.random.default_rng(0)))
+        return sum(echelon(A[part.rows][:, part.columns]).rank for part in blocks(A))
+
+    @checked
+    def null_space(self, *, rtol: float | None = None) -> NullSpace:
+        """Return an orthonormal basis of the directions that no equation notices, with its tolerance and the gap.
+
+        Singular values up to the tolerance count as zero, those of the matrix with rows scaled to unit norm.
+
+        Args:
+            rtol: tolerance relative to the largest singular value, `max(shape) * eps` by default.
+
+        Raises:
+            ParameterError: the system comes from shapes alone, or a tolerance that is not from 0 to 1.
+            NonFiniteError: NaN or infinity among the coefficients.
+            ShapeError: the dense singular vectors would take too much memory.
+
+        >>> from constraint_algebra.layers import Conv1d
+        >>> system = gradient_equations(Conv1d(1, 2).place((1, 3)), output_gradient=[[1, 1]])
+        >>> space = system.null_space()
+        >>> space.rank, space.dimension, abs(space.basis.T).round(3)
+        (2, 1, array([[0.577, 0.577, 0.577]]))
+        """
+        self._known_values("a null space in numbers")
+        return null_space(self.matrix, rtol)
+
+    def _known_values(self, what: str) -> FloatArray:
+        if self.values is None:
+            raise ParameterError(
+                "values",
+                f"{what} needs values, which {self!r} has not: .pattern says which coefficient stands where,"
+                " .at_random(seed) draws values and .evaluate(values) takes some; what holds for almost all values say"
+                " generic_rank(layer), rank_ladder(system) and determined(system)",
+            )
+        return self.values
 
     def select(self, keep: ArrayLike) -> LinearSystem:
-        """Return the system of the rows where the mask `keep` is true."""
-        mask = np.asarray(keep, dtype=bool)
-        if mask.shape != (len(self.rows),):
-            raise ShapeError(f"select needs a mask with one entry for each of {len(self.rows)} rows, got {mask.shape}")
+        """Return the system of the rows where the mask `keep` is true.
+
+        Raises:
+            ShapeError: no boolean mask with one entry for each row.
+        """
+        mask = np.asarray(keep)
+        if mask.shape != (len(self.rows),) or (mask.size and mask.dtype != bool):
+            raise ShapeError(
+                f"keep: select needs a boolean mask with one entry for each of {len(self.rows)} rows, got"
+                f" {mask.shape} of {mask.dtype}; for numbers of rows take np.isin(np.arange({len(self.rows)}), numbers)"
+            )
+        mask = mask.astype(bool)
         return replace(
             self,
             kinds=self.kinds[mask],
@@ -156,6 +233,7 @@ class LinearSystem:
         return f"<{kinds} equations of layer {self.layer.name!r} ({self.layer.kind}): {size}, {source}>"
 
 
+@checked
 def weight_equations(
     layer: PlacedLayer,
     weight: ArrayLike | None = None,
@@ -185,13 +263,13 @@ def weight_equations(
     """
     S = incidence(layer)
     F, C, G, Q, O, T = *_counts(layer), S.position_count, S.output_count, S.tap_count
+    _demand("weight", layer, F * (C // G) * len(S))
     f, c, s = np.indices((F, C // G, len(S))).reshape(3, -1)
     rows = f * O + S.output[s]
     columns = (f // (F // G) * (C // G) + c) * Q + S.position[s]
     numbers = (f * (C // G) + c) * T + S.tap[s]
-    rhs = None
+    shift, rhs = np.zeros(F) if bias is None else _shaped(bias, (F,), "bias"), None
     if output is not None:
-        shift = np.zeros(F) if bias is None else _shaped(bias, (F,), "bias")
         rhs = _shaped(output, layer.output_shape, "output").ravel() - np.repeat(shift, O)
     return LinearSystem(
         layer=layer,
@@ -205,6 +283,7 @@ def weight_equations(
     )
 
 
+@checked
 def gradient_equations(
     layer: PlacedLayer, output_gradient: ArrayLike | None = None, weight_gradient: ArrayLike | None = None
 ) -> LinearSystem:
@@ -230,6 +309,7 @@ def gradient_equations(
     """
     F, C, G = _counts(layer)
     taps = incidence(layer).tap_count
+    _demand("gradient", layer, C * (F // G) * len(incidence(layer)))
     # Row (c, f, t) bears the name of the weight's entry [f, c within its group, t].
     c, f, t = np.indices((C, F // G, taps)).reshape(3, -1)
     entry = ((c // (C // G) * (F // G) + f) * (C // G) + c % (C // G)) * taps + t
@@ -258,6 +338,7 @@ def gradient_block(layer: PlacedLayer, group: int = 0) -> sp.csr_array:
     return _pattern(numbers, rows, S.position[s], (F * S.tap_count, S.position_count))
 
 
+@checked
 def bias_equations(layer: PlacedLayer, bias_gradient: ArrayLike | None = None) -> LinearSystem:
     """Return the bias equations `sum over o of k[f, o] = dL/db[f]`: a check on the output gradient k.
 
@@ -270,7 +351,9 @@ def bias_equations(layer: PlacedLayer, bias_gradient: ArrayLike | None = None) -
            [0., 1.]])
     """
     if layer.bias_name is None:
-        raise ShapeError(f"layer {layer.name!r} has no bias and therefore no bias equations")
+        raise ShapeError(
+            f"layer {layer.name!r} has no bias and therefore no bias equations; take its weight or gradient equations"
+        )
     F, O = layer.filters, math.prod(layer.outputs)
     return LinearSystem(
         layer=layer,
@@ -284,32 +367,11 @@ def bias_equations(layer: PlacedLayer, bias_gradient: ArrayLike | None = None) -
     )
 
 
-def stack(first: LinearSystem, second: LinearSystem) -> LinearSystem:
-    """Return the rows of two systems of the same layer over the same unknowns, one below the other.
-
-    Right-hand sides (and values) are kept if both systems have them.
-
-    Raises:
-        ShapeError: the systems have different unknowns.
-    """
-    if first.layer != second.layer or first.unknowns.label != second.unknowns.label:
-        raise ShapeError(f"stack needs two systems over the same unknowns, got {first!r} and {second!r}")
-    shifted = second.pattern.copy()
-    shifted.data = shifted.data + len(first.coefficients)
-    return LinearSystem(
-        layer=first.layer,
-        kinds=np.concatenate([first.kinds, second.kinds]),
-        pattern=sp.csr_array(sp.vstack([first.pattern, shifted], format="csr")),
-        rows=Names.joined([first.rows, second.rows]),
-        unknowns=first.unknowns,
-        coefficients=Names.joined([first.coefficients, second.coefficients]),
-        values=_both(first.values, second.values),
-        rhs=_both(first.rhs, second.rhs),
-    )
-
-
-def _both(first: FloatArray | None, second: FloatArray | None) -> FloatArray | None:
-    return None if first is None or second is None else np.concatenate([first, second])
+def _demand(kind: str, layer: PlacedLayer, entries: int) -> None:
+    """Refuse a matrix that the memory does not hold, before anything of it is there."""
+    what = f"the {kind} equations of layer {layer.name!r}, {entries:,} coefficients,"
+    advice = "take a smaller layer; feasibility and polyphase_law need no matrix"
+    memory.demand(what, ENTRY * entries, advice)
 
 
 def _counts(layer: PlacedLayer) -> tuple[int, int, int]:
@@ -330,5 +392,6 @@ def _values(values: ArrayLike | None, shape: Shape, what: str) -> FloatArray | N
 def _shaped(values: ArrayLike, shape: Shape, what: str) -> FloatArray:
     array = np.asarray(values, dtype=float)
     if array.shape != shape:
-        raise ShapeError(f"{what} must have shape {shape}, got {array.shape}")
+        advice = "leave out the batch axis" if array.shape == (1, *shape) else f"that is {AXES[what]}"
+        raise ShapeError(f"{what} must have shape {shape}, got {array.shape}; {advice}")
     return array

@@ -6,8 +6,9 @@ image goes along in memory, to judge the result, and never into a file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 
 from constraint_algebra import storage
 from constraint_algebra.arrays import Arrays
-from constraint_algebra.errors import ParameterError, ShapeError, StorageError
+from constraint_algebra.errors import ConstraintAlgebraError, ParameterError, ShapeError, StorageError
 from constraint_algebra.experiments import samples
 from constraint_algebra.experiments.recipe import Recipe, is_model_file
+from constraint_algebra.files.result_folder import with_result_kept
+from constraint_algebra.files.writing import write
 from constraint_algebra.layers.kinds import Shape
-from constraint_algebra.networks.network import Network, bind, shape_text
+from constraint_algebra.networks.network import Network, bind, named, shape_text
+from constraint_algebra.notes import collected, note
 
 FORMAT = "constraint-algebra capture 1"
 PRIVATE = {"image", "label"}
@@ -36,6 +40,8 @@ class Capture:
         loss: "cross_entropy", "logistic", or `None` for another one.
         about: where it comes from, as text: model, image, label, dtype, seed, init, where known.
         truth: the image that went in, `None` where unknown; never stored.
+        batch: number of samples that the gradient comes from, `None` where nobody said.
+        notes: what was assumed or done on the way: how a picture was converted and fitted, how a model was read.
     """
 
     network: Network
@@ -44,12 +50,14 @@ class Capture:
     loss: str | None
     about: Mapping[str, str] = field(default_factory=dict)
     truth: NDArray[np.float64] | None = None
+    batch: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
         """The seed that the random numbers came from, 0 where none is known."""
         seed = self.about.get("seed", "")
-        return int(seed) if seed.isdecimal() else 0
+        return int(seed) if re.fullmatch("[0-9]{1,20}", seed) else 0
 
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Write parameters and gradients into one file, `.npz` or `.safetensors`.
@@ -59,7 +67,8 @@ class Capture:
 
         Raises:
             OutputExistsError: the file exists and `overwrite` is not set.
-            StorageError: the suffix is unknown or the file cannot be written.
+            StorageError: the suffix is unknown or the file cannot be written; what was there is as it was, and this
+                capture is in the temporary folder `kept` of the exception.
         """
         arrays = {f"parameters/{name}": a for name, a in self.parameters.items()}
         arrays |= {f"gradients/{name}": a for name, a in self.gradients.items()}
@@ -69,7 +78,12 @@ class Capture:
             "loss": self.loss or "other",
             **{key: text for key, text in self.about.items() if key not in PRIVATE},
         }
-        storage.save(path, arrays, metadata=about, overwrite=overwrite)
+        storage.check_target(path, overwrite=overwrite)
+        content = storage.to_bytes(path, arrays, metadata=about)
+        try:
+            write(path, content, overwrite=overwrite)
+        except ConstraintAlgebraError as error:
+            raise with_result_kept(error, path, {path.name: content}, self) from error
 
 
 def from_image(recipe: Recipe, image: str, *, label: int | None = None, loss: str | None = None) -> Capture:
@@ -77,13 +91,20 @@ def from_image(recipe: Recipe, image: str, *, label: int | None = None, loss: st
 
     Args:
         recipe: the model.
-        image: a picture file, or `dataset:index` as in `samples`; it is cropped and resized to the model's input shape.
+        image: a picture file, or `dataset:index` as in `samples`; it is cropped and resized to the model's input shape,
+            which `notes` then says.
         label: the class; by default that of the sample, or 0 for a file; for the logistic loss 1.
         loss: "cross_entropy" or "logistic"; by default that of the zoo's entry, otherwise logistic for one output.
 
     Raises:
         ShapeError: the image or the label does not fit the model; and whatever `from_torch` raises.
     """
+    with collected() as notes:
+        captured = _from_image(recipe, image, label, loss)
+    return replace(captured, notes=tuple(notes))
+
+
+def _from_image(recipe: Recipe, image: str, label: int | None, loss: str | None) -> Capture:
     from constraint_algebra.pytorch.gradients import torch_gradients
     from constraint_algebra.pytorch.tracing import from_torch
 
@@ -93,14 +114,15 @@ def from_image(recipe: Recipe, image: str, *, label: int | None = None, loss: st
     if len(network.output_shape) != 1:
         raise ShapeError(
             f"the loss needs a vector of outputs, {recipe.model} returns {shape_text(network.output_shape)};"
-            " put Flatten and Linear at its end"
+            " take its gradient by torch_gradients with a loss of its own, save it, and give it with --gradients and"
+            " --loss other"
         )
-    truth = samples.fit(pixels, network.input_shape)
+    truth = _fitted(image, pixels, network.input_shape)
     loss = loss or built.loss or _usual_loss(network)
     target = _label(label, own_label, loss, network.output_shape[0])
     given = torch_gradients(built.model, truth, target, loss=loss)
     about = {**built.about, "image": image, "label": str(target)}
-    return Capture(network, parameters, given, loss, about, truth)
+    return Capture(network, parameters, given, loss, about, truth, batch=1)
 
 
 def from_file(
@@ -128,6 +150,14 @@ def from_file(
         StorageError: the file is not what it should be, or names a model that it may not choose.
         ParameterError: the arrays do not fit the model.
     """
+    with collected() as notes:
+        captured = _from_file(path, recipe, parameters, loss, image)
+    return replace(captured, notes=tuple(notes))
+
+
+def _from_file(
+    path: Path, recipe: Recipe | None, parameters: Path | None, loss: str | None, image: str | None
+) -> Capture:
     from constraint_algebra.pytorch.tracing import from_torch
 
     arrays, told = storage.load(path), storage.load_metadata(path)
@@ -144,7 +174,8 @@ def from_file(
             f"{built.about['model']} does not say which input it takes; pass --input-shape, such as 3x32x32"
         )
     network, own = from_torch(built.model, shape)
-    weights = weights or own
+    weights = named(network, weights or own, "parameters")
+    given = named(network, given, "gradients")
     bind(network, weights, "parameters")
     bind(network, given, "gradients")
     loss = loss or told.get("loss") or built.loss or _usual_loss(network)
@@ -153,7 +184,7 @@ def from_file(
     about |= {"dtype": dtype, "gradients": str(path)}
     if image is not None:
         about["image"] = image
-    truth = None if pixels is None else samples.fit(pixels, network.input_shape)
+    truth = None if pixels is None or image is None else _fitted(image, pixels, network.input_shape)
     return Capture(network, weights, given, None if loss == "other" else loss, about, truth)
 
 
@@ -164,9 +195,20 @@ def _usual_loss(network: Network) -> str:
 def _read(image: str) -> tuple[NDArray[np.float64], int | None]:
     """Return a picture file or a sample by name, with its label if it has one."""
     if Path(image).is_file() or ("." in image and ":" not in image):
-        return samples.read_image(image), None
+        values = samples.read_image(image)
+        note(samples.conversions(image))
+        return values, None
     sample = samples.load(image)
     return sample.image, sample.label
+
+
+def _fitted(image: str, pixels: NDArray[np.float64], shape: Shape) -> NDArray[np.float64]:
+    """Return a picture in the network's input shape, and say what that took."""
+    steps = samples.fitting(pixels.shape, shape) if len(shape) == 3 else ""
+    fitted = samples.fit(pixels, shape)
+    if steps:
+        note(f"{Path(image).name}: {shape_text(pixels.shape)} brought to {shape_text(shape)}: {steps}")
+    return fitted
 
 
 def _label(label: int | None, own: int | None, loss: str, outputs: int) -> int:
@@ -211,6 +253,7 @@ def parse_shape(text: str) -> Shape:
     ((3, 32, 32), (1, 28, 28), (2, 8, 8))
     """
     sizes = text.replace("×", "x").replace(",", "x").split("x")
-    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-        raise ShapeError(f"an input shape is whole numbers such as 3x32x32, got {text!r}")
+    if not all(re.fullmatch("0*[1-9][0-9]{0,17}", size.strip(), re.ASCII) for size in sizes):
+        shown = text if len(text) < 60 else f"{text[:60]}..."
+        raise ShapeError(f"an input shape is whole numbers such as 3x32x32, got {shown!r}")
     return tuple(int(size) for size in sizes)

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import MissingPackageError, ShapeError
 
 WINDOW = 7  # scikit-image's own default side of the SSIM window
 
 
+@checked
 def mse(a: ArrayLike, b: ArrayLike) -> float:
     """Return the mean squared error of two arrays of the same shape.
 
@@ -31,6 +33,7 @@ def mse(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.mean((first - second) ** 2))
 
 
+@checked
 def psnr(a: ArrayLike, b: ArrayLike, *, data_range: float = 1.0) -> float:
     """Return the peak signal-to-noise ratio `10 log10(data_range² / mse)` in decibels, infinite for equal arrays.
 
@@ -52,6 +55,7 @@ def psnr(a: ArrayLike, b: ArrayLike, *, data_range: float = 1.0) -> float:
     return math.inf if error == 0 else float(20 * np.log10(span) - 10 * np.log10(error))
 
 
+@checked
 def ssim(a: ArrayLike, b: ArrayLike, *, data_range: float = 1.0) -> float:
     """Return the structural similarity (Wang et al. 2004) by scikit-image, 1 for equal arrays.
 
@@ -84,7 +88,7 @@ def ssim(a: ArrayLike, b: ArrayLike, *, data_range: float = 1.0) -> float:
 def _pair(a: ArrayLike, b: ArrayLike) -> tuple[FloatArray, FloatArray]:
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape or not first.size:
-        raise ShapeError(f"two arrays of the same shape are compared, got {first.shape} and {second.shape}")
+        raise ShapeError(f"a and b: two arrays of the same shape are compared, got {first.shape} and {second.shape}")
     return first, second
 
 

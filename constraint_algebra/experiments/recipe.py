@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from constraint_algebra.errors import ShapeError, StorageError, UnknownNameError
+from constraint_algebra.errors import ParameterError, ShapeError, StorageError, UnknownNameError
 from constraint_algebra.layers.kinds import Shape
 from constraint_algebra.networks import zoo
 from constraint_algebra.networks.network import Network, shape_text
 
+INITS = ("uniform", "default")
 CASTS = {"float64": "double", "float32": "float", "float16": "half", "bfloat16": "bfloat16"}
 
 
@@ -37,6 +38,17 @@ class Recipe:
     dtype: str = "float32"
     input_shape: Shape | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built with, before anything is."""
+        if self.dtype not in CASTS:
+            raise UnknownNameError(f"dtype must be one of {', '.join(CASTS)}, got {self.dtype!r}; choose one of them")
+        if self.init not in {None, *INITS}:
+            raise UnknownNameError(f"init must be one of {', '.join(INITS)}, got {self.init!r}; choose one of them")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**64:
+            raise ParameterError(
+                "seed", "a seed must be a whole number from 0 to 2**64 - 1, which is what PyTorch takes; choose one"
+            )
+
     def build(self) -> Built:
         """Return the model in its dtype with what is known about it."""
         from constraint_algebra.pytorch import gradients
@@ -56,10 +68,13 @@ class Recipe:
                 )
             model = gradients.to_torch(made, seed=self.seed, init=init, dtype=self.dtype)
             return Built(model, made.input_shape, loss, self._about(init))
-        return Built(getattr(made, CASTS[self.dtype])(), self.input_shape, None, self._about("own weights"))
+        cast = _run(getattr(made, CASTS[self.dtype]), what=f"{self.model}: .{CASTS[self.dtype]}()")
+        return Built(cast, self.input_shape, None, self._about("own weights"))
 
     def _about(self, init: str) -> dict[str, str]:
-        return {"model": self.model, "seed": str(self.seed), "init": init, "dtype": self.dtype}
+        # A file's name may hold bytes that are no text; what goes into other files is text.
+        model = self.model.encode("utf-8", "backslashreplace").decode()
+        return {"model": model, "seed": str(self.seed), "init": init, "dtype": self.dtype}
 
 
 class Built(NamedTuple):
@@ -102,16 +117,37 @@ def call_factory(spec: str) -> Any:
         made = _run(function, what=spec)
     finally:
         sys.path.remove(str(path.parent.resolve()))
-    if not (isinstance(made, Network) or hasattr(made, "named_parameters")):
+    if not isinstance(made, Network) and not _is_module(made):
         raise StorageError(f"{spec} must return an nn.Module or a Network, got {type(made).__name__}")
+    if not isinstance(made, Network):
+        _check_parameters(made, spec)
     return made
 
 
+def _is_module(made: object) -> bool:
+    """Return whether an object is a module of PyTorch, which the user's file has then loaded."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(made, torch.nn.Module)
+
+
+def _check_parameters(made: Any, spec: str) -> None:
+    """Refuse a module whose own `named_parameters` does not give names and tensors."""
+    named = _run(lambda: list(made.named_parameters()), what=f"{spec}: .named_parameters()")
+    torch = sys.modules["torch"]
+    for pair in named:
+        is_pair = isinstance(pair, tuple) and len(pair) == 2
+        if not is_pair or not isinstance(pair[0], str) or not isinstance(pair[1], torch.Tensor):
+            raise StorageError(
+                f"{spec}: .named_parameters() must give names and tensors, got {type(pair).__name__};"
+                " leave the method as nn.Module has it"
+            )
+
+
 def _run(function: Callable[..., Any], *args: Any, what: str) -> Any:
-    """Call the user's code, and turn whatever it raises into one sentence."""
+    """Call the user's code, and turn whatever it raises into one sentence; also where it would end the program."""
     try:
         return function(*args)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StorageError(f"{what} failed with {type(error).__name__}: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import platform
@@ -14,25 +15,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from constraint_algebra import __version__, plotting, storage
-from constraint_algebra.errors import OutputExistsError
 from constraint_algebra.experiments import metrics
 from constraint_algebra.experiments.capture import Capture
+from constraint_algebra.files import result_folder
 from constraint_algebra.recursion.result import Reconstruction
 
-# result.json is written last and removed first: where it stands, the others are complete.
+# result.json comes last and leaves first: where it stands, the others are complete.
 FILES = ("result.json", "reconstruction.npz", "reconstruction.png", "comparison.png")
+ROOM = 2**20  # bytes to ask for before the work: a result of a photograph of 3×32×32 takes 0.2 MB
 PACKAGES = ("numpy", "scipy", "torch")
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise `OutputExistsError` where a result would be overwritten; call it before the work, not after."""
-    if out.exists() and not out.is_dir():
-        raise OutputExistsError(f"{out} is a file; name a folder with --out")
-    there = [name for name in FILES if (out / name).exists()]
-    if there and not overwrite:
-        raise OutputExistsError(
-            f"{out} already holds {', '.join(there)}; pass --force to replace them, or name another folder with --out"
-        )
+    """Refuse, before the work, a folder whose result would be overwritten, that takes no new files or has no room.
+
+    Raises:
+        OutputExistsError: a result is there and `overwrite` is false.
+        StorageError: the folder cannot be written to.
+    """
+    result_folder.refuse_existing(out, FILES, overwrite=overwrite, needed=ROOM)
+
+
+def folder(out: Path, *, overwrite: bool) -> result_folder.ResultFolder:
+    """Return the folder of a result, to hold with `with` while the work lasts: no other process gets it meanwhile.
+
+    Raises:
+        OutputExistsError, StorageError: as `refuse_existing`; another process holds it.
+    """
+    return result_folder.ResultFolder(out, FILES, overwrite=overwrite, needed=ROOM)
 
 
 def figures(capture: Capture, result: Reconstruction, *, cpu_seconds: float) -> dict[str, Any]:
@@ -46,7 +56,7 @@ def figures(capture: Capture, result: Reconstruction, *, cpu_seconds: float) -> 
         {
             "status": result.status.name.lower(),
             "message": result.conclusion,
-            **_closeness(capture.truth, result.input, result.determined),
+            **_closeness(capture.truth, result.guess, result.determined),
             "determined": float(result.determined.mean()),
             "label": result.label,
             "cpu_seconds": cpu_seconds,
@@ -58,33 +68,42 @@ def figures(capture: Capture, result: Reconstruction, *, cpu_seconds: float) -> 
             "seed": capture.seed,
             "loss": capture.loss,
             "captured": dict(capture.about),
+            "notes": [*capture.notes, *result.notes],
             "versions": versions(),
         }
     )
     return values
 
 
-def write(out: Path, capture: Capture, result: Reconstruction, values: Mapping[str, Any]) -> list[Path]:
-    """Write the files of a result and return their paths; those of an earlier result are replaced or removed.
+def write(
+    out: Path | result_folder.ResultFolder, capture: Capture, result: Reconstruction, values: Mapping[str, Any]
+) -> list[Path]:
+    """Write the files of a result, all or none, and return their paths; those of an earlier result are replaced.
 
     `reconstruction.png` has the exact size of the image; `comparison.png` needs the true image; samples that are no
-    pictures get neither. `reconstruction.npz` holds the arrays `input`, `determined` and `error_bar`, and other inputs
-    with the same gradient as `alternatives/0` and so on.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        (out / name).unlink(missing_ok=True)
-    if plotting.is_picture(result.input.shape):
-        from PIL import Image
+    pictures get neither; both show the guess where a value is not determined. `reconstruction.npz` holds `input`,
+    `guess`, `determined` and `error_bar`, and other inputs with the same gradient as `alternatives/0` and so on.
 
-        Image.fromarray(plotting.pixels(result.input)).save(out / "reconstruction.png")
+    Args:
+        out: the folder, or `folder(out)` where it is held already.
+        capture: what the result comes from.
+        result: the result.
+        values: its `figures`.
+
+    Raises:
+        StorageError: the folder or the disk refuses. The old result is as it was; the new one is in the temporary
+            folder `kept`, and `result` of the exception.
+    """
+    contents = {"reconstruction.npz": storage.to_bytes(Path("reconstruction.npz"), _arrays(result))}
+    if plotting.is_picture(result.input.shape):
+        contents["reconstruction.png"] = _png(result)
         if capture.truth is not None:
-            _save_comparison(out / "comparison.png", capture.truth, result)
-    arrays = {"input": result.input, "determined": result.determined, "error_bar": result.error_bar}
-    arrays |= {f"alternatives/{i}": other.input for i, other in enumerate(result.alternatives)}
-    storage.save(out / "reconstruction.npz", arrays)
-    (out / "result.json").write_text(json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
-    return [out / name for name in FILES if (out / name).exists()]
+            contents["comparison.png"] = _comparison(capture.truth, result)
+    text = json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False)
+    contents["result.json"] = (text + "\n").encode("utf-8", "backslashreplace")
+    if isinstance(out, result_folder.ResultFolder):
+        return out.write(contents, result=result)
+    return result_folder.write_result(out, FILES, contents, overwrite=True, result=result)
 
 
 def versions() -> dict[str, str]:
@@ -126,10 +145,25 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _save_comparison(path: Path, truth: NDArray[np.float64], result: Reconstruction) -> None:
+def _arrays(result: Reconstruction) -> dict[str, NDArray[Any]]:
+    arrays = {name: getattr(result, name) for name in ("input", "guess", "determined", "error_bar")}
+    return arrays | {f"alternatives/{i}": other.input for i, other in enumerate(result.alternatives)}
+
+
+def _png(result: Reconstruction) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(plotting.pixels(result.guess)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _comparison(truth: NDArray[np.float64], result: Reconstruction) -> bytes:
     from matplotlib.figure import Figure
 
     # A Figure of its own draws on Agg, whatever the user's backend is.
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    plotting.comparison(truth, result.input, determined=result.determined, axes=list(figure.subplots(1, 3)))
-    figure.savefig(path, dpi=150)
+    plotting.comparison(truth, result.guess, determined=result.determined, axes=list(figure.subplots(1, 3)))
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()

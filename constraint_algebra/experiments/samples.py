@@ -28,6 +28,7 @@ DATASETS = ("cifar10", "cifar100", "mnist", "fashionmnist", "imagenet")
 # Which shares of red, green and blue make grey (ITU-R BT.601, as in Pillow).
 LUMINANCE = (0.299, 0.587, 0.114)
 _SHORTCUT = "skimage:"
+_ORIENTATION = 0x0112  # the tag of a camera's orientation
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def load(name: str) -> Sample:
     dataset, colon, index = name.partition(":")
     if dataset in DATASETS:
         files = _dataset(dataset)
-        if not colon or not index.isdecimal() or int(index) not in files:
+        if not colon or not re.fullmatch("[0-9]{1,9}", index) or int(index) not in files:
             raise UnknownNameError(
                 f"{dataset} has samples {dataset}:{min(files)} to {dataset}:{max(files)}, got {name!r}; choose one"
             )
@@ -158,8 +159,55 @@ def _values(picture: Image) -> FloatArray:
     return np.ascontiguousarray(np.moveaxis(values, -1, 0)[: 1 if grey else 3])
 
 
+def conversions(path: str | Path) -> str:
+    """Return in words what `read_image` makes of the numbers in a picture file.
+
+    >>> import tempfile; from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("LA", (2, 2)).save(f"{folder}/a.png")
+    ...     conversions(f"{folder}/a.png")
+    'a.png: 8-bit values are divided by 255, what is transparent is white'
+    """
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        deep = picture.mode.startswith(("I", "F"))
+        steps = [f"{'16' if deep else '8'}-bit values are divided by {65535 if deep else 255}"]
+        if "transparency" in picture.info or picture.mode in {"LA", "La", "PA", "RGBA", "RGBa"}:
+            steps.append("what is transparent is white")
+        if picture.mode in {"P", "PA"}:
+            steps.append("the palette is replaced by its colours")
+        if picture.mode in {"CMYK", "YCbCr", "LAB", "HSV"}:
+            steps.append(f"{picture.mode} is converted to RGB")
+        if picture.getexif().get(_ORIENTATION, 1) != 1:
+            steps.append("it is turned upright as the camera noted")
+    return f"{Path(path).name}: {', '.join(steps)}"
+
+
+def fitting(came: Shape, shape: Shape) -> str:
+    """Return in words what `fit` does to an image of one shape for another, nothing where they are the same.
+
+    >>> fitting((3, 400, 600), (1, 32, 32))
+    'colours made grey, cropped around the centre to 400×400, resized to 32×32'
+    >>> fitting((1, 28, 28), (3, 32, 32)), fitting((3, 8, 8), (3, 8, 8))
+    ('grey repeated in three channels, padded with two zeros on every side to 32×32', '')
+    """
+    steps = []
+    if came != shape and came[0] != shape[0]:
+        steps.append("colours made grey" if shape[0] == 1 else "grey repeated in three channels")
+    if _is_padded(came, shape):
+        steps.append("padded with two zeros on every side to 32×32")
+    elif came[1:] != shape[1:]:
+        rows, columns = _crop_size(came, shape)
+        if (rows, columns) != came[1:]:
+            steps.append(f"cropped around the centre to {rows}×{columns}")
+        if (rows, columns) != shape[1:]:
+            steps.append(f"resized to {shape[1]}×{shape[2]}")
+    return ", ".join(steps)
+
+
 def fit(image: ArrayLike, shape: Shape) -> FloatArray:
-    """Return an image in a network's input shape.
+    """Return an image in a network's input shape; `fitting` says in words what that does to it.
 
     An image that has the shape already passes through unchanged. Otherwise:
 
@@ -172,12 +220,14 @@ def fit(image: ArrayLike, shape: Shape) -> FloatArray:
         shape: `(channels, height, width)`, 1 or 3 channels.
 
     Raises:
-        ShapeError: one of the two is no such shape.
+        ShapeError: one of the two is no such shape, or the image holds 8-bit integers.
         MissingPackageError: the size changes and Pillow is not installed.
 
     >>> fit(np.ones((1, 28, 28)), (3, 32, 32)).sum()
     np.float64(2352.0)
     """
+    if getattr(image, "dtype", None) == np.uint8:
+        raise ShapeError("fit: the image holds 8-bit integers, and values here run from 0 to 1; pass image / 255.0")
     values = np.asarray(image, dtype=float)
     shape = check_shape(shape)
     if values.shape == shape:
@@ -190,18 +240,29 @@ def fit(image: ArrayLike, shape: Shape) -> FloatArray:
             )
     if shape[0] == 1 and values.shape[0] == 3:
         values = np.tensordot(LUMINANCE, values, 1)[None]
-    if values.shape[1:] == (28, 28) and shape[1:] == (32, 32):
+    if _is_padded(values.shape, shape):
         values = np.pad(values, ((0, 0), (2, 2), (2, 2)))
     elif values.shape[1:] != shape[1:]:
         values = np.stack([_resized(channel, shape[1], shape[2]) for channel in _cropped(values, shape)])
     return np.array(np.broadcast_to(values, shape))
 
 
+def _is_padded(came: Shape, shape: Shape) -> bool:
+    """Whether an image is that of MNIST and the network one for its padded form."""
+    return came[1:] == (28, 28) and shape[1:] == (32, 32)
+
+
+def _crop_size(came: Shape, shape: Shape) -> tuple[int, int]:
+    """Return height and width of the largest part that has the aspect of the shape."""
+    height, width = came[1:]
+    rows = max(1, min(height, round(width * shape[1] / shape[2])))
+    return rows, max(1, min(width, round(height * shape[2] / shape[1])))
+
+
 def _cropped(values: FloatArray, shape: Shape) -> FloatArray:
     """Return the largest part around the centre that has the aspect of the shape."""
     height, width = values.shape[1:]
-    rows = max(1, min(height, round(width * shape[1] / shape[2])))
-    columns = max(1, min(width, round(height * shape[2] / shape[1])))
+    rows, columns = _crop_size(values.shape, shape)
     top, left = (height - rows) // 2, (width - columns) // 2
     return values[:, top : top + rows, left : left + columns]
 

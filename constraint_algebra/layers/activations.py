@@ -18,23 +18,27 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
+from constraint_algebra.arguments import names_checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.layers.kinds import Activation, positive
+from constraint_algebra.layers.kinds import Activation, number, positive
 
 Function = Callable[[FloatArray], FloatArray]
 
 
+@names_checked
 @dataclass(frozen=True)
 class Identity(Activation):
     """σ(z) = z."""
 
 
+@names_checked
 @dataclass(frozen=True)
 class ReLU(Activation):
     """σ(z) = max(z, 0)."""
 
 
+@names_checked
 @dataclass(frozen=True)
 class LeakyReLU(Activation):
     """σ(z) = z for z > 0, otherwise slope·z; the slope must be positive, which makes σ invertible."""
@@ -46,16 +50,19 @@ class LeakyReLU(Activation):
         positive("LeakyReLU", "slope", self.slope, "use ReLU() for a slope of 0")
 
 
+@names_checked
 @dataclass(frozen=True)
 class Sigmoid(Activation):
     """σ(z) = 1 / (1 + exp(-z))."""
 
 
+@names_checked
 @dataclass(frozen=True)
 class Tanh(Activation):
     """σ(z) = tanh(z)."""
 
 
+@names_checked
 @dataclass(frozen=True)
 class ELU(Activation):
     """σ(z) = z for z > 0, otherwise alpha·(exp(z) - 1)."""
@@ -67,6 +74,7 @@ class ELU(Activation):
         positive("ELU", "alpha", self.alpha, "use ReLU() for an alpha of 0")
 
 
+@names_checked
 @dataclass(frozen=True)
 class SELU(Activation):
     """The self-normalising ELU: scale·ELU(z) with PyTorch's two constants."""
@@ -75,6 +83,7 @@ class SELU(Activation):
     scale: ClassVar[float] = 1.0507009873554804934193349852946
 
 
+@names_checked
 @dataclass(frozen=True)
 class Softplus(Activation):
     """σ(z) = log(1 + exp(beta·z)) / beta, and z itself where beta·z exceeds the threshold, as in PyTorch."""
@@ -84,14 +93,17 @@ class Softplus(Activation):
 
     def __post_init__(self) -> None:
         """Refuse values of beta that are not positive."""
-        positive("Softplus", "beta", self.beta, "write the layer with a positive beta")
+        positive("Softplus", "beta", self.beta, "a negative one mirrors the function, which has no formulas here")
+        number("Softplus", "threshold", self.threshold)
 
 
+@names_checked
 @dataclass(frozen=True)
 class Softsign(Activation):
     """σ(z) = z / (1 + |z|)."""
 
 
+@names_checked
 @dataclass(frozen=True)
 class Hardtanh(Activation):
     """σ(z) = z between low and high, cut off outside."""
@@ -101,10 +113,13 @@ class Hardtanh(Activation):
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""
+        number("Hardtanh", "low", self.low)
+        number("Hardtanh", "high", self.high)
         if not self.low < self.high:
             raise ShapeError(f"Hardtanh: low must be below high, got {self.low} and {self.high}")
 
 
+@names_checked
 @dataclass(frozen=True)
 class ReLU6(Hardtanh):
     """σ(z) = z between 0 and 6, cut off outside."""
@@ -189,6 +204,15 @@ def formulas(activation: Activation) -> Formulas:
                 slope=lambda y: -2 * np.sign(y) * np.clip(1 - np.abs(y), 0, None),
             )
     raise TypeError(f"no formulas for {activation!r}; write them as a new case of formulas()")
+
+
+def is_piecewise_linear(activation: Activation) -> bool:
+    """Return whether an activation is linear in pieces, so that its derivative is constant on either side of a kink.
+
+    >>> is_piecewise_linear(ReLU()), is_piecewise_linear(ELU())
+    (True, False)
+    """
+    return isinstance(activation, Identity | ReLU | LeakyReLU | Hardtanh)
 
 
 def apply(activation: Activation, z: ArrayLike) -> FloatArray:

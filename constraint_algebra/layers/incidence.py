@@ -10,7 +10,9 @@ axes the incidence is the product of the axes; a linear layer has no axes and on
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -19,10 +21,15 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from constraint_algebra import memory
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import IntArray
 from constraint_algebra.layers.kinds import Conv, PlacedLayer, Shape
 
+TRIPLE = 64.0  # bytes for each: three indices, their order, and one more copy of each while they are sorted
 
+
+@checked
 @dataclass(frozen=True)
 class Incidence:
     """The triples `(tap, output, position)` of a layer, as flat indices in C order, sorted by tap and output.
@@ -111,6 +118,7 @@ class Incidence:
         return slice(int(start), int(stop))
 
 
+@checked
 def incidence(layer: PlacedLayer) -> Incidence:
     """Return the incidence of a bilinear layer at its place.
 
@@ -139,6 +147,10 @@ def incidence(layer: PlacedLayer) -> Incidence:
 def _incidence(
     taps: Shape, outputs: Shape, positions: Shape, strides: Shape, before: Shape, dilations: Shape
 ) -> Incidence:
+    size = TRIPLE * math.prod(taps) * math.prod(outputs)
+    memory.demand(
+        f"the incidence of {math.prod(taps):,} taps and {math.prod(outputs):,} outputs", size, "take a smaller layer"
+    )
     tap, output, position = (np.zeros(1, dtype=np.intp) for _ in range(3))
     for a, axis in enumerate(zip(taps, outputs, positions, strides, before, dilations, strict=True)):
         t, o, q = axis_triples(*axis)
@@ -150,6 +162,40 @@ def _incidence(
     for index in (S.tap, S.output, S.position):
         index.flags.writeable = False  # shared through the cache
     return S
+
+
+def axis_ranges(layer: PlacedLayer) -> list[list[tuple[range, range]]]:
+    """Return for each axis and tap the outputs that see the input through the tap, and the positions that they see.
+
+    The incidence without its triples: both ranges have the same length.
+
+    >>> from constraint_algebra.layers import Conv1d
+    >>> axis_ranges(Conv1d(1, 3, stride=2, padding=1).place((1, 4)))
+    [[(range(1, 2), range(1, 3, 2)), (range(0, 2), range(0, 4, 2)), (range(0, 2), range(1, 5, 2))]]
+    """
+    conv = layer.bilinear
+    if not isinstance(conv, Conv):
+        return []
+    axes = zip(conv.taps, layer.outputs, layer.positions, conv.strides, conv.paddings, conv.dilations, strict=True)
+    return [
+        [_range(tap * dilation - before, outputs, positions, stride) for tap in range(taps)]
+        for taps, outputs, positions, stride, (before, _), dilation in axes
+    ]
+
+
+def _range(shift: int, outputs: int, positions: int, stride: int) -> tuple[range, range]:
+    """Return the outputs o with `0 <= o * stride + shift < positions`, and these values."""
+    first = max(0, -(shift // stride))
+    last = max(first, min(outputs, -(-(positions - shift) // stride)))
+    return range(first, last), range(first * stride + shift, last * stride + shift, stride)
+
+
+def tap_slices(layer: PlacedLayer) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Yield for each tap in C order where it meets the input: slices of the output axes, and of the position axes."""
+    for pairs in itertools.product(*axis_ranges(layer)):
+        outputs = tuple(slice(o.start, o.stop) for o, _ in pairs)
+        positions = tuple(slice(q.start, q.stop, q.step) if len(q) else slice(0, 0) for _, q in pairs)
+        yield outputs, positions
 
 
 def axis_triples(

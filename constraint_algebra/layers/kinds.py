@@ -6,10 +6,15 @@ Shapes are those of one sample, without a batch axis: `(channels, *spatial)` bef
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+import numbers
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar, SupportsIndex
 
+import numpy as np
+
+from constraint_algebra.arguments import checked, names_checked
 from constraint_algebra.errors import ShapeError
 
 Shape = tuple[int, ...]
@@ -56,9 +61,14 @@ class Conv(Layer):
     """
 
     axes: ClassVar[int]
+    argument_note: ClassVar[str] = (
+        "PyTorch's order is another one: input channels follow from the input shape here, so that its Conv2d(3, 12, 5) "
+        "is Conv2d(12, 5)"
+    )
 
     filters: int
     kernel: int | Sequence[int]
+    _: KW_ONLY
     stride: int | Sequence[int] = 1
     padding: int | str | Sequence[int] | Sequence[tuple[int, int]] = 0
     dilation: int | Sequence[int] = 1
@@ -77,18 +87,20 @@ class Conv(Layer):
                 f"{kind}: filters must be a multiple of groups, got {self.filters} filters and {self.groups} groups"
             )
         object.__setattr__(self, "padding", self._normal_padding(kind))
+        object.__setattr__(self, "bias", _flag(kind, "bias", self.bias))
 
     def _normal_padding(self, kind: str) -> Padding:
         kernel, stride, dilation = self.taps, self.strides, self.dilations
-        if self.padding == "valid":
+        named = self.padding if isinstance(self.padding, str) else None
+        if named == "valid":
             return ((0, 0),) * self.axes
-        if self.padding == "same":
+        if named == "same":
             if any(step != 1 for step in stride):
                 raise ShapeError(f'{kind}: padding="same" needs stride 1, got {stride}; give the padding as numbers')
             totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
             return tuple((total // 2, total - total // 2) for total in totals)
-        if isinstance(self.padding, str):
-            raise ShapeError(f'{kind}: padding must be numbers, "valid" or "same", got "{self.padding}"')
+        if named is not None:
+            raise ShapeError(f'{kind}: padding must be numbers, "valid" or "same", got "{named}"')
         if not isinstance(self.padding, Sequence):
             return ((_whole(kind, "padding", self.padding),) * 2,) * self.axes
         if len(self.padding) != self.axes:
@@ -125,7 +137,8 @@ class Conv(Layer):
         kind = type(self).__name__
         if len(input_shape) != self.axes + 1:
             axes = ", ".join(["channels", *("depth", "height", "width")[-self.axes :]])
-            raise ShapeError(f"{kind} needs an input of shape ({axes}), got {input_shape}")
+            batch = f"; a batch axis is left out: {input_shape[1:]}" if len(input_shape) == self.axes + 2 else ""
+            raise ShapeError(f"{kind} needs an input of shape ({axes}), got {input_shape}{batch}")
         if input_shape[0] % self.groups:
             raise ShapeError(f"{kind}: {input_shape[0]} input channels cannot be split into {self.groups} groups")
         sizes = tuple(
@@ -142,6 +155,7 @@ class Conv(Layer):
         return (self.filters, *sizes)
 
 
+@names_checked
 @dataclass(frozen=True)
 class Conv1d(Conv):
     """A convolution over `(channels, width)`; see `Conv`."""
@@ -149,6 +163,7 @@ class Conv1d(Conv):
     axes: ClassVar[int] = 1
 
 
+@names_checked
 @dataclass(frozen=True)
 class Conv2d(Conv):
     """A convolution over `(channels, height, width)`; see `Conv`."""
@@ -156,6 +171,7 @@ class Conv2d(Conv):
     axes: ClassVar[int] = 2
 
 
+@names_checked
 @dataclass(frozen=True)
 class Conv3d(Conv):
     """A convolution over `(channels, depth, height, width)`; see `Conv`."""
@@ -163,6 +179,7 @@ class Conv3d(Conv):
     axes: ClassVar[int] = 3
 
 
+@names_checked
 @dataclass(frozen=True)
 class Linear(Layer):
     """A fully connected layer, `z = W x + b`: a convolution with one tap and one position.
@@ -171,12 +188,19 @@ class Linear(Layer):
     (10,)
     """
 
+    argument_note: ClassVar[str] = (
+        "PyTorch's order is another one: input features follow from the input shape here, so that its Linear(20, 10) "
+        "is Linear(10)"
+    )
+
     filters: int
+    _: KW_ONLY
     bias: bool = True
 
     def __post_init__(self) -> None:
         """Check the number of output features."""
         object.__setattr__(self, "filters", _whole("Linear", "filters", self.filters, least=1))
+        object.__setattr__(self, "bias", _flag("Linear", "bias", self.bias))
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return `(filters,)`; `ShapeError` where the input is not a vector."""
@@ -185,6 +209,7 @@ class Linear(Layer):
         return (self.filters,)
 
 
+@names_checked
 @dataclass(frozen=True)
 class Flatten(Layer):
     """All axes into one, in C order."""
@@ -199,6 +224,7 @@ class Activation(Layer):
     """A function applied to each value; the kinds and their mathematics are in `activations`."""
 
 
+@checked
 @dataclass(frozen=True)
 class PlacedLayer:
     """A layer at its place in a network: it knows its name and both shapes.
@@ -299,19 +325,43 @@ class PlacedLayer:
         return replace(self.bilinear, filters=filters).place(self.input_shape, self.name, self.index)
 
 
-def check_shape(shape: Sequence[int]) -> Shape:
-    """Return `shape` as a tuple of positive integers; `ShapeError` otherwise."""
-    return tuple(_whole("shape", "size", size, least=1) for size in shape)
+def check_shape(shape: Sequence[int], what: str = "input_shape") -> Shape:
+    """Return the argument `what` as a tuple of positive integers; `ShapeError` otherwise."""
+    if isinstance(shape, str | bytes | Mapping) or not isinstance(shape, Iterable):
+        advice = f"; write ({shape!r},)" if hasattr(shape, "__index__") else ""
+        raise ShapeError(f"{what} must be one whole number for each axis, such as (3, 32, 32), got {shape!r}{advice}")
+    return tuple(_whole(what, "size", size, least=1) for size in shape)
+
+
+def _flag(kind: str, name: str, value: object) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise ShapeError(f"{kind}: {name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def _whole(kind: str, name: str, value: object, least: int = 0) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < least:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or _index(value) < least:
         raise ShapeError(f"{kind}: {name} must be a whole number of at least {least}, got {value!r}")
-    return int(value)
+    return _index(value)
+
+
+def _index(value: SupportsIndex) -> int:
+    """Return a whole number, -1 for what only looks like one: an array of several, a class."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return -1
+
+
+def number(kind: str, name: str, value: object) -> None:
+    """Raise `ShapeError` for a hyper-parameter that is no real number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ShapeError(f"{kind}: {name} must be a number, got {value!r}")
 
 
 def positive(kind: str, name: str, value: float, advice: str) -> None:
     """Raise `ShapeError` for a hyper-parameter that is not positive."""
+    number(kind, name, value)
     if not value > 0:
         raise ShapeError(f"{kind}: {name} must be positive, got {value}; {advice}")
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, IntArray, RealArray
-from constraint_algebra.layers.incidence import incidence
+from constraint_algebra.layers.incidence import incidence, tap_slices
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.numerics.workspace import Scratch
 
@@ -85,14 +85,12 @@ def row_sums(layer: PlacedLayer, k: RealArray) -> RealArray:
 
 def touched(layer: PlacedLayer, outputs: BoolArray) -> BoolArray:
     """Return which input values meet at least one of the `outputs` (a mask in the output shape), from shapes alone."""
-    S = incidence(layer)
     if not outputs.any():
         return np.zeros(layer.input_shape, dtype=bool)
-    some = np.logical_or.reduce(outputs.reshape(layer.groups, -1, S.output_count), axis=1)
-    met = np.zeros((layer.groups, S.position_count), dtype=bool)
-    for tap in range(S.tap_count):
-        run = S.of_tap(tap)
-        met[:, S.position[run]] |= some[:, S.output[run]]  # a tap meets no position twice
+    some = np.logical_or.reduce(outputs.reshape(layer.groups, -1, *layer.outputs), axis=1)
+    met = np.zeros((layer.groups, *layer.positions), dtype=bool)
+    for seen, places in tap_slices(layer):
+        met[:, *places] |= some[:, *seen]  # a tap meets no position twice
     return np.repeat(met, layer.channels // layer.groups, axis=0).reshape(layer.input_shape)
 
 

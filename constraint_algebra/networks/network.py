@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import FloatArray, Parameters, TorchModel
 from constraint_algebra.display import Table, Tabular
-from constraint_algebra.errors import NonFiniteError, ParameterError, ShapeError
+from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers import activations, trilinear
 from constraint_algebra.layers.kinds import Layer, PlacedLayer, Shape, check_shape
+from constraint_algebra.networks import binding
 from constraint_algebra.networks.walk import Rules, down_through, up
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 class Network(Tabular):
     """A plain chain of layers with all shapes known; needs no PyTorch and holds no parameter values.
 
@@ -27,6 +30,11 @@ class Network(Tabular):
         input_shape: shape of one sample, `(channels, *spatial)` or `(features,)`.
         layers: the layers in order; those of another network are taken with their hyper-parameters.
         names: one name per layer, the prefix of its parameters' names; by default its index, as in `nn.Sequential`.
+
+    Attributes:
+        layers: the layers, each at its place.
+        parameter_order: names in the order in which a sequence of parameters or gradients comes: that of the layers, or
+            that of the model which `from_torch` read, with those that its forward pass never uses.
 
     Raises:
         ShapeError: shapes that do not chain; the message names the layer.
@@ -46,22 +54,27 @@ class Network(Tabular):
        3                                  Linear 8→3      3          27
     """
 
-    def __init__(self, input_shape: Sequence[int], layers: Sequence[Layer], names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, input_shape: Sequence[int], layers: Sequence[Layer | PlacedLayer], names: Sequence[str] | None = None
+    ) -> None:
         """Place every layer and check that the shapes chain."""
         if not layers:
-            raise ShapeError("a network needs at least one layer, got none")
+            raise ShapeError("layers: a network needs at least one layer, got none")
         if names is not None and len(names) != len(layers):
             raise ShapeError(f"names: expected one for each of {len(layers)} layers, got {len(names)}")
         shape = check_shape(input_shape)
         placed = []
         for index, layer in enumerate(layers):
             name = names[index] if names is not None else str(index)
+            plain = layer.layer if isinstance(layer, PlacedLayer) else layer
             try:
-                placed.append(layer.place(shape, name, index))
+                placed.append(plain.place(shape, name, index))
             except ShapeError as error:
-                raise ShapeError(f"layer {name!r} (number {index}) does not fit what precedes it: {error}") from None
+                before = "what precedes it" if index else "the input_shape"
+                raise ShapeError(f"layer {name!r} (number {index}) does not fit {before}: {error}") from None
             shape = placed[-1].output_shape
         self.layers: tuple[PlacedLayer, ...] = tuple(placed)
+        self.parameter_order: tuple[str, ...] = tuple(self.parameter_shapes)
 
     @property
     def input_shape(self) -> Shape:
@@ -196,6 +209,11 @@ class Network(Tabular):
         return gradients
 
 
+# What may stand for a network: a name of the zoo, or a model whose first layer states its input shape. `checked` of
+# `arguments` makes a network of it.
+NetworkLike = Network | str | TorchModel
+
+
 def chain_rule(parameters: Mapping[str, FloatArray], values: Sequence[FloatArray]) -> Rules[FloatArray]:
     """Return the rules by which a gradient comes down, or several at once along a last axis.
 
@@ -215,12 +233,19 @@ def chain_rule(parameters: Mapping[str, FloatArray], values: Sequence[FloatArray
     )
 
 
-def bind(network: Network, arrays: Mapping[str, Any], what: str) -> Parameters:
-    """Return `arrays` as float64, checked name by name against the network.
+def named(network: Network, arrays: Any, what: str) -> dict[str, Any]:
+    """Return what came under the names of the network's parameters, each array as it is: see `bind`."""
+    return binding.by_name(network.parameter_shapes, network.parameter_order, arrays, what)
+
+
+def bind(network: Network, arrays: Any, what: str) -> Parameters:
+    """Return parameters or gradients as float64, checked name by name against the network.
 
     Args:
         network: the network whose parameters the arrays belong to.
-        arrays: parameters or gradients by PyTorch's parameter name.
+        arrays: parameters or gradients by PyTorch's parameter name, with or without the prefixes of wrappers such as
+            `DataParallel`; or a tuple or list of them in the order of the parameters, as `torch.autograd.grad` returns.
+            Each is a tensor or an array of any precision.
         what: "parameters" or "gradients", for the messages.
 
     Raises:
@@ -228,34 +253,9 @@ def bind(network: Network, arrays: Mapping[str, Any], what: str) -> Parameters:
         NonFiniteError: a value is NaN or infinite.
     """
     shapes = network.parameter_shapes
-    unknown = [name for name in arrays if name not in shapes]
-    if unknown:
-        raise ParameterError(
-            unknown[0], f"{what}: {unknown[0]!r} is no parameter of the network; it has {', '.join(shapes)}"
-        )
-    bound: Parameters = {}
-    for name, shape in shapes.items():
-        if name not in arrays:
-            raise ParameterError(name, f"{what}: {name!r} of shape {shape} is missing; {list(arrays)} came")
-        came = np.asarray(arrays[name])
-        if came.dtype.kind in "cOSUmM":  # ml_dtypes' own kinds are none of these
-            raise ParameterError(
-                name, f"{what}: {name!r} has type {came.dtype}, expected real numbers; convert it first"
-            )
-        values = came.astype(float)
-        if values.shape != shape:
-            raise ParameterError(name, f"{what}: {name!r} has shape {values.shape}, the network needs {shape}")
-        wrong = np.argwhere(~np.isfinite(values))
-        if len(wrong):
-            index = tuple(int(i) for i in wrong[0])
-            raise NonFiniteError(
-                name,
-                index,
-                f"{what}: {name!r} has {values[index]} at {index} and {len(wrong)} such values in all; "
-                "only finite values can be analysed: look for overflow in the training step",
-            )
-        bound[name] = values
-    return bound
+    return {
+        name: binding.as_float(name, array, shapes[name], what) for name, array in named(network, arrays, what).items()
+    }
 
 
 def shape_text(shape: Shape) -> str:

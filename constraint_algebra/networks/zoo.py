@@ -216,12 +216,12 @@ def network(
     fixed = 0 if found.free is None else len(found.blocks) - found.free
     for index, (filters, geometry, usual) in enumerate(found.blocks):
         kernel, stride, padding = map(int, geometry.split("/"))
-        layers.append(Conv2d(filters, kernel, stride, padding, bias=found.bias))
+        layers.append(Conv2d(filters, kernel, stride=stride, padding=padding, bias=found.bias))
         layers.append(activation if activation is not None and index >= fixed else usual)
     layers.append(Flatten())
     for features in found.hidden:
-        layers += [Linear(features, found.bias), activation or LEAKY]
-    layers.append(Linear(found.classes if classes is None else classes, found.head_bias))
+        layers += [Linear(features, bias=found.bias), activation or LEAKY]
+    layers.append(Linear(found.classes if classes is None else classes, bias=found.head_bias))
     return Network(found.input_shape if input_shape is None else input_shape, layers)
 
 

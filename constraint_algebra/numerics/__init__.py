@@ -7,9 +7,12 @@
 | `refinement` | the iteration begun anew from the true residual |
 | `lanczos` | extreme singular values of well-conditioned equations |
 | `dense_least_squares` | a small dense problem, with rank and null space |
+| `null_space` | rank and null space of a sparse matrix, with the gap |
 | `triangular` | triangular solves at the speed of LAPACK |
 | `interior_point` | linear programmes over polytopes |
 | `rows` | norms of rows, gaps between singular values |
+| `blocks` | the connected components of a sparse matrix |
 | `workspace` | arrays used again |
 | `blas_threads` | how many threads BLAS uses |
+| `workers` | processes that never outlive the one that opened them |
 """

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from constraint_algebra.arrays import FloatArray
+from constraint_algebra.errors import NonFiniteError
 
 EPSILON = float(np.finfo(float).eps)
 
@@ -16,7 +17,20 @@ def row_norms(matrix: FloatArray) -> FloatArray:
 
 
 def unit_rows(rows: sp.csr_array) -> tuple[sp.csr_array, FloatArray]:
-    """Return the rows scaled to unit norm, and the factors; a row of zeros stays one."""
+    """Return the rows scaled to unit norm, and the factors; a row of zeros stays one.
+
+    Raises:
+        NonFiniteError: NaN or infinity among the entries.
+    """
+    if not np.isfinite(rows.data).all():
+        entry = int(np.argmin(np.isfinite(rows.data)))
+        row, column = int(np.searchsorted(rows.indptr, entry, side="right")) - 1, int(rows.indices[entry])
+        raise NonFiniteError(
+            "values",
+            (row, column),
+            f"coefficients must be finite, got {rows.data[entry]} in equation {row} at unknown {column};"
+            " give finite values, or leave such equations out with select(mask)",
+        )
     norms = np.sqrt((rows.multiply(rows)).sum(axis=1))
     factors = 1 / np.where(norms > 0, norms, 1.0)
     return sp.csr_array(rows * factors[:, None]), factors

@@ -44,12 +44,12 @@ def reconstruction(
         count = 2 if truth is None else 4
         axes = list(plt.subplots(1, count, figsize=(3.3 * count, 3.4), layout="constrained")[1])
     known = result.determined
-    panels = [] if truth is None else [("|error|", np.abs(result.input - truth))]
+    panels = [] if truth is None else [("|error|", np.abs(result.guess - truth))]
     panels.append(("error bar (one standard deviation)", result.error_bar))
     rest = iter(axes)
     if truth is not None:
         picture(truth, title="Original", ax=next(rest))
-    picture(result.input, determined=known, title="Reconstruction", ax=next(rest))
+    picture(result.guess, determined=known, title="Reconstruction", ax=next(rest))
     values = np.concatenate([panel[known] for _, panel in panels])
     low, high = decades(values)
     for title, panel in panels:

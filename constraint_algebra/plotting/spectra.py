@@ -38,7 +38,7 @@ def singular_values(
         ParameterError: a system from shapes alone, or no values.
     """
     if isinstance(values, LinearSystem):
-        from constraint_algebra.ranks.ladder import singular_values as of_matrix
+        from constraint_algebra.numerics.null_space import singular_values as of_matrix
 
         if values.values is None:
             raise ParameterError(

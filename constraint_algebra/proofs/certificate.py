@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from constraint_algebra import __version__, plotting, storage
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.errors import OutputExistsError, ShapeError
+from constraint_algebra.errors import ShapeError
+from constraint_algebra.files import result_folder
 from constraint_algebra.proofs.intervals import flat_index
 from constraint_algebra.proofs.local_uniqueness import LocalUniqueness
 from constraint_algebra.proofs.twins import Twin
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# certificate.json is written last: where it stands, the others are complete.
+# certificate.json comes last and leaves first: where it stands, the others are complete.
 FILES = ("certificate.json", "certificate.npz", "certificate.png")
+ROOM = 2**20  # bytes to ask for before the work: a certificate of a photograph of 3×32×32 takes some 0.5 MB
 LETTERS = {"fixed": "F", "ambiguous": "A", "undecided": "U"}
 
 
@@ -37,6 +41,7 @@ class Witness:
     check: TwinVerification
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """The verdict for every input value, with its evidence.
@@ -171,26 +176,36 @@ class Certificate:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
         """Write certificate.json, certificate.npz (arrays and twins) and, for pictures, certificate.png.
 
+        Args:
+            folder: the folder, made where it is missing.
+            overwrite: whether those of an earlier certificate may be replaced, all at once.
+
         Raises:
             OutputExistsError: one of them is there and `overwrite` is false.
+            StorageError: the folder or the disk refuses; what was there is as it was, and this certificate is in the
+                temporary folder `kept` of the exception.
         """
         out = Path(folder)
         refuse_existing(out, overwrite=overwrite)
-        out.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            (out / name).unlink(missing_ok=True)
+        return result_folder.write_result(out, FILES, self.contents(), overwrite=overwrite, result=self)
+
+    def contents(self) -> dict[str, bytes]:
+        """Return the files that `save` writes, by name."""
         arrays = {name: getattr(self, name) for name in ("input", "fixed", "ambiguous", "bound", "moved", "seen")}
         arrays |= {f"twins/{i}": w.twin.image for i, w in enumerate(self.witnesses)}
-        storage.save(out / "certificate.npz", arrays)
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+        contents = {
+            "certificate.json": (text + "\n").encode("utf-8", "backslashreplace"),
+            "certificate.npz": storage.to_bytes(Path("certificate.npz"), arrays),
+        }
         if plotting.is_picture(self.input.shape):
             from matplotlib.figure import Figure
 
-            figure = Figure(figsize=(15, 3.6), layout="constrained")
+            figure, stream = Figure(figsize=(15, 3.6), layout="constrained"), io.BytesIO()
             self.plot(list(figure.subplots(1, 5)))
-            figure.savefig(out / "certificate.png", dpi=110, metadata={"Software": None})
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-        (out / "certificate.json").write_text(text + "\n", "utf-8")
-        return [out / name for name in FILES if (out / name).exists()]
+            figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+            contents["certificate.png"] = stream.getvalue()
+        return contents
 
     def plot(self, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
         """Draw image, verdicts, width of what twins show, strongest twin and its difference on five Axes.
@@ -215,12 +230,13 @@ class Certificate:
 
 
 def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Raise `OutputExistsError` where a certificate would be overwritten; call it before the work as well."""
-    there = [name for name in FILES if (out / name).exists()]
-    if there and not overwrite:
-        raise OutputExistsError(
-            f"{out} already holds {', '.join(there)}; pass overwrite=True (--force), or name another folder"
-        )
+    """Refuse a folder whose certificate would be overwritten, or that takes none; call it before the work as well.
+
+    Raises:
+        OutputExistsError: one is there and `overwrite` is false.
+        StorageError: the folder cannot be written to.
+    """
+    result_folder.refuse_existing(out, FILES, overwrite=overwrite, needed=ROOM)
 
 
 def digest(values: NDArray[Any]) -> str:

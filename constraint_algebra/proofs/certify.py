@@ -8,6 +8,7 @@ gradients says what holds nearby.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from constraint_algebra import memory
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
+from constraint_algebra.equations.systems import ENTRY
 from constraint_algebra.errors import MissingBiasError, ParameterError, ShapeError, ZeroGradientError
 from constraint_algebra.networks.network import Network
 from constraint_algebra.numerics.blas_threads import one_blas_thread
@@ -23,16 +27,17 @@ from constraint_algebra.proofs.certificate import Certificate, Witness, digest
 from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet, indistinguishable
 from constraint_algebra.proofs.local_uniqueness import LocalUniqueness, local_uniqueness
 from constraint_algebra.proofs.twins import Twin
-from constraint_algebra.pytorch.gradients import to_numpy, torch_gradients
+from constraint_algebra.pytorch.gradients import torch_gradients
 from constraint_algebra.pytorch.tracing import from_torch
 from constraint_algebra.pytorch.verification import ENTRIES, TOLERANCE, Model, doubled, gradient_jacobian, verify_twin
-from constraint_algebra.recursion.backsubstitution import reconstruct
+from constraint_algebra.recursion import backsubstitution
 from constraint_algebra.recursion.result import Reconstruction, Status
 
 ROUNDS = 3  # twins in random directions, which move most values far enough
 SPREAD = 6.0  # error bars in a bound
 
 
+@checked
 @one_blas_thread()
 def certify(
     model: Model,
@@ -57,13 +62,16 @@ def certify(
         delta: a value is ambiguous where a verified twin changes it by at least this much.
         tolerance: difference of gradients, relative to the largest, at which they count as equal.
         valid_range: smallest and largest valid value.
-        time_limit: seconds for the search of twins; values not settled by then stay undecided, with that reason.
+        time_limit: seconds after which nothing new is begun; values not settled by then stay undecided, with what was
+            not looked at as the reason. The equations of the first layer are factored in any case, and a layer of the
+            reconstruction that was begun is finished.
         seed: of the random directions and of the reconstruction's noise.
         progress: called with (values settled, values in all, what is being done).
 
     Raises:
         UnsupportedLayerError: a layer without equations, or an activation before the first layer with a weight.
         ShapeError, ParameterError: an input or a target that does not fit.
+        MemoryLimitError: it would take more memory than may be taken.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)).double()
@@ -74,21 +82,41 @@ def certify(
     """
     if not 0 < delta <= valid_range[1] - valid_range[0]:
         raise ParameterError("delta", f"delta must be positive and within the valid range {valid_range}, got {delta}")
-    x = np.array(input, dtype=float)
+    x = _sample(input)
+    deadline = time.monotonic() + time_limit
     network, arrays = from_torch(model, x.shape)
+    _demand(network)
     parameters = {name: np.asarray(values).astype(float) for name, values in arrays.items()}
     found = indistinguishable(network, parameters, x, target, loss=loss, valid_range=valid_range)
     exact = doubled(model)
-    search = _Search(exact, found, target, loss, delta, tolerance, time.monotonic() + time_limit, progress)
-    result, obstacle = _from_gradients(exact, network, parameters, x, target, loss, valid_range, seed)
+    search = _Search(exact, found, target, loss, delta, tolerance, deadline, progress)
+    result, obstacle = _from_gradients(search, network, parameters, seed)
     for other in () if result is None else result.alternatives:
         search.offer(_inside(other.input, valid_range), "another input that a head without bias allows")
     if search.refused:
         obstacle = obstacle or "a head without bias allows another input, whose gradients are equal up to rounding only"
     verdicts = _verdicts(search, result, obstacle, seed)
-    local = _local(exact, x, target, loss) if verdicts.undecided.any() else None
-    digests = {name: digest(to_numpy(p)) for name, p in model.named_parameters()}
+    local = _local(exact, x, target, loss) if verdicts.undecided.any() and not search.is_late() else None
+    digests = {name: digest(values) for name, values in arrays.items()}
     return _certificate(search, verdicts, result, obstacle, local, digests)
+
+
+def _sample(values: ArrayLike) -> FloatArray:
+    """Return the input as an array of its own; `ShapeError` where there are no values."""
+    x = np.array(values, dtype=float)
+    if not x.size:
+        raise ShapeError(f"input has no values, its shape is {x.shape}; give one sample without a batch axis")
+    return x
+
+
+def _demand(network: Network) -> None:
+    """Refuse what the memory does not hold: a reconstruction, the weight equations and the basis of what they leave."""
+    first = network.bilinear[0]
+    rows = first.filters * math.prod(first.outputs) + first.channels * first.filters * math.prod(first.taps)
+    entries = math.prod(first.weight_shape) * math.prod(first.outputs)
+    size = ENTRY * entries + 16.0 * first.unknowns * max(0, first.unknowns - rows)
+    memory.demand(f"to certify an input of {first.unknowns:,} values", size, "take a smaller input or network")
+    backsubstitution.demand(network)
 
 
 @dataclass(frozen=True)
@@ -197,12 +225,14 @@ class _Search:
     def run(self, fixed: BoolArray, seed: int) -> None:
         """Search in random directions first, then for one value after the other."""
         P, x = self.found.polytope, self.found.input
+        if self.is_late():
+            return
         if P.null.nullity == 0:
             self.outer[...] = 0.0
             return
         self.outer = P.reach(np.arange(x.size)).reshape(x.shape)
         for number, objective in enumerate(["mean", *["random"] * ROUNDS]):
-            if self._late():
+            if self.is_late():
                 return
             twin = self.found.twin(objective, seed=seed + number, time_limit=self._left())
             self.offer(None if twin is None else twin.image, objective)
@@ -211,7 +241,7 @@ class _Search:
                 return
         for pixel in np.argwhere(~fixed & ~self.narrow).tolist():
             place = tuple(pixel)
-            if self._late():
+            if self.is_late():
                 return
             if self.moved[place] < self.delta:
                 self._settle(place)
@@ -234,7 +264,8 @@ class _Search:
     def _left(self) -> float:
         return max(self.deadline - time.monotonic(), 0.0)
 
-    def _late(self) -> bool:
+    def is_late(self) -> bool:
+        """Whether the time is up; that is remembered."""
         self.late = self._left() == 0.0
         return self.late
 
@@ -244,20 +275,36 @@ class _Search:
             self.progress(int(settled.sum()), settled.size, doing)
 
 
+class _OutOfTimeError(Exception):
+    """Ends a reconstruction between two layers; never leaves this module."""
+
+
 def _from_gradients(
-    model: Model,
-    network: Network,
-    parameters: dict[str, FloatArray],
-    x: FloatArray,
-    target: int,
-    loss: str,
-    valid_range: tuple[float, float],
-    seed: int,
+    search: _Search, network: Network, parameters: dict[str, FloatArray], seed: int
 ) -> tuple[Reconstruction | None, str | None]:
     """Return what the gradients alone yield, and why the first layer's activations are not determined, if so."""
-    gradients = torch_gradients(model, x, target, loss)
+    loss, valid_range = search.loss, search.found.valid_range
+    gradients = torch_gradients(search.model, search.found.input, search.target, loss)
+
+    def next_layer(done: int, total: int, name: str) -> None:
+        if search.progress is not None:
+            search.progress(0, search.found.input.size, f"layer {name}")
+        if done < total and search.is_late():
+            raise _OutOfTimeError
+
     try:
-        result = reconstruct(network, parameters, gradients, loss=loss, valid_range=valid_range, seed=seed)
+        result = backsubstitution.reconstruct(
+            network,
+            parameters,
+            gradients,
+            loss=loss,
+            valid_range=valid_range,
+            batch=1,
+            seed=seed,
+            progress=next_layer,
+        )
+    except _OutOfTimeError:
+        return None, "the time limit came before the layers above the first were reconstructed"
     except (ZeroGradientError, MissingBiasError) as error:
         return None, f"the gradients do not start a reconstruction: {error}"
     if result.status is Status.INCONSISTENT:
@@ -308,8 +355,14 @@ def _reasons(
         cause = "the two sides of its interval do not meet, by rounding in nearly dependent equations"
     if obstacle is None and search.refused:
         cause = f"{search.refused} twins failed in float64, whose rounding hides gradients this small"
+    if local is None and search.late:
+        yield f"{cause}; the time limit came before the Jacobian was looked at", undecided
+        return
     if local is None:
-        yield f"{cause}; the Jacobian is larger than {ENTRIES:,} entries and was not looked at", undecided
+        yield (
+            f"{cause}; the Jacobian is larger than {ENTRIES:,} entries or than the memory, and was not looked at",
+            undecided,
+        )
         return
     if local.unique:
         yield f"{cause}; no other input nearby has these gradients (the Jacobian has full column rank)", undecided

@@ -18,13 +18,14 @@ import flint
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from constraint_algebra.arrays import BoolArray
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import BoolArray, ParametersLike
 from constraint_algebra.equations.systems import LinearSystem, bias_equations, gradient_equations, weight_equations
 from constraint_algebra.errors import LayerProblem, ParameterError, ShapeError, UnsupportedLayerError
-from constraint_algebra.layers.activations import Hardtanh, Identity, LeakyReLU, ReLU
+from constraint_algebra.layers.activations import Hardtanh, Identity, LeakyReLU, ReLU, is_piecewise_linear
 from constraint_algebra.layers.kinds import Activation, PlacedLayer
 from constraint_algebra.networks.activation_pattern import first_layer
-from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.network import Network, NetworkLike, named
 from constraint_algebra.networks.walk import Rules, down_through, up
 
 Rationals = list[Fraction]
@@ -50,6 +51,7 @@ class ExactTwin:
         return Fraction(max(abs(self.image - self.original).ravel()))
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ExactCertificate:
     """The indistinguishability set over the rationals, for every loss.
@@ -119,9 +121,10 @@ class ExactCertificate:
         return min(limits, default=Fraction(0))
 
 
+@checked
 def exact_certificate(
-    network: Network,
-    parameters: Mapping[str, Any],
+    network: NetworkLike,
+    parameters: ParametersLike,
     input: ArrayLike,  # noqa: A002 -- the word for it
     *,
     valid_range: tuple[Any, Any] = (0, 1),
@@ -150,12 +153,14 @@ def exact_certificate(
     >>> print(*twin.image.ravel(), twin.change, twin.gradients_equal)
     1 1/3 2/3 1/3 1/3 True
     """
+    assert isinstance(network, Network)  # whatever stood for it
     layer = first_layer(network)
     _check(network, layer)
-    x, (low, high) = _rationals(input, network.input_shape, "input"), map(Fraction, valid_range)
+    x, (low, high) = _rationals(input, network.input_shape, "input"), _rationals(valid_range, (2,), "valid_range")
     if not all(low <= value <= high for value in x):
         raise ParameterError("input", f"the input must lie between {low} and {high}; pass valid_range")
-    W = {name: _rationals(parameters[name], shape, name) for name, shape in network.parameter_shapes.items()}
+    given = named(network, parameters, "parameters")
+    W = {name: _rationals(given[name], shape, name) for name, shape in network.parameter_shapes.items()}
     values = _forward(network, W, x)
     B = _rows(weight_equations(layer), W[layer.weight_name])
     passing, cut = _pattern(network, values, layer, B)
@@ -341,7 +346,7 @@ def _check(network: Network, layer: PlacedLayer) -> None:
     problems = [
         LayerProblem(placed.name, f"{placed.kind} has no rational values", "use indistinguishable, in float64")
         for placed in network.layers
-        if placed.is_activation and not isinstance(placed.layer, ReLU | LeakyReLU | Hardtanh | Identity)
+        if placed.is_activation and not is_piecewise_linear(placed.activation)
     ]
     several = [a for a in network.after(layer) if a.is_activation][1:]
     problems += [LayerProblem(a.name, "a second activation follows the first", "merge them into one") for a in several]

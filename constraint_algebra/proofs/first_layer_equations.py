@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import BoolArray, FloatArray, ParametersLike
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import Activation, PlacedLayer
 from constraint_algebra.networks.activation_pattern import CutOffs, nearest, reshaped
 from constraint_algebra.networks.activation_pattern import first_layer as lowest
-from constraint_algebra.networks.network import Network, bind
+from constraint_algebra.networks.network import Network, NetworkLike, bind, named
 from constraint_algebra.networks.walk import Rules, down
 from constraint_algebra.proofs.observer import FirstLayer
 from constraint_algebra.recursion.backsubstitution import reconstruct
@@ -41,10 +41,11 @@ class _Known:
         return _Known(self.value.reshape(shape), self.error.reshape(shape), self.known.reshape(shape))
 
 
+@checked
 def first_layer_equations(
-    network: Network,
-    parameters: Mapping[str, Any],
-    gradients: Mapping[str, Any],
+    network: NetworkLike,
+    parameters: ParametersLike,
+    gradients: ParametersLike,
     *,
     loss: str | None = "cross_entropy",
     noise: float | Mapping[str, ArrayLike] = 0.0,
@@ -70,6 +71,7 @@ def first_layer_equations(
     Raises:
         What `reconstruct` raises; and `UnsupportedLayerError` for an activation before the first layer with a weight.
     """
+    assert isinstance(network, Network)  # whatever stood for it
     layer = lowest(network)
     seen = _Observation(network, parameters, gradients, loss, noise, spread, seed)
     k = seen.output_gradient(layer)
@@ -101,8 +103,8 @@ class _Observation:
     def __init__(
         self,
         network: Network,
-        parameters: Mapping[str, Any],
-        gradients: Mapping[str, Any],
+        parameters: ParametersLike,
+        gradients: ParametersLike,
         loss: str | None,
         noise: float | Mapping[str, ArrayLike],
         spread: float,
@@ -110,9 +112,9 @@ class _Observation:
     ) -> None:
         self.network, self.loss, self.noise, self.spread, self.seed = network, loss, noise, spread, seed
         self.parameters = bind(network, parameters, "parameters")
-        self.gradients = bind(network, gradients, "gradients")
-        self.given = gradients
-        rounding = precision(gradients)
+        self.given = named(network, gradients, "gradients")
+        self.gradients = bind(network, self.given, "gradients")
+        rounding = precision(self.given)
         self.arithmetic = rounding.arithmetic
         self.deviations = deviations_of(self.gradients, rounding, noise)
 

@@ -15,20 +15,19 @@ determine x. Where the null space of A and B is zero, a value is *fixed* given t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
-from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import BoolArray, FloatArray, ParametersLike
 from constraint_algebra.equations.systems import weight_equations
 from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.networks.activation_pattern import activation_pattern, first_layer
 from constraint_algebra.networks.losses import loss_gradients
-from constraint_algebra.networks.network import Network, bind, chain_rule
+from constraint_algebra.networks.network import Network, NetworkLike, bind, chain_rule
 from constraint_algebra.networks.walk import down
 from constraint_algebra.numerics.rows import unit_rows
 from constraint_algebra.proofs import intervals, twins
@@ -39,6 +38,7 @@ from constraint_algebra.solvers.null_space import RTOL, TOLERANCE, NullSpace
 COEFFICIENTS = 1e-13  # relative error of the coefficients k and W x that outer bounds allow for
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class IndistinguishabilitySet:
     """All inputs with the same gradients as one input, the activation pattern of its first layer kept.
@@ -122,9 +122,10 @@ class IndistinguishabilitySet:
         return f"IndistinguishabilitySet: nullity {self.nullity:,}, {fixed:,} of {size:,} values fixed, {passing}"
 
 
+@checked
 def indistinguishable(
-    network: Network,
-    parameters: Mapping[str, Any],
+    network: NetworkLike,
+    parameters: ParametersLike,
     input: ArrayLike,  # noqa: A002 -- the word for it
     target: int | None = None,
     *,
@@ -166,6 +167,7 @@ def indistinguishable(
     >>> found.twin((0, 2)).image.round(3)
     array([[0.75, 0.5 , 1.  , 0.  ]])
     """
+    assert isinstance(network, Network)  # whatever stood for it
     bound, x = bind(network, parameters, "parameters"), _checked(network, input, valid_range)
     layer = first_layer(network)
     values = network.forward(bound, x)

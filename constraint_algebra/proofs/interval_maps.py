@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from constraint_algebra import storage
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
 from constraint_algebra.errors import ShapeError, StorageError
+from constraint_algebra.files.locks import locked
+from constraint_algebra.files.names import is_there
 from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet
 from constraint_algebra.proofs.intervals import Interval, intervals
 
@@ -18,6 +22,7 @@ EVERY = 10.0  # seconds between two writes
 ENDS = ("lower_outer", "lower_inner", "upper_inner", "upper_outer")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class IntervalMap:
     """Intervals in the input shape; NaN where none was asked for.
@@ -46,6 +51,7 @@ class IntervalMap:
         return self.upper_outer - self.lower_outer
 
 
+@checked
 def interval_map(
     found: IndistinguishabilitySet,
     pixels: BoolArray | None = None,
@@ -67,13 +73,38 @@ def interval_map(
 
     Raises:
         ShapeError: a mask of another shape.
-        StorageError: the file belongs to another set.
+        StorageError: the file belongs to another set, is damaged or cannot be written, or another process works on it.
+            What was computed until then is `result` of the exception, an `IntervalMap`.
     """
     shape = found.input.shape
     wanted = np.ones(shape, dtype=bool) if pixels is None else np.asarray(pixels, dtype=bool)
     if wanted.shape != shape:
-        raise ShapeError(f"the mask must have the input's shape {shape}, got {wanted.shape}")
-    ends = _begun(found, path)
+        raise ShapeError(f"pixels: the mask must have the input's shape {shape}, got {wanted.shape}")
+    with contextlib.ExitStack() as held:
+        if path is not None:
+            # All that will be kept, before any of it is computed; and nobody else writes there meanwhile.
+            storage.check_target(Path(path), overwrite=True, needed=8 * (len(ENDS) + 1) * found.input.size + 4096)
+            held.enter_context(locked(Path(path)))
+        ends = _begun(found, path)
+        try:
+            _fill(found, wanted, ends, path, workers=workers, time_limit=time_limit, progress=progress)
+        except StorageError as error:
+            error.result = _masked(ends, wanted)
+            raise
+    return _masked(ends, wanted)
+
+
+def _fill(
+    found: IndistinguishabilitySet,
+    wanted: BoolArray,
+    ends: dict[str, FloatArray],
+    path: str | Path | None,
+    *,
+    workers: int,
+    time_limit: float | None,
+    progress: Progress | None,
+) -> None:
+    """Compute the intervals that are missing among those wanted, and keep them now and then, and at the end."""
     todo = [tuple(index) for index in np.argwhere(wanted & np.isnan(ends["lower_outer"])).tolist()]
     saved, total = time.monotonic(), int(wanted.sum())
     try:
@@ -86,19 +117,25 @@ def interval_map(
             if progress is not None:
                 progress(total - len(todo) + number + 1, total, str(pixel))
             if time.monotonic() - saved > EVERY:
-                _keep(found, path, ends)
+                # A disk that is full now may have room at the end: what counts is the last time.
+                with contextlib.suppress(StorageError):
+                    _keep(found, path, ends)
                 saved = time.monotonic()
     finally:
         _keep(found, path, ends)
+
+
+def _masked(ends: dict[str, FloatArray], wanted: BoolArray) -> IntervalMap:
     return IntervalMap(**{end: np.where(wanted, values, np.nan) for end, values in ends.items()})
 
 
 def _begun(found: IndistinguishabilitySet, path: str | Path | None) -> dict[str, FloatArray]:
     fresh = {end: np.full(found.input.shape, np.nan) for end in ENDS}
-    if path is None or not Path(path).exists():
+    if path is None or not is_there(Path(path)):
         return fresh
     kept = storage.load(path)
     same = {"input", "equations", *ENDS} <= set(kept) and np.array_equal(kept["input"], found.input)
+    same = same and all(kept[end].shape == found.input.shape for end in ENDS)
     if not same or not np.array_equal(kept["equations"], _fingerprint(found)):
         raise StorageError(f"{path} holds the intervals of another input or network; name another file")
     return {end: np.array(kept[end]) for end in ENDS}

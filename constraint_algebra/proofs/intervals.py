@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy as np
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.numerics.workers import workers as pool_of
 from constraint_algebra.proofs.polytope import Polytope
 
 Pixel = tuple[int, ...]
 
 
+@checked
 @dataclass(frozen=True)
 class Interval:
     """The smallest and the largest value of an input value, each from both sides.
@@ -122,13 +124,10 @@ def intervals(
     if workers == 1:
         yield from map(task, pixels)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (task,)) as pool:
+    with pool_of(workers, _begin, (task,)) as pool:
         waiting = [pool.submit(_work, pixel) for pixel in pixels]
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for done in as_completed(waiting):
+            yield done.result()
 
 
 @dataclass(frozen=True)

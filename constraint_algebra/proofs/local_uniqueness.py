@@ -13,13 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as la
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.errors import ParameterError
 from constraint_algebra.numerics.rows import gap_at, row_norms
 
 RTOL = 1e-9  # derivatives of derivatives lose some digits
 ROWS = 4096  # of the Jacobian at a time
 
 
+@checked
 @dataclass(frozen=True)
 class LocalUniqueness:
     """The rank of the Jacobian at one input.
@@ -49,6 +52,7 @@ class LocalUniqueness:
         return np.asarray(self.norms > self.tolerance)
 
 
+@checked
 def local_uniqueness(
     jacobian: Mapping[str, FloatArray], input_shape: tuple[int, ...], *, rtol: float = RTOL, tolerance: float = 1e-7
 ) -> LocalUniqueness:
@@ -64,6 +68,8 @@ def local_uniqueness(
     array([False, False,  True])
     """
     size = int(np.prod(input_shape))
+    if not jacobian:
+        raise ParameterError("jacobian", "jacobian holds no parameter; give what gradient_jacobian returns")
     R = np.zeros((0, size))
     for values in jacobian.values():
         rows = values.reshape(-1, size)

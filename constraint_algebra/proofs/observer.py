@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
 from constraint_algebra.equations.systems import weight_equations
 from constraint_algebra.layers import trilinear
@@ -22,6 +23,7 @@ from constraint_algebra.recursion.result import PixelBounds
 from constraint_algebra.solvers.null_space import RTOL, NullSpace
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class FirstLayer:
     """What the gradients yield about the first layer: its equations, each with the largest error that noise explains.

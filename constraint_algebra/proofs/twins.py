@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError, UnknownNameError
 from constraint_algebra.proofs.intervals import flat_index
@@ -18,6 +19,7 @@ Objective = str | Sequence[int] | ArrayLike
 LEAST = 1e-9  # a smaller change is no change
 
 
+@checked
 @dataclass(frozen=True)
 class Twin:
     """Another valid input whose gradients equal those of the original.

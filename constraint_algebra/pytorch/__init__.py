@@ -2,7 +2,22 @@
 
 | module | concept |
 | --- | --- |
+| `models` | what stands around the layers of a model: wrappers, further outputs and arguments |
+| `tensors` | tensors from arrays and back, and from files |
+| `unsupported` | why a layer has no equations, and what can be said of its model all the same |
 | `gradients` | real gradients of a model, and a model from a network |
+| `graph` | the graph of a forward pass, and the shapes in it |
+| `chain` | that graph read as a chain of layers |
 | `tracing` | a network from a model |
 | `verification` | real gradients of two inputs compared, and their Jacobian |
+| `whole_models` | a model where a network is expected |
 """
+
+from importlib.util import find_spec
+
+from constraint_algebra.errors import MissingPackageError
+
+if find_spec("torch") is None:
+    raise MissingPackageError(
+        'models and real gradients need PyTorch, which is not installed; pip install "constraint-algebra[torch]"'
+    )

@@ -1,35 +1,37 @@
 """Real gradients from PyTorch, and a `Network` as a PyTorch model.
 
-This module and `tracing`, which reads models, are the only ones that import PyTorch.
+Models are taken as they are: `tracing` is what reads them.
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn import functional
 
 from constraint_algebra import layers as kinds
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import Arrays
-from constraint_algebra.errors import MissingPackageError, ParameterError, ShapeError, StorageError, UnknownNameError
+from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
 from constraint_algebra.layers.kinds import PlacedLayer
-from constraint_algebra.networks.network import Network
-
-try:
-    import torch
-    from torch import Tensor, nn
-    from torch.nn import functional
-except ImportError as error:
-    raise MissingPackageError(
-        'models and real gradients need PyTorch, which is not installed; pip install "constraint-algebra[torch]"'
-    ) from error
+from constraint_algebra.networks.network import Network, NetworkLike
+from constraint_algebra.notes import note
+from constraint_algebra.pytorch.models import (
+    logits,
+    outputs,
+    refuse_features_first,
+    refuse_without_values,
+    say_which,
+    unwrapped,
+)
+from constraint_algebra.pytorch.tensors import input_tensor, to_numpy, to_tensor
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 
@@ -38,12 +40,14 @@ _LOSSES = ("cross_entropy", "logistic")
 _INITS = ("uniform", "default")
 
 
+@checked
 def torch_gradients(
     model: nn.Module, inputs: ArrayLike | Tensor, target: ArrayLike | Tensor, loss: Loss = "cross_entropy"
 ) -> Arrays:
     """Return the gradient of the loss for every parameter, under the names and in the dtypes of the parameters.
 
-    The model keeps its `.grad` fields and its training or evaluation mode.
+    The model keeps its `.grad` fields and its training or evaluation mode. Wrappers and further outputs are accepted
+    and said as by `from_torch`; a parameter that the loss does not depend on has no gradient and is left out, and said.
 
     Args:
         model: any model, supported by `from_torch` or not.
@@ -54,8 +58,8 @@ def torch_gradients(
 
     Raises:
         UnknownNameError: the loss is none of those.
-        ParameterError: parameters are frozen or not used, or a target is no class of the model.
-        ShapeError: inputs, targets and model do not fit each other.
+        ParameterError: parameters are frozen, without values, or none is used; or a target is no class of the model.
+        ShapeError: inputs, targets and model do not fit each other, or the inputs are 8-bit integers.
 
     >>> model = nn.Linear(2, 2, bias=False, dtype=torch.float64)
     >>> _ = nn.init.zeros_(model.weight)
@@ -64,25 +68,38 @@ def torch_gradients(
            [ 0.5,  2. ]])}
     """
     check_loss(loss)
+    model = unwrapped(model)
+    refuse_without_values(model)
     parameters = dict(model.named_parameters())
     if not parameters:
         raise ShapeError("the model has no parameters and therefore no gradient; pass a model with a weight")
     frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
     if frozen:
         raise ParameterError(
-            frozen[0], f"frozen parameters have no gradient: {', '.join(frozen)}; call model.requires_grad_(True)"
+            frozen[0],
+            f"frozen parameters have no gradient: {', '.join(frozen)}; call model.requires_grad_(True), which changes "
+            "no gradient of the others",
         )
     like = next(iter(parameters.values()))
-    x = to_tensor(inputs).to(like)
+    x = input_tensor(inputs, "inputs").to(like)
     y = to_tensor(target).to(like.device)
     with torch.enable_grad():
-        output = _output(model, x, batched=isinstance(loss, str) and y.numel() > 1)
+        everything = _output(model, x, batched=isinstance(loss, str) and y.numel() > 1)
+        output, words = logits(everything)
+        refuse_features_first(everything, output, list(parameters.values()))
         value = loss_value(loss, output, y)
+        if not value.requires_grad:
+            names = ", ".join(parameters)
+            raise ParameterError(
+                next(iter(parameters)), f"the loss depends on no parameter of the model, none of {names}"
+            )
         found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-    for name, gradient in zip(parameters, found, strict=True):
-        if gradient is None:
-            raise ParameterError(name, f"the loss does not depend on parameter {name!r}; remove it from the model")
-    return {name: to_numpy(gradient) for name, gradient in zip(parameters, found, strict=True)}
+    say_which(words, len(outputs(everything)))
+    gradients = {name: to_numpy(g) for name, g in zip(parameters, found, strict=True) if g is not None}
+    unused = [name for name in parameters if name not in gradients]
+    if unused:
+        note(f"the loss does not depend on {', '.join(unused)}: parameters without a gradient, left out here")
+    return gradients
 
 
 def check_loss(loss: Loss) -> None:
@@ -98,8 +115,8 @@ def loss_value(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
     return _own_loss(loss, output, target)
 
 
-def _output(model: nn.Module, x: Tensor, *, batched: bool) -> Tensor:
-    """Return the output for `x` with a batch axis, added where the model does not take `x` otherwise."""
+def _output(model: nn.Module, x: Tensor, *, batched: bool) -> object:
+    """Return all outputs for `x` with a batch axis, added where the model does not take `x` otherwise."""
     convolutional = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
     problems = []
     for added in (True, False) if x.ndim and not batched else (False,):
@@ -107,28 +124,32 @@ def _output(model: nn.Module, x: Tensor, *, batched: bool) -> Tensor:
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         inputs = x[None] if added else x
         try:
-            output = torch.func.functional_call(model, buffers, (inputs,)) if buffers else model(inputs)
+            everything = torch.func.functional_call(model, buffers, (inputs,)) if buffers else model(inputs)
         except (RuntimeError, ValueError, IndexError) as error:
             problems.append(f"{tuple(inputs.shape)}: {error}")
             continue
+        output, _ = logits(everything)
         # A linear layer takes any number of leading axes: two of them mean that one was there before.
         if not added or output.ndim == 2 or (convolutional and output.ndim > 2):
-            return _checked(output, len(inputs) if inputs.ndim else 0)
+            _check_samples(output, len(inputs) if inputs.ndim else 0)
+            return everything
     raise ShapeError("the model does not take the inputs, whose shape it was given as " + "; and as ".join(problems))
 
 
-def _checked(output: object, samples: int) -> Tensor:
-    if isinstance(output, Tensor) and output.ndim and len(output) == samples:
-        return output
-    came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise ShapeError(f"the model must return one tensor with a row for each of {samples} samples, got {came}")
+def _check_samples(output: Tensor, samples: int) -> None:
+    if not output.ndim or len(output) != samples:
+        came = tuple(output.shape)
+        raise ShapeError(f"the model must return one tensor with a row for each of {samples} samples, got {came}")
 
 
 def _named_loss(loss: str, output: Tensor, target: Tensor) -> Tensor:
     logistic = loss == "logistic"
     if output.ndim != 2 or (logistic and output.shape[1] != 1):
         needs = "(samples, 1)" if logistic else "(samples, classes)"
-        raise ShapeError(f"loss {loss!r} needs an output of shape {needs}, got {tuple(output.shape)}; use another loss")
+        raise ShapeError(
+            f"loss {loss!r} needs an output of shape {needs}, got {tuple(output.shape)};"
+            " pass a function of output and target"
+        )
     if len(target) != len(output):
         raise ShapeError(f"loss {loss!r} needs one target for each of {len(output)} samples, got {len(target)}")
     classes = 2 if logistic else output.shape[1]
@@ -147,7 +168,8 @@ def _own_loss(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, target: 
     return value.reshape(())
 
 
-def to_torch(network: Network, *, seed: int = 0, init: str = "uniform", dtype: str = "float64") -> nn.Module:
+@checked
+def to_torch(network: NetworkLike, *, seed: int = 0, init: str = "uniform", dtype: str = "float64") -> nn.Module:
     """Return a PyTorch model whose parameters have the network's names and shapes.
 
     `from_torch` makes the same network of it. It is an `nn.Sequential`, except that names with dots make nested modules
@@ -169,6 +191,7 @@ def to_torch(network: Network, *, seed: int = 0, init: str = "uniform", dtype: s
       (1): LeakyReLU(negative_slope=0.2)
     )
     """
+    assert isinstance(network, Network)  # whatever stood for it
     for name, known in ((init, _INITS), (dtype, tuple(_DTYPES))):
         if name not in known:
             raise UnknownNameError(f"no init or dtype is called {name!r}; use one of {', '.join(known)}")
@@ -251,7 +274,7 @@ def _module(placed: PlacedLayer) -> nn.Module:
             if isinstance(module, PadFirst):
                 module.zeros = conv.paddings
             return module
-        case kinds.Linear(filters, bias):
+        case kinds.Linear(filters, bias=bias):
             return nn.Linear(placed.channels, filters, bias=bias, dtype=torch.float64)
         case kinds.LeakyReLU(slope):
             return nn.LeakyReLU(slope)
@@ -321,53 +344,3 @@ def load_parameters(model: nn.Module, arrays: Mapping[str, ArrayLike]) -> None:
     with torch.no_grad():
         for name, value in values.items():
             parameters[name].copy_(value)
-
-
-def load_torch_file(path: str | Path) -> Arrays:
-    """Return the tensors of a PyTorch file of names and tensors, such as a `state_dict`; nothing in it is executed.
-
-    Raises:
-        StorageError: the file is damaged, contains anything but tensors, or needs code to open.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on the pickle protocol of files that are refused anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise StorageError(
-            f"{path}: this file needs code to open, or is no PyTorch file, and is refused; save a state_dict instead"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise StorageError(f"{path}: not a PyTorch file, or damaged ({error}); write it again") from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise StorageError(
-            f"{path}: expected a dictionary of tensors by parameter name, got {type(content).__name__}; "
-            "save model.state_dict(), or {name: p.grad for name, p in model.named_parameters()}"
-        )
-    return {str(name): to_numpy(value) for name, value in content.items()}
-
-
-def to_numpy(tensor: Tensor) -> NDArray[Any]:
-    """Return a copy of a tensor as an array of the same dtype; bfloat16 through ml_dtypes."""
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype != torch.bfloat16:
-        return np.array(tensor.numpy())
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise MissingPackageError(
-            'bfloat16 arrays need ml_dtypes, which is not installed; pip install "constraint-algebra[torch]"'
-        ) from error
-    return np.array(tensor.view(torch.int16).numpy()).view(ml_dtypes.bfloat16)
-
-
-def to_tensor(values: ArrayLike | Tensor) -> Tensor:
-    """Return values as a tensor of the same dtype; an array is copied, a tensor detached."""
-    if isinstance(values, Tensor):
-        return values.detach()
-    array = np.array(values, order="C")
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    if array.dtype.kind not in "fiub":
-        raise ShapeError(f"expected an array of numbers, got values of type {array.dtype}")
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))

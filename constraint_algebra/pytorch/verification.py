@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from constraint_algebra import memory
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.pytorch.gradients import Loss, check_loss, loss_value, to_numpy, to_tensor, torch_gradients
+from constraint_algebra.pytorch.gradients import Loss, check_loss, loss_value, torch_gradients
+from constraint_algebra.pytorch.models import logits, outputs, refuse_features_first, say_which, unwrapped
+from constraint_algebra.pytorch.tensors import input_tensor, to_numpy, to_tensor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +33,7 @@ ENTRIES = 150_000_000  # of a Jacobian, 1.2 GB
 CHUNK = 64  # directions at a time
 
 
+@checked
 @dataclass(frozen=True)
 class TwinVerification:
     """How far the gradients of two inputs are apart.
@@ -74,6 +81,7 @@ class TwinVerification:
         )
 
 
+@checked
 def verify_twin(
     model: nn.Module,
     input: ArrayLike | Tensor,  # noqa: A002 -- the word for it
@@ -103,9 +111,10 @@ def verify_twin(
     >>> same.equal, same.bit_identical_float32, same.difference
     (True, True, 0.0)
     """
-    x, other = (to_numpy(to_tensor(values).double()) for values in (input, twin))
+    x, other = (to_numpy(input_tensor(v, name).double()) for v, name in ((input, "input"), (twin, "twin")))
     if x.shape != other.shape:
         raise ShapeError(f"input and twin must have the same shape, got {x.shape} and {other.shape}")
+    model = unwrapped(model)
     exact, coarse = doubled(model), copy.deepcopy(model).float()
     first, second = (torch_gradients(exact, values, target, loss) for values in (x, other))
     absolute = {name: float(np.abs(first[name] - second[name]).max()) for name in first}
@@ -123,9 +132,10 @@ def verify_twin(
 
 def doubled(model: Model) -> Model:
     """Return a copy of a model in float64; the model itself stays as it is."""
-    return copy.deepcopy(model).double()
+    return copy.deepcopy(unwrapped(model)).double()
 
 
+@checked
 def gradient_jacobian(
     model: nn.Module,
     input: ArrayLike | Tensor,  # noqa: A002
@@ -147,7 +157,7 @@ def gradient_jacobian(
         For each parameter an array of shape `(*parameter_shape, *input_shape)`.
 
     Raises:
-        ShapeError: more entries than memory holds at ease.
+        ShapeError: more entries than memory holds at ease, or a model that PyTorch cannot differentiate forwards.
 
     >>> model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
     >>> _ = nn.init.constant_(model.weight, 2.0)
@@ -159,14 +169,20 @@ def gradient_jacobian(
     exact = doubled(model)
     parameters = {name: p.detach() for name, p in exact.named_parameters()}
     buffers = {name: b.detach().clone() for name, b in exact.named_buffers()}
-    x, y = to_tensor(input).double(), to_tensor(target)
+    x, y = input_tensor(input, "input").double(), to_tensor(target)
+    if not x.numel():
+        raise ShapeError(f"input has no values, its shape is {tuple(x.shape)}; give one sample")
     entries = sum(p.numel() for p in parameters.values()) * x.numel()
     if entries > ENTRIES:
-        raise ShapeError(f"the Jacobian would have {entries:,} entries, more than {ENTRIES:,}; use a smaller network")
+        raise ShapeError(f"the Jacobian would have {entries:,} entries, more than {ENTRIES:,}; verify_twin needs none")
+
+    _refuse_unclear(exact, x[None])
+
+    memory.demand(f"the Jacobian, {entries:,} entries,", 16.0 * entries, "verify_twin needs none")
 
     def value(weights: dict[str, Tensor], image: Tensor) -> Tensor:
-        output: Any = torch.func.functional_call(exact, {**weights, **buffers}, (image[None],))
-        return loss_value(loss, output, y)
+        everything: Any = torch.func.functional_call(exact, {**weights, **buffers}, (image[None],))
+        return loss_value(loss, logits(everything)[0], y)
 
     def push(direction: Tensor) -> dict[str, Tensor]:
         gradient = torch.func.grad(value)
@@ -177,5 +193,34 @@ def gradient_jacobian(
     with warnings.catch_warnings():
         # PyTorch compiles its own rules on the first use, by a function that it calls deprecated.
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit")
-        moved = torch.func.vmap(push, out_dims=-1, chunk_size=CHUNK)(directions)
+        moved = _along(push, directions)
     return {name: to_numpy(values.reshape(*parameters[name].shape, *x.shape)) for name, values in moved.items()}
+
+
+def _refuse_unclear(model: Model, batch: Tensor) -> None:
+    """Refuse an input that the model does not take, and outputs of which it is unclear which are the logits."""
+    with torch.enable_grad():
+        try:
+            everything = model(batch)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ShapeError(
+                f"the model does not take the input as a batch of shape {tuple(batch.shape)}: {error}"
+            ) from error
+        chosen, words = logits(everything)
+        refuse_features_first(everything, chosen, [p for p in model.parameters() if p.requires_grad])
+    say_which(words, len(outputs(everything)))
+
+
+def _along(push: Callable[[Tensor], dict[str, Tensor]], directions: Tensor) -> dict[str, Tensor]:
+    """Return how all gradients move along many directions."""
+    try:
+        # Attention's fused kernels have no forward derivative; the plain one has.
+        with sdpa_kernel(SDPBackend.MATH):
+            moved: dict[str, Tensor] = torch.func.vmap(push, out_dims=-1, chunk_size=CHUNK)(directions)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ShapeError(
+            f"PyTorch cannot differentiate this model forwards ({str(error).splitlines()[0]}); if dropout or batch"
+            " normalisation in training mode is the cause, model.eval() gives the step without; verify_twin needs no"
+            " Jacobian"
+        ) from error
+    return moved

@@ -4,6 +4,7 @@
 | --- | --- |
 | `knowledge` | what is known at the outputs of a layer, and which equations count for it |
 | `polyphase` | the closed form: a stride splits taps and pixels into residue classes |
+| `closed_form` | bounds for layers too large for anything but their shapes |
 | `generic` | the exact rank for almost all values, modulo a prime |
 | `specialisation` | lower bounds at chosen values, for layers too large for elimination |
 | `bounded` | the rank of a layer between both bounds |

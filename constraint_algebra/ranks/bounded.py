@@ -24,18 +24,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import Conv, PlacedLayer
 from constraint_algebra.numerics.modular import PRIME
+from constraint_algebra.ranks.closed_form import is_large, rank_bounds, settled
 from constraint_algebra.ranks.generic import KINDS, GenericRank, generic_rank, joined
 from constraint_algebra.ranks.knowledge import Knowledge, gradient_rows
+from constraint_algebra.ranks.polyphase import polyphase_law
 from constraint_algebra.ranks.specialisation import BLOCK_PIXELS, BlockRank, Specialisation
 
 LIMIT = 3600  # reduced unknowns that are eliminated where the bounds do not meet, about 5 s
 EFFORT = 1e11  # operations to spend on random blocks of one size
 
 
+@checked
 @dataclass(frozen=True)
 class BoundedRank(GenericRank):
     """The generic rank of a layer's equations, as `GenericRank`, with what the gradient equations alone reach.
@@ -50,6 +54,7 @@ class BoundedRank(GenericRank):
     short: tuple[int, ...] = ()
 
 
+@checked
 def bounded_rank(
     layer: PlacedLayer,
     *,
@@ -111,6 +116,8 @@ class _Group:
     seed: int
 
     def bounded(self) -> BoundedRank:
+        if is_large(self.layer):
+            return self._by_closed_form()
         layer, C, Q = self.layer, self.layer.channels, math.prod(self.layer.positions)
         rows = gradient_rows(layer, self.known)
         if "gradient" not in self.kinds:
@@ -145,6 +152,30 @@ class _Group:
                 high = min(high, C * sum(r.high for r in alone) + weight_rank - _shared(point))
                 low, open_pixels = self._raised_by_blocks(point, low, high, open_pixels)
         return self._judged(replace(result, low=low, high=high), point, open_pixels)
+
+    def _by_closed_form(self) -> BoundedRank:
+        """Return what shapes alone prove; nothing of the layer's size is built but masks."""
+        layer, known = self.layer, self.known
+        weight = int(known.output.sum()) if "weight" in self.kinds else 0
+        rows = layer.channels * int(gradient_rows(layer, known).sum()) if "gradient" in self.kinds else 0
+        low, high, alone = rank_bounds(layer, known, self.kinds)
+        high, alone = min(high, weight + rows), (alone[0], min(alone[1], rows))
+        low = min(low, high)
+        classes = polyphase_law(layer, limit=0).classes
+        return BoundedRank(
+            kinds=self.kinds,
+            weight_rows=weight,
+            gradient_rows=rows,
+            unknowns=layer.unknowns,
+            gradient_rank=alone[0],
+            reduced=layer.unknowns - alone[0],
+            low=low,
+            high=high,
+            determined=settled(low, high, layer.unknowns),
+            error=0.0,
+            gradient_high=alone[1],
+            short=tuple(layer.channels * (c.pixels - (c.low if alone[0] else 0)) for c in classes),
+        )
 
     def _judged(self, result: BoundedRank, point: Specialisation, open_pixels: BoolArray) -> BoundedRank:
         """Add which unknowns are determined, or eliminate the layer where that or the rank is not settled yet."""

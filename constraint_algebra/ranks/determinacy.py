@@ -14,17 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg as la
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.equations.constraint_graph import components
 from constraint_algebra.equations.dulmage_mendelsohn import dulmage_mendelsohn
 from constraint_algebra.equations.systems import LinearSystem
 from constraint_algebra.errors import ParameterError, UnknownNameError
+from constraint_algebra.numerics.null_space import dense_part, right_vectors
 from constraint_algebra.numerics.rows import EPSILON, gap_at, unit_rows
 from constraint_algebra.ranks.ladder import generic_blocks
 
 TOLERANCE = 1e-8  # rounding leaves about eps times the condition number, a null vector far more
 
 
+@checked
 @dataclass(frozen=True)
 class NullSpaceNorms:
     """How much of each unknown the given values leave open.
@@ -47,6 +50,7 @@ class NullSpaceNorms:
     rank_gap: tuple[float, float]
 
 
+@checked
 def determined(
     system: LinearSystem,
     *,
@@ -89,6 +93,7 @@ def determined(
     raise UnknownNameError(f'method must be "structural", "generic" or "numerical", got {method!r}')
 
 
+@checked
 def null_space_norms(
     system: LinearSystem, *, tolerance: float = TOLERANCE, rtol: float | None = None
 ) -> NullSpaceNorms:
@@ -96,6 +101,8 @@ def null_space_norms(
 
     Raises:
         ParameterError: the system has no values.
+        NonFiniteError: NaN or infinity among the coefficients.
+        ShapeError: the dense singular vectors would take too much memory.
     """
     if system.values is None:
         raise ParameterError(
@@ -106,10 +113,7 @@ def null_space_norms(
     for part in components(matrix):
         if len(part.rows) == 0:
             continue
-        A = matrix[part.rows][:, part.columns].toarray()
-        if A.shape[0] > A.shape[1]:
-            A = la.qr(A, mode="r")[0][: A.shape[1]]  # the same null space, and no large left factor
-        _, sigma, vectors = la.svd(A)
+        sigma, vectors = right_vectors(dense_part(matrix, part))
         cut = (max(len(part.rows), len(part.columns)) * EPSILON if rtol is None else rtol) * sigma[0]
         r = int(np.count_nonzero(sigma > cut))
         norms[part.columns] = la.norm(vectors[r:], axis=0)

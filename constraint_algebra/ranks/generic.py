@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.equations.constraint_graph import components
 from constraint_algebra.errors import ShapeError
@@ -35,6 +36,7 @@ from constraint_algebra.ranks.polyphase import polyphase_law
 KINDS = ("weight", "gradient")
 
 
+@checked
 @dataclass(frozen=True)
 class GenericRank:
     """The generic rank of a layer's equations.
@@ -83,6 +85,7 @@ class GenericRank:
         )
 
 
+@checked
 def generic_rank(
     layer: PlacedLayer,
     *,

@@ -11,12 +11,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.layers.incidence import Incidence, incidence
+from constraint_algebra.layers.incidence import Incidence, tap_slices
 from constraint_algebra.layers.kinds import PlacedLayer
 
 
+@checked
 @dataclass(frozen=True)
 class Knowledge:
     """What is known at the outputs of a layer; three masks in its output shape.
@@ -54,6 +56,8 @@ class Knowledge:
         """
         masks = {"active": active, "output": output, "gradient": gradient, "support": support}
         full = {name: mask_of(layer, mask, name) for name, mask in masks.items()}
+        if active is None:
+            return Knowledge(full["output"], full["gradient"], full["support"])
         return Knowledge(full["output"] & full["active"], full["gradient"], full["support"] & full["active"])
 
     @property
@@ -84,10 +88,7 @@ def mask_of(layer: PlacedLayer, mask: ArrayLike | None, name: str) -> BoolArray:
 
 def gradient_rows(layer: PlacedLayer, known: Knowledge) -> BoolArray:
     """Return which gradient rows count, shape `(filters, taps)`; each stands for one row per channel of its group."""
-    S = incidence(layer)
-    gradient, support = (m.reshape(layer.filters, S.output_count) for m in (known.gradient, known.support))
-    rows = np.zeros((layer.filters, S.tap_count), dtype=bool)
-    for tap in range(S.tap_count):
-        outputs = S.output[S.of_tap(tap)]
-        rows[:, tap] = gradient[:, outputs].all(axis=1) & support[:, outputs].any(axis=1)
-    return rows
+    axes = tuple(range(1, 1 + len(layer.outputs)))
+    gradient, support = (m.reshape(layer.filters, *layer.outputs) for m in (known.gradient, known.support))
+    columns = [gradient[:, *at].all(axis=axes) & support[:, *at].any(axis=axes) for at, _ in tap_slices(layer)]
+    return np.stack(columns, axis=1)

@@ -17,22 +17,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.linalg as la
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.equations.constraint_graph import components, structural_rank, without_zeros
 from constraint_algebra.equations.systems import LinearSystem
 from constraint_algebra.errors import ParameterError
 from constraint_algebra.numerics.modular import PRIME, Echelon, echelon, residues
-from constraint_algebra.numerics.rows import EPSILON, gap_at, unit_rows
+from constraint_algebra.numerics.null_space import numerical_rank, singular_values
+from constraint_algebra.numerics.rows import EPSILON
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class RankLadder(Tabular):
     """Five ranks of one system; `None` where a rung is not defined, because no values or no noise were given.
@@ -78,6 +80,7 @@ class RankLadder(Tabular):
         return Table("\n".join(lines))
 
 
+@checked
 def rank_ladder(
     system: LinearSystem, *, noise: ArrayLike | None = None, rtol: float | None = None, seed: int = 0
 ) -> RankLadder:
@@ -90,7 +93,9 @@ def rank_ladder(
         seed: of the random residues behind the generic rank.
 
     Raises:
-        ParameterError: noise without values, or noise that is negative, not finite, or of another shape.
+        ParameterError: noise without values, or noise that is negative, not finite, or of another shape; a tolerance
+            that is not from 0 to 1.
+        NonFiniteError: NaN or infinity among the coefficients.
 
     >>> from constraint_algebra.equations.systems import weight_equations
     >>> from constraint_algebra.layers import Conv2d
@@ -114,9 +119,7 @@ def rank_ladder(
             )
         return ladder
     matrix = system.matrix
-    sigma = singular_values(unit_rows(matrix)[0])
-    tolerance = (max(m, n) * EPSILON if rtol is None else rtol) * float(sigma.max(initial=0.0))
-    numerical = int(np.count_nonzero(sigma > tolerance))
+    numerical, tolerance, gap = numerical_rank(matrix, rtol)
     usable = floor = None
     if noise is not None:
         scaled = _unit_noise(matrix, _checked_noise(noise, m))
@@ -126,7 +129,7 @@ def rank_ladder(
         ladder,
         numerical=numerical,
         tolerance=tolerance,
-        gap=gap_at(sigma, numerical),
+        gap=gap,
         usable=usable,
         noise_floor=floor,
     )
@@ -138,13 +141,6 @@ def generic_blocks(system: LinearSystem, seed: int = 0) -> list[tuple[IntArray, 
     values = residues(len(system.coefficients), np.random.default_rng(seed))
     A = sp.csr_array((values[pattern.data - 1], pattern.indices, pattern.indptr), shape=pattern.shape)
     return [(part.columns, echelon(A[part.rows][:, part.columns])) for part in components(A)]
-
-
-def singular_values(matrix: sp.csr_array) -> FloatArray:
-    """Return the singular values, largest first, `min(shape)` of them, by connected components."""
-    parts = [matrix[part.rows][:, part.columns].toarray() for part in components(matrix) if len(part.rows)]
-    found = np.sort(np.concatenate([np.empty(0), *(la.svdvals(part) for part in parts)]))[::-1]
-    return np.pad(found, (0, min(matrix.shape) - len(found)))
 
 
 def _unit_noise(matrix: sp.csr_array, noise: FloatArray) -> sp.csr_array:

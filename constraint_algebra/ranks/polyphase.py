@@ -32,11 +32,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import IntArray
 from constraint_algebra.display import Table, Tabular
 from constraint_algebra.layers.incidence import axis_triples
 from constraint_algebra.layers.kinds import Conv, PlacedLayer
 from constraint_algebra.numerics.modular import BLOCK, Echelon, residues
+
+LONG = 2**16  # positions of an axis above which its triples are not listed
+MOST = 2**20  # gains that are listed of such an axis; with more filters than that a bound is lower than it could be
 
 
 class AxisClass(NamedTuple):
@@ -45,28 +49,23 @@ class AxisClass(NamedTuple):
     Attributes:
         residue: of `q + padding` modulo the stride.
         pixels: number of input positions in the class, met by a tap or not.
-        tap, output, position: the triples of the class, renumbered from 0 but for the output.
-        gains: pixels that each chosen output adds; they sum to the pixels that meet a tap.
+        taps: number of taps that meet a pixel.
+        met: number of pixels that meet a tap.
+        cover: number of chosen outputs, which together meet all these pixels.
+        gains: pixels that each chosen output adds, the largest first; of a long axis not all of them.
+        triples: tap, output and position of each, renumbered from 0 but for the output; `None` for a long axis.
     """
 
     residue: int
     pixels: int
-    tap: IntArray
-    output: IntArray
-    position: IntArray
+    taps: int
+    met: int
+    cover: int
     gains: IntArray
-
-    @property
-    def taps(self) -> int:
-        """Number of taps that meet a pixel."""
-        return int(self.tap.max(initial=-1)) + 1
-
-    @property
-    def met(self) -> int:
-        """Number of pixels that meet a tap."""
-        return int(self.position.max(initial=-1)) + 1
+    triples: tuple[IntArray, IntArray, IntArray] | None
 
 
+@checked
 @dataclass(frozen=True)
 class ResidueClass:
     """A residue class of one channel.
@@ -106,6 +105,7 @@ class ResidueClass:
         return None if self.rank is None else self.pixels - self.rank
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class PolyphaseLaw(Tabular):
     """The residue classes of a layer's gradient equations, for one channel.
@@ -152,6 +152,7 @@ class PolyphaseLaw(Tabular):
         return Table("\n".join(lines), title)
 
 
+@checked
 def polyphase_law(layer: PlacedLayer, *, limit: int = 4096, seed: int = 0) -> PolyphaseLaw:
     """Return the generic rank of the gradient equations of one channel, class by class.
 
@@ -173,6 +174,7 @@ def polyphase_law(layer: PlacedLayer, *, limit: int = 4096, seed: int = 0) -> Po
     return PolyphaseLaw(layer, tuple(classes))
 
 
+@checked
 def fewest_filters(layer: PlacedLayer, *, limit: int = 4096, seed: int = 0) -> tuple[int, int] | None:
     """Return bounds, usually equal, of the fewest filters whose gradient equations alone determine the input.
 
@@ -190,7 +192,7 @@ def fewest_filters(layer: PlacedLayer, *, limit: int = 4096, seed: int = 0) -> t
         pixels, taps, met = (math.prod(getattr(a, name) for a in axes) for name in ("pixels", "taps", "met"))
         if met < pixels:
             return None
-        least, most = -(-pixels // taps), math.prod(len(a.gains) for a in axes)  # counting, and a cover by windows
+        least, most = -(-pixels // taps), math.prod(a.cover for a in axes)  # counting, and a cover by windows
         counted, undecided = least, False
         while least < most and not undecided:
             middle = least if least == counted or least < low else (least + most) // 2  # counting is seldom wrong here
@@ -218,15 +220,43 @@ def _classes(layer: PlacedLayer) -> Iterator[tuple[AxisClass, ...]]:
 def _axis_classes(
     taps: int, outputs: int, positions: int, stride: int, before: int, dilation: int
 ) -> tuple[AxisClass, ...]:
+    if positions > LONG:
+        return tuple(_long_axis(taps, outputs, positions, stride, before, dilation))
     tap, output, position = axis_triples(taps, outputs, positions, stride, before, dilation)
     of_pixel, of_triple = (np.arange(positions) + before) % stride, (position + before) % stride
     classes = []
     for residue in np.unique(of_pixel).tolist():
         mine = of_triple == residue
         t, q = (np.unique(index[mine], return_inverse=True)[1] for index in (tap, position))
-        gains = _greedy_gains(output[mine], q)
-        classes.append(AxisClass(residue, int((of_pixel == residue).sum()), t, output[mine], q, gains))
+        gains = np.sort(_greedy_gains(output[mine], q))[::-1]
+        counts = int(t.max(initial=-1)) + 1, int(q.max(initial=-1)) + 1
+        pixels = int((of_pixel == residue).sum())
+        classes.append(AxisClass(residue, pixels, *counts, len(gains), gains, (t, output[mine], q)))
     return tuple(classes)
+
+
+def _long_axis(taps: int, outputs: int, positions: int, stride: int, before: int, dilation: int) -> Iterator[AxisClass]:
+    """Yield the classes of an axis by arithmetic alone.
+
+    In a class, counted along it, output o meets the pixels o + e for the shifts e of its taps, which lie `step` apart.
+    So of `step * taps` outputs in a row the first `step` meet disjoint pixels. What these outputs leave over is counted
+    as if each pixel took an output of its own, which is true of no choice and better than none.
+    """
+    for residue in sorted({(q + before) % stride for q in range(min(stride, positions))}):
+        first = (residue - before) % stride
+        pixels = len(range(first, positions, stride))
+        shifts = [(t * dilation - before - first) // stride for t in range(taps) if t * dilation % stride == residue]
+        runs = [(max(0, e), min(pixels, outputs + e)) for e in shifts]
+        runs = [(start, stop) for start, stop in runs if start < stop]
+        met, end = 0, 0
+        for start, stop in runs:  # the shifts rise
+            met, end = met + max(0, stop - max(start, end)), max(end, stop)
+        step = dilation // math.gcd(stride, dilation)
+        whole = max(0, min(outputs, pixels - max(shifts, default=0)) - max(0, -min(shifts, default=0)))
+        apart = whole // (step * len(shifts)) * step if shifts else 0
+        left = met - apart * len(shifts)
+        gains = np.array([len(shifts)] * min(apart, MOST) + [1] * min(left, max(0, MOST - apart)), dtype=np.intp)
+        yield AxisClass(residue, pixels, len(runs), met, apart + left, gains, None)
 
 
 def _greedy_gains(output: IntArray, position: IntArray) -> IntArray:
@@ -246,11 +276,12 @@ def _rank(axes: tuple[AxisClass, ...], filters: int, limit: int, seed: int) -> t
     taps, met = math.prod(a.taps for a in axes), math.prod(a.met for a in axes)
     gains = np.ones(1, dtype=np.intp)
     for a in axes:
-        gains = np.outer(gains, a.gains).ravel()
-    low, high = int(np.sort(gains)[::-1][:filters].sum()), min(filters * taps, met)
+        # Of products the largest come from the largest factors.
+        gains = np.sort(np.outer(gains, a.gains[:filters]).ravel())[::-1][:filters]
+    low, high = int(gains.sum()), min(filters * taps, met)
     if low == high:
         return low, high, "closed form"
-    if met > limit:
+    if met > limit or any(a.triples is None for a in axes):
         return low, high, "bounds"
     rank = _eliminated(axes, filters, met, np.random.default_rng(seed))
     return rank, rank, "elimination"
@@ -261,10 +292,12 @@ def _eliminated(axes: tuple[AxisClass, ...], filters: int, met: int, rng: np.ran
     tap, output, position = (np.zeros(1, dtype=np.intp) for _ in range(3))
     outputs = 1
     for a in axes:
-        wide = int(a.output.max()) + 1
-        tap = np.add.outer(tap * a.taps, a.tap).ravel()
-        position = np.add.outer(position * a.met, a.position).ravel()
-        output = np.add.outer(output * wide, a.output).ravel()
+        assert a.triples is not None  # `_rank` gives bounds for a long axis
+        of_tap, of_output, of_position = a.triples
+        wide = int(of_output.max()) + 1
+        tap = np.add.outer(tap * a.taps, of_tap).ravel()
+        position = np.add.outer(position * a.met, of_position).ravel()
+        output = np.add.outer(output * wide, of_output).ravel()
         outputs *= wide
     form, taps = Echelon(met), int(tap.max()) + 1
     together = max(1, BLOCK // taps)

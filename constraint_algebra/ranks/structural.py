@@ -19,6 +19,8 @@ from constraint_algebra.equations.systems import gradient_block, weight_equation
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.ranks.bounded import shares, split_groups
+from constraint_algebra.ranks.closed_form import is_large, rank_bounds
+from constraint_algebra.ranks.generic import KINDS
 from constraint_algebra.ranks.knowledge import Knowledge, gradient_rows
 from constraint_algebra.ranks.specialisation import Specialisation
 
@@ -44,6 +46,9 @@ def layer_structural_rank(
     """
     known = knowledge or Knowledge.of(layer)
     groups = list(split_groups(layer, known))
+    if any(is_large(group) for group, _ in groups):
+        most = sum(rank_bounds(*group, KINDS)[1] for group in groups)
+        return generic_low if generic_low == most else None
     counts = [_most(*group) for group in groups]
     if generic_low == sum(counts):
         return generic_low

@@ -8,6 +8,7 @@
 | `ensemble`, `estimates` | values with their noise, through every step |
 | `activation_sides` | on which side of its cut-off an output lies, by evidence |
 | `layer_step` | one layer: its equations, its input, what that settles |
+| `batch` | whether a gradient can tell one sample from several |
 | `contradictions` | filters whose equations contradict the rest |
 | `checks` | the gradients recomputed from the result |
 | `backsubstitution` | layer after layer |

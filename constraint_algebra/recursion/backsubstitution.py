@@ -13,22 +13,25 @@ is the error bar.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from constraint_algebra.arrays import FloatArray, Progress
-from constraint_algebra.errors import UnknownNameError
+from constraint_algebra import memory
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import FloatArray, ParametersLike, Progress
+from constraint_algebra.errors import BatchError, UnknownNameError
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import walk
 from constraint_algebra.networks.losses import label_of
-from constraint_algebra.networks.network import Network, bind
+from constraint_algebra.networks.network import Network, NetworkLike, bind, named
 from constraint_algebra.numerics.blas_threads import one_blas_thread
 from constraint_algebra.recursion import checks, head, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
+from constraint_algebra.recursion.batch import for_any_batch, tells_one_from_several
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Above, Estimate, through_activation
 from constraint_algebra.recursion.noise import deviations_of, precision
@@ -41,18 +44,24 @@ FEW_MEMBERS = 1.045 * float(np.hypot(1, layer_step.PERTURBATION_ERROR))
 # Residual, relative to the right-hand sides, that rules a candidate out. In 14 runs with two classes and no bias at the
 # head it was at most 0.005 for the right candidate (bfloat16), and at least 0.25 for a wrong one.
 MISFIT = 0.2
+PATTERN = (
+    "that holds for activations as this gradient shows them: feasibility(network, activity=activity_of(network,"
+    " parameters, x)) says what the shapes decide for an input x, and certify which values no method can know"
+)
 STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
 
 
+@checked
 @one_blas_thread()
 def reconstruct(
-    network: Network,
-    parameters: Mapping[str, Any],
-    gradients: Mapping[str, Any],
+    network: NetworkLike,
+    parameters: ParametersLike,
+    gradients: ParametersLike,
     *,
     loss: str | None = "cross_entropy",
     noise: float | Mapping[str, ArrayLike] = 0.0,
     valid_range: tuple[float, float] = (0.0, 1.0),
+    batch: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Reconstruction:
@@ -67,6 +76,8 @@ def reconstruct(
         noise: standard deviation of noise added to the gradients, such as that of differential privacy, beyond their
             rounding: one number, or one or an array for each parameter by name.
         valid_range: range of valid input values, used only to choose between several inputs with the same gradient.
+        batch: number of samples that the gradient comes from, 1 if that is known. Left out, the gradient has to show
+            it: where that of several would look the same (`batch` of the room `recursion`), the status says so.
         seed: seed of the noise ensemble.
         progress: called with (layers done, layers in all, name) after each layer.
 
@@ -80,12 +91,14 @@ def reconstruct(
         BatchError: the head's gradient is that of several samples.
         MissingBiasError: no layer gives the output gradient, and the loss is not one that could.
         UnknownNameError: a loss of another name.
+        MemoryLimitError: it would take more memory than may be taken.
     """
-    if loss not in {"cross_entropy", "logistic", None}:
-        raise UnknownNameError(f'loss must be "cross_entropy", "logistic" or None, got {loss!r}')
+    assert isinstance(network, Network)  # whatever stood for it
+    demand(network)
+    _check_options(batch, loss)
     bound = bind(network, parameters, "parameters")
-    given = bind(network, gradients, "gradients")
-    rounding = precision(gradients)
+    came = named(network, gradients, "gradients")
+    given, rounding = bind(network, came, "gradients"), precision(came)
     deviations = deviations_of(given, rounding, noise)
     start, candidates = head.output_gradients(network, bound, given, loss, deviations)
 
@@ -95,10 +108,34 @@ def reconstruct(
         return _result(observed, *found, start, k, loss) if found is not None else None
 
     # Of several candidates the wrong ones show in the first layers; where noise hides that, all are carried through.
-    results = [explanation(k, MISFIT) for k in candidates] if len(candidates) > 1 else []
-    fitting = [result for result in results if result is not None]
+    fitting = [result for k in candidates if len(candidates) > 1 and (result := explanation(k, MISFIT)) is not None]
     fitting = fitting or [result for k in candidates if (result := explanation(k, np.inf)) is not None]
-    return _choose(fitting, valid_range)
+    chosen = _explained(_choose(fitting, valid_range))
+    return chosen if batch == 1 or tells_one_from_several(network, loss) else _if_single(chosen, start)
+
+
+def _check_options(batch: int | None, loss: str | None) -> None:
+    """Refuse a number of samples or a loss that cannot be reconstructed."""
+    if batch not in {None, 1}:
+        raise BatchError("batch", f"batch must be 1 or None, got {batch!r}: only one sample can be reconstructed")
+    if loss not in {"cross_entropy", "logistic", None}:
+        raise UnknownNameError(f'loss must be "cross_entropy", "logistic" or None, got {loss!r}')
+
+
+def demand(network: Network) -> None:
+    """Refuse a network whose reconstruction the memory surely does not hold; nothing is allocated yet.
+
+    Parameters, gradients and their deviations are there at the same time, and at a layer its incidence, what every
+    output sees, and the ensemble of both sides.
+    """
+    values = 3.0 * network.parameter_count
+    most = max((_working_values(layer) for layer in network.bilinear), default=0.0)
+    memory.demand("to reconstruct through this network", 8 * (values + most), "take a smaller network or input")
+
+
+def _working_values(layer: PlacedLayer) -> float:
+    seen = (layer.channels + 4.0) * math.prod(layer.taps) * math.prod(layer.outputs)
+    return seen + MEMBERS * (layer.unknowns + math.prod(layer.output_shape))
 
 
 @dataclass(frozen=True)
@@ -242,6 +279,20 @@ def _label(observed: Observation, layer: PlacedLayer, k: FloatArray, loss: str |
         return label_of(k, loss, signed=True)
     rows = observed.gradients[last.weight_name].reshape(last.filters, -1)  # k times the head's input, of either sign
     return label_of(rows.sum(axis=1), loss, signed=False)
+
+
+def _explained(result: Reconstruction) -> Reconstruction:
+    """Return a result that is open in part with the words that say on what it rests, and where more is said."""
+    if result.status not in {Status.PARTIAL, Status.UNDETERMINED}:
+        return result
+    return replace(result, notes=(*result.notes, PATTERN))
+
+
+def _if_single(result: Reconstruction, start: PlacedLayer) -> Reconstruction:
+    """Return a result whose gradient may be that of several samples, with the status and the words that say so."""
+    status = Status.IF_SINGLE if result.status is Status.DETERMINED else result.status
+    known = result.determined.any()
+    return replace(result, status=status, notes=(*result.notes, for_any_batch(start)) if known else result.notes)
 
 
 def _choose(results: list[Reconstruction], valid_range: tuple[float, float]) -> Reconstruction:

@@ -21,7 +21,7 @@ GENEROUS = 30.0  # times as far, a discrepancy is still explained
 # standard deviations of the gradient's own noise. Right results of 32 small networks stayed below 160 and 1,200.
 ROUNDINGS = 1e5
 DEVIATIONS = 1e4
-AT_MOST = 0.5  # of the largest entry: beyond, nothing is explained
+AT_MOST = 0.5  # of the largest entry: beyond, nothing is explained, but where noise is as large as the gradient itself
 
 
 def recomputed(observed: Observation, x: FloatArray, layer: PlacedLayer, k: FloatArray) -> Parameters:
@@ -50,10 +50,10 @@ def explained_discrepancies(
     moved = [recomputed(observed, x.value + x.perturbations[..., m], layer, k) for m in range(DRAWS)]
     explained = {}
     for name, g in again.items():
-        by_noise = _largest(observed, name, DEVIATIONS * observed.deviations[name])
+        noise = _largest(observed, name, observed.deviations[name])
         by_input = max(_largest(observed, name, member[name] - g) for member in moved)
-        own = ROUNDINGS * observed.rounding.epsilon + by_noise
-        explained[name] = min(own + GENEROUS * by_input, AT_MOST)
+        own = ROUNDINGS * observed.rounding.epsilon + DEVIATIONS * noise
+        explained[name] = min(own + GENEROUS * by_input, AT_MOST) if noise < 1 else np.inf
     return explained
 
 

@@ -81,7 +81,8 @@ def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, 
         raise BatchError(
             layer.weight_name,
             f"gradients: {layer.weight_name!r} has rank {rank} (singular values {s[0]:.3g}, {s[1]:.3g}, …; noise"
-            f" alone would leave {limit:.1g}); one sample gives rank 1, so this gradient belongs to at least"
-            f" {rank} samples: only the gradient of a single sample can be reconstructed. If it is one sample's and was"
-            " rounded on its way, give it in the type in which it came, or say noise=",
+            f" alone would leave {limit:.1g}); one sample gives rank 1 in one step, so this is the sum of at least"
+            f" {rank} gradients: of as many samples, or of several local steps on one, as in a difference of weights."
+            " Only the gradient of a single sample in a single step can be reconstructed. If it is that and was rounded"
+            " on its way, give it in the type in which it came, or say noise=",
         )

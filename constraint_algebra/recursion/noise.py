@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ParameterError
+from constraint_algebra.networks.binding import number_type
 
 # Spacing of the numbers next to 1 and next to 0, by the name of the type: NumPy itself does not know bfloat16.
 SPACING = {
@@ -69,7 +70,7 @@ def precision(arrays: Mapping[str, Any]) -> Precision:
     >>> precision({"a": np.zeros(2), "b": np.zeros(2, dtype=np.float32)}).epsilon == 2.0**-23
     True
     """
-    types = {name: str(np.asarray(array).dtype) for name, array in arrays.items()}
+    types = {name: number_type(array) for name, array in arrays.items()}
     for name, kind in types.items():
         if kind not in SPACING:
             raise ParameterError(

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
 from constraint_algebra.display import Table, Tabular, draw
+from constraint_algebra.errors import ShapeError, UnknownNameError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,15 +27,25 @@ class Status(Enum):
     """The outcome in one sentence."""
 
     DETERMINED = "every input value is determined by the gradient"
+    IF_SINGLE = (
+        "every input value is determined if the gradient is that of one sample, which it does not show by itself"
+    )
     PARTIAL = "part of the input is determined by the gradient; .determined says which"
-    UNDETERMINED = "no input value is determined by the gradient"
+    UNDETERMINED = "no input value follows from the gradient by back-substitution; whether another way exists is open"
     AMBIGUOUS = "several valid inputs have the same gradient; .alternatives holds the others"
     UNDECIDED = "an iteration did not converge; what is not determined in .determined may yet be"
     INCONSISTENT = (
-        "the gradients recomputed from the result differ from those given; check parameters, loss and model mode"
+        "the gradients recomputed from the result differ from those given, so that nothing counts as determined; check"
+        " parameters, loss and model mode, and whether it is the gradient of one step"
     )
 
+    @classmethod
+    def _missing_(cls, value: object) -> Status:
+        known = ", ".join(f"Status.{status.name}" for status in cls)
+        raise UnknownNameError(f"value must be that of one of {known}, got {type(value).__name__}")
 
+
+@checked
 @dataclass(frozen=True)
 class LayerSolution:
     """What was found out about the input of one layer.
@@ -66,6 +78,7 @@ class LayerSolution:
     misfit: float = 0.0
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class PixelBounds:
     """Bounds of each input value, in the input shape; NaN where none were asked for.
@@ -122,12 +135,13 @@ class BoundingEquations(Protocol):
         """Return bounds of every value asked for."""
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class Reconstruction(Tabular):
     """The result of `reconstruct`.
 
     Attributes:
-        input: the reconstructed input; where not determined the least-squares guess, NaN where nothing follows at all.
+        input: the reconstructed input, NaN where it is not determined.
         determined: which values are unique, in the input shape.
         error_bar: one standard deviation of each value, infinite where not determined.
         status: the outcome.
@@ -136,6 +150,8 @@ class Reconstruction(Tabular):
         discrepancy: for each parameter the largest difference between the gradient recomputed from `input` and the one
             given, relative to the largest entry of the latter.
         alternatives: other inputs with the same gradients, where a head without bias leaves several.
+        guess: the least-squares solution, of which `input` is the determined part; NaN where nothing follows at all.
+        notes: what else is to be known of the verdict, a sentence each.
     """
 
     input: FloatArray
@@ -146,19 +162,36 @@ class Reconstruction(Tabular):
     label: int | None
     discrepancy: dict[str, float]
     alternatives: tuple[Reconstruction, ...] = ()
+    guess: FloatArray = None  # type: ignore[assignment]  # the input as given, if none is stated
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Keep the whole solution as the guess, and of the input what is determined."""
+        guess = self.input if self.guess is None else self.guess
+        if not np.shape(guess) == np.shape(self.determined) == np.shape(self.input):
+            raise ShapeError("input, determined and guess must have one shape, that of the input")
+        object.__setattr__(self, "guess", guess)
+        object.__setattr__(self, "input", np.where(self.determined, guess, np.nan))
 
     def judged(self, allowed: Mapping[str, float]) -> Reconstruction:
-        """Return the same result with the status that its own evidence supports, given the discrepancies of noise."""
+        """Return the same result with the status that its own evidence supports, given the discrepancies of noise.
+
+        Where the evidence contradicts the result nothing of it counts as determined.
+        """
         if not self.determined.all() and not all(layer.settled for layer in self.layers):
             return replace(self, status=Status.UNDECIDED)
         if not self.determined.any():
             return replace(self, status=Status.UNDETERMINED)
         if any(layer.misfit > CONTRADICTION for layer in self.layers):
-            return replace(self, status=Status.INCONSISTENT)
+            return self._contradicted()
         if not self.determined.all():
             return replace(self, status=Status.PARTIAL)
         wrong = any(found > allowed[name] for name, found in self.discrepancy.items())
-        return replace(self, status=Status.INCONSISTENT if wrong else Status.DETERMINED)
+        return self._contradicted() if wrong else replace(self, status=Status.DETERMINED)
+
+    def _contradicted(self) -> Reconstruction:
+        nothing, forever = np.zeros_like(self.determined), np.full_like(self.error_bar, np.inf)
+        return replace(self, status=Status.INCONSISTENT, determined=nothing, error_bar=forever)
 
     def intervals(
         self,
@@ -176,7 +209,7 @@ class Reconstruction(Tabular):
             time_limit: seconds for each value; its bounds are then wider, and as sound.
             progress: called with (values done, values in all, index).
         """
-        known = self.input, self.determined, self.error_bar
+        known = self.guess, self.determined, self.error_bar
         return first.bounds(*known, pixels=pixels, time_limit=time_limit, progress=progress)
 
     def plot(self, truth: FloatArray | None = None, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
@@ -197,7 +230,7 @@ class Reconstruction(Tabular):
         stop = ""
         if self.status is Status.UNDETERMINED and self.layers:
             stop = f"; nothing follows from layer {self.layers[0].name!r} on"
-        return f"{self.status.value} ({share}){stop}"
+        return "; ".join([f"{self.status.value} ({share}){stop}", *self.notes])
 
     def _shown(self) -> Table:
         frame = self.to_frame()

@@ -28,13 +28,8 @@ import sympy
 from numpy.typing import ArrayLike, NDArray
 
 from constraint_algebra.equations.constraint_graph import components, without_zeros
-from constraint_algebra.equations.systems import (
-    LinearSystem,
-    bias_equations,
-    gradient_equations,
-    stack,
-    weight_equations,
-)
+from constraint_algebra.equations.stacking import stack
+from constraint_algebra.equations.systems import LinearSystem, bias_equations, gradient_equations, weight_equations
 from constraint_algebra.errors import ShapeError, UnknownNameError
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.symbolic import polynomials, symbols

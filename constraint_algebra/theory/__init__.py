@@ -7,4 +7,5 @@
 | `reasons` | why a layer is not determined, and what would help |
 | `feasibility` | the report on a whole network |
 | `minimum_filters` | how many filters each layer needs |
+| `rank_against_filters` | the ranks of one layer over its number of filters |
 """

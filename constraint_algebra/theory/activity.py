@@ -7,16 +7,20 @@ as one number (all, or an independent fraction) or as masks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.errors import ParameterError
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import BoolArray, ParametersLike
+from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import PlacedLayer
-from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.network import Network, NetworkLike, bind
+
+DRAWN = 2**22  # random numbers at a time
 
 Activity = float | Mapping[str, ArrayLike] | Sequence[ArrayLike]
 
@@ -66,7 +70,8 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
     return {layer.name: _mask(layer, given[layer.name]) for layer in layers}
 
 
-def activity_of(network: Network, parameters: Mapping[str, FloatArray], x: ArrayLike) -> dict[str, BoolArray]:
+@checked
+def activity_of(network: NetworkLike, parameters: ParametersLike, x: ArrayLike) -> dict[str, BoolArray]:
     """Return which outputs are active at an input, in the form that `feasibility` takes.
 
     Args:
@@ -79,7 +84,11 @@ def activity_of(network: Network, parameters: Mapping[str, FloatArray], x: Array
     >>> activity_of(net, {"0.weight": np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])}, [1.0, 2.0])
     {'1': array([ True,  True, False])}
     """
-    values = network.forward(parameters, np.asarray(x, dtype=float))
+    assert isinstance(network, Network)  # whatever stood for it
+    image = np.asarray(x, dtype=float)
+    if image.shape != network.input_shape:
+        raise ShapeError(f"x has shape {image.shape}, expected the network's input shape {network.input_shape}")
+    values = network.forward(bind(network, parameters, "parameters"), image)
     return {
         layer.name: np.isfinite(formulas(layer.activation).inverse(values[layer.index + 1]))
         for layer in cutting(network)
@@ -95,8 +104,31 @@ def describe_activity(activity: Activity, masks: Mapping[str, BoolArray]) -> str
     if active == total:
         return "all outputs of activations that cut off (ReLU and the like) are active"
     share = f"{active:,} of {total:,} outputs of activations that cut off (ReLU and the like) are active"
-    drawn = isinstance(activity, int | float)
-    return f"{share}, {f'each with probability {activity:g}, independently' if drawn else 'by the masks given'}"
+    drawn = f"each with probability {activity:g}, independently" if is_fraction(activity) else "by the masks given"
+    return f"{share}, {drawn}"
+
+
+def pattern_of(network: Network, activity: Activity, masks: Mapping[str, BoolArray]) -> str:
+    """Return which pattern was assumed, as a clause; nothing where no activation cuts off.
+
+    >>> from constraint_algebra.layers import Linear, ReLU
+    >>> net = Network((2,), [Linear(3), ReLU(), Linear(2)])
+    >>> pattern_of(net, 1.0, active_masks(net))
+    'with every output of ReLU active'
+    """
+    if not masks:
+        return ""
+    kinds = " and ".join(dict.fromkeys(layer.kind for layer in cutting(network)))
+    active, total = sum(int(mask.sum()) for mask in masks.values()), sum(mask.size for mask in masks.values())
+    if active == total:
+        return f"with every output of {kinds} active"
+    source = "drawn at random" if is_fraction(activity) else "by the masks given"
+    return f"with {active:,} of {total:,} outputs of {kinds} active, {source}"
+
+
+def is_fraction(activity: Activity) -> bool:
+    """Whether an activity is one number instead of masks."""
+    return isinstance(activity, int | float | np.number)
 
 
 def _drawn(layers: Sequence[PlacedLayer], fraction: object, seed: int) -> dict[str, BoolArray]:
@@ -105,7 +137,18 @@ def _drawn(layers: Sequence[PlacedLayer], fraction: object, seed: int) -> dict[s
             "activity", f"activity must be a fraction from 0 to 1, or masks by layer name or in order, got {fraction!r}"
         )
     rng = np.random.default_rng(seed)
-    return {layer.name: rng.random(layer.output_shape) < fraction for layer in layers}
+    return {layer.name: _drawn_mask(layer, float(fraction), rng) for layer in layers}
+
+
+def _drawn_mask(layer: PlacedLayer, fraction: float, rng: np.random.Generator) -> BoolArray:
+    """Draw a mask, a part at a time: the random numbers take eight times its memory."""
+    if fraction in {0.0, 1.0}:
+        return np.full(layer.output_shape, fraction == 1.0)
+    mask = np.empty(math.prod(layer.output_shape), dtype=bool)
+    for first in range(0, len(mask), DRAWN):
+        part = mask[first : first + DRAWN]
+        part[:] = rng.random(len(part)) < fraction
+    return mask.reshape(layer.output_shape)
 
 
 def _mask(layer: PlacedLayer, mask: ArrayLike) -> BoolArray:

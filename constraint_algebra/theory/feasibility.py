@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.layers.kinds import Conv, Linear, PlacedLayer, Shape
-from constraint_algebra.networks.network import Network, shape_text
+from constraint_algebra.networks.network import Network, NetworkLike, shape_text
 from constraint_algebra.ranks.bounded import BoundedRank, bounded_rank
 from constraint_algebra.ranks.knowledge import Knowledge
 from constraint_algebra.ranks.polyphase import fewest_filters
 from constraint_algebra.ranks.structural import layer_structural_rank
-from constraint_algebra.theory.activity import Activity, active_masks, describe_activity
+from constraint_algebra.theory.activity import Activity, active_masks, describe_activity, is_fraction, pattern_of
 from constraint_algebra.theory.propagation import at_start, below, nothing, start_layer
 from constraint_algebra.theory.reasons import reason_of, verdict_of
 
@@ -38,6 +39,7 @@ THREAT_MODEL = (
 WEIGHT_LIMIT = 2200  # reduced unknowns up to which weight equations alone are eliminated, where bounds do not meet
 
 
+@checked
 @dataclass(frozen=True)
 class LayerFeasibility:
     """What the equations of one layer determine of its input; `None` where not settled.
@@ -52,8 +54,10 @@ class LayerFeasibility:
         generic_low, generic_high: its bounds, equal where it is settled.
         generic_gradient, generic_weight: the same for each kind of equation alone.
         determined: number of determined unknowns.
-        filters_needed: fewest filters whose gradient equations alone would do, all outputs active and all known.
-        filters_by_counting: what counting equations says in its place.
+        filters_needed: fewest filters whose gradient equations alone would do, all outputs active and all known; the
+            column `filters` of the printed table.
+        filters_by_counting: as many as have a gradient equation for each unknown, which is what counting says in its
+            place, often too little; the column `by count`.
         verdict: "determined", "partial", "undetermined" or "undecided".
         reason: why, in a sentence.
     """
@@ -78,6 +82,7 @@ class LayerFeasibility:
     reason: str
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class FeasibilityReport(Tabular):
     """What the gradients of a network determine; `print` it, or take `.to_frame()`.
@@ -90,6 +95,8 @@ class FeasibilityReport(Tabular):
         error: upper bound of the probability that a rank is too small.
         active: mask of every activation that cuts off, by name.
         seed: of the random residues.
+        pattern: which outputs were assumed active, as a clause; empty where no activation cuts off.
+        assumed: whether the pattern was assumed, and not given as masks.
     """
 
     network: Network
@@ -99,6 +106,8 @@ class FeasibilityReport(Tabular):
     error: float
     active: Mapping[str, BoolArray]
     seed: int = 0
+    pattern: str = ""
+    assumed: bool = True
 
     @property
     def verdict(self) -> str:
@@ -111,12 +120,27 @@ class FeasibilityReport(Tabular):
 
     @property
     def conclusion(self) -> str:
-        """The outcome in one sentence: determined, or where it stops and why."""
+        """The outcome in one sentence: determined, or where it stops and why.
+
+        Where it rests on which outputs are active it says so, and a second sentence names who knows better.
+        """
+        if not self.pattern:
+            return self._outcome("")
+        certain = "certify(model, x, target) proves what the gradient of one input x fixes"
+        if not self.assumed:
+            return f"{self._outcome(f', {self.pattern}')} Another input may have another pattern; {certain}."
+        return (
+            f"{self._outcome(f', {self.pattern}')} Which outputs are active depends on the input:"
+            f" activity=activity_of(network, parameters, x) takes those of x; {certain}."
+        )
+
+    def _outcome(self, pattern: str) -> str:
+        """Return the outcome as a sentence that ends its first clause with the pattern."""
         stops = [row for row in self.layers if row.verdict != "determined"]
         shape = shape_text(self.network.input_shape)
         if self.determined is not None and self.determined.all():
             partly = f", although not every input of layer {stops[-1].layer!r} is" if stops else ""
-            return f"Determined: the gradient determines every value of the {shape} input{partly}."
+            return f"Determined: the gradient determines every value of the {shape} input{pattern}{partly}."
         if self.determined is None:
             outcome = f"Undecided: whether the {shape} input is determined is open"
         elif self.determined.any():
@@ -124,6 +148,7 @@ class FeasibilityReport(Tabular):
             outcome = f"Partly determined: the gradient determines {share}"
         else:
             outcome = f"Not determined: the gradient determines no value of the {shape} input"
+        outcome += pattern
         if not stops:
             return f"{outcome}; an activation before the first layer cuts off the others."
         where = f"the recursion first falls short at layer {stops[-1].layer!r} ({stops[-1].kind})"
@@ -183,8 +208,11 @@ class FeasibilityReport(Tabular):
         return pd.DataFrame(rows, columns=[*columns, "filters", "by count", "verdict"])
 
 
-def feasibility(network: Network, *, activity: Activity = 1.0, seed: int = 0) -> FeasibilityReport:
+@checked
+def feasibility(network: NetworkLike, *, activity: Activity = 1.0, seed: int = 0) -> FeasibilityReport:
     """Return what the gradients of a network determine, from layer shapes alone.
+
+    Printed: `filters` is `filters_needed` of `LayerFeasibility`, `by count` its `filters_by_counting`.
 
     Args:
         network: the layers; no parameter values are needed.
@@ -205,6 +233,7 @@ def feasibility(network: Network, *, activity: Activity = 1.0, seed: int = 0) ->
     Not determined: the gradient determines no value of the 1×6×6 input; the recursion first falls short at layer
     '0' (Conv2d)
     """
+    assert isinstance(network, Network)  # whatever stood for it
     active = active_masks(network, activity, seed=seed)
     start, bilinear = start_layer(network), network.bilinear
     rows: list[LayerFeasibility] = []
@@ -237,6 +266,8 @@ def feasibility(network: Network, *, activity: Activity = 1.0, seed: int = 0) ->
         error=min(error, 1.0),
         active=active,
         seed=seed,
+        pattern=pattern_of(network, activity, active),
+        assumed=is_fraction(activity),
     )
 
 

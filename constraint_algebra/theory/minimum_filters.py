@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.display import Table, Tabular
 from constraint_algebra.layers.kinds import Conv, Linear, PlacedLayer, Shape
-from constraint_algebra.networks.network import Network, shape_text
+from constraint_algebra.networks.network import Network, NetworkLike, shape_text
 from constraint_algebra.ranks.bounded import bounded_rank
+from constraint_algebra.theory.activity import active_masks, pattern_of
 from constraint_algebra.theory.feasibility import fewest_filters_alone, filters_by_counting
 from constraint_algebra.theory.propagation import start_layer
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 @dataclass(frozen=True)
 class FilterCount:
     """The fewest filters of one layer; `None` where no number suffices or the number is not settled.
@@ -54,6 +57,7 @@ class FilterCount:
         return True if self.filters >= self.by_both_high else None
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class MinimumFilters(Tabular):
     """The fewest filters of every layer with parameters, first layer first."""
@@ -70,21 +74,27 @@ class MinimumFilters(Tabular):
 
     @property
     def conclusion(self) -> str:
-        """Which layers have too few, in a sentence."""
+        """Which layers have too few, in a sentence; with all outputs active, where an activation cuts off."""
+        active = active_masks(self.network)
+        pattern = pattern_of(self.network, 1.0, active)
+        return self._outcome(f", {pattern}" if pattern else "")
+
+    def _outcome(self, pattern: str) -> str:
         few = [row.layer for row in self.layers if row.enough is False]
         unsettled = [row.layer for row in self.layers if row.enough is None]
         if few:
-            return f"Too few filters to determine the input: layer {', '.join(few)}."
+            return f"Too few filters to determine the input: layer {', '.join(few)}{pattern}."
         if unsettled:
-            return f"Not settled: layer {', '.join(unsettled)}; all others have enough filters."
-        return "Every layer has enough filters: the whole network is determined."
+            return f"Not settled: layer {', '.join(unsettled)}; all others have enough filters{pattern}."
+        return f"Every layer has enough filters: the whole network is determined{pattern}."
 
     def _shown(self) -> Table:
         title = f"Fewest filters per layer, all outputs active: input {shape_text(self.network.input_shape)}"
         return Table(self.to_frame(), title, (self.conclusion,))
 
 
-def minimum_filters(network: Network, *, seed: int = 0) -> MinimumFilters:
+@checked
+def minimum_filters(network: NetworkLike, *, seed: int = 0) -> MinimumFilters:
     """Return the fewest filters per layer that keep the network determined, from layer shapes alone.
 
     Each layer keeps the channels that the network gives it, every layer above it counts as determined and all outputs
@@ -99,6 +109,7 @@ def minimum_filters(network: Network, *, seed: int = 0) -> MinimumFilters:
     >>> [(row.by_counting, row.by_gradient, row.by_both) for row in minimum_filters(net).layers]
     [(8, 16, 6), (1, 1, 1)]
     """
+    assert isinstance(network, Network)  # whatever stood for it
     start = start_layer(network)
     rows = []
     for layer in network.bilinear:

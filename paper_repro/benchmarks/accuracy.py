@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from analysis.runner import run_study
 from constraint_algebra.arrays import Arrays, FloatArray
+from constraint_algebra.commands.terminal import run_alone
 from paper_repro.benchmarks import measure, verdicts
 
 Row = dict[str, object]
@@ -217,9 +218,10 @@ def _mean(values: pd.Series, weights: pd.Series) -> float:
     return float(np.average(values[known], weights=weights[known])) if weights[known].sum() else np.nan
 
 
-def run(runs: Iterable[Run], path: Path, processes: int = 1) -> pd.DataFrame:
+def run(runs: Iterable[Run], path: Path, processes: int = 1, *, restart: bool = False) -> pd.DataFrame:
     """Do the runs that the file does not hold yet, each appended as it ends; return all that were asked for."""
-    return run_study(runs, path, COLUMNS, judge, processes=processes, what="runs", constant=measure.provenance())
+    constant = measure.provenance()
+    return run_study(runs, path, COLUMNS, judge, processes=processes, what="runs", constant=constant, restart=restart)
 
 
 COLUMNS = (
@@ -256,10 +258,8 @@ def main(
     """Reconstruct from real gradients, and judge each result against the exact answer and the true image."""
     if quick:
         images, seeds = min(images, 2), min(seeds, 2)
-    if restart:
-        out.unlink(missing_ok=True)
     order = itertools.product(network or NETWORKS, dtype or DTYPES, noise or (0.0,), range(seeds), range(images))
-    rows = run([Run(*key) for key in order], out, processes)
+    rows = run([Run(*key) for key in order], out, processes, restart=restart)
     measure.show(summary(rows), "Reconstruction of CIFAR-10 samples")
     for sentence in failures(rows):
         measure.say(f"  {sentence}")
@@ -267,4 +267,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_alone(main)

@@ -15,9 +15,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +23,9 @@ import numpy as np
 import pandas as pd
 import typer
 
+from constraint_algebra.commands.terminal import run_alone
 from constraint_algebra.numerics.blas_threads import one_blas_thread
+from constraint_algebra.numerics.workers import workers
 from paper_repro.benchmarks import measure
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def main(
     rows = []
     with measure.progress(len(wanted), "cases") as advance:
         for name in wanted:
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            with workers(1) as pool:
                 found = {"case": name} | pool.submit(CASES[name]).result()
             rows.append({column: found.get(column) for column in COLUMNS})
             measure.append(out, rows[-1] | measure.provenance())
@@ -168,4 +168,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_alone(main)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import resource
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +20,8 @@ import pandas as pd
 import typer
 from numpy.typing import NDArray
 
+from constraint_algebra.commands.terminal import run_alone
+from constraint_algebra.numerics.workers import workers
 from paper_repro.benchmarks import measure
 
 RESOLUTIONS = (32, 64, 128, 224)
@@ -89,7 +89,7 @@ def main(
     sizes = resolution or list(RESOLUTIONS)
     with measure.progress(len(sizes), "resolutions") as advance:
         for size in sizes:
-            with ProcessPoolExecutor(1, get_context("spawn"), initializer=measure.keep_one_thread) as pool:
+            with workers(1, measure.keep_one_thread) as pool:
                 rows.append(pool.submit(run, size).result())
             measure.append(out, rows[-1] | measure.provenance())
             advance(f"{size} pixels")
@@ -98,4 +98,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_alone(main)

@@ -16,6 +16,7 @@ import pandas as pd
 import typer
 
 import constraint_algebra as ca
+from constraint_algebra.commands.terminal import run_alone
 from constraint_algebra.experiments.capture import Capture, from_image
 from constraint_algebra.experiments.metrics import psnr
 from constraint_algebra.experiments.recipe import Recipe
@@ -120,4 +121,4 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_alone(main)

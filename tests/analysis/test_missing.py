@@ -9,9 +9,17 @@ import constraint_algebra as ca
 from analysis import missing
 from analysis.sharing import Shared, observe
 from analysis.subjects import output_gradient, sample_step, step
-from constraint_algebra.equations.systems import gradient_equations, stack, weight_equations
+from constraint_algebra.equations.stacking import stack
+from constraint_algebra.equations.systems import gradient_equations, weight_equations
 
-LAYERS = [ca.Conv2d(6, 3, 2, 1), ca.LeakyReLU(0.2), ca.Conv2d(5, 3, 1, 1), ca.ReLU(), ca.Flatten(), ca.Linear(10)]
+LAYERS = [
+    ca.Conv2d(6, 3, stride=2, padding=1),
+    ca.LeakyReLU(0.2),
+    ca.Conv2d(5, 3, stride=1, padding=1),
+    ca.ReLU(),
+    ca.Flatten(),
+    ca.Linear(10),
+]
 NETWORK = ca.Network((1, 8, 8), LAYERS)
 
 
@@ -103,7 +111,7 @@ def test_without_the_head_nothing_follows(seen) -> None:
 
 
 def test_large_layers_are_refused() -> None:
-    network = ca.Network((1, 64, 64), [ca.Conv2d(2, 3, 4), ca.ReLU(), ca.Flatten(), ca.Linear(3)])
+    network = ca.Network((1, 64, 64), [ca.Conv2d(2, 3, stride=4), ca.ReLU(), ca.Flatten(), ca.Linear(3)])
     large = step(ca.to_torch(network), network, np.zeros((1, 64, 64)), 0)
     with pytest.raises(ca.ShapeError, match="4,096 unknowns, and dense least squares takes at most 1,600"):
         missing.reconstruct_partly(large, everything(large))

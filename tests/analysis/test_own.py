@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import constraint_algebra as ca
-from analysis.__main__ import app
+from analysis.command import app
 
 MODEL = """
 import torch
@@ -123,8 +123,8 @@ def test_figures_are_those_of_the_library(done) -> None:
     told = json.loads((done[0] / "out" / "report.json").read_text())
     assert set(told["feasibility"]) == {"all outputs active", "active as for mnist:1", "active as for mnist:4"}
     layers = [
-        *(ca.Conv2d(16, 3, 2, 1), ca.LeakyReLU(0.2)),
-        *(ca.Conv2d(6, 3, 1, 1), ca.ReLU(), ca.Flatten(), ca.Linear(10)),
+        *(ca.Conv2d(16, 3, stride=2, padding=1), ca.LeakyReLU(0.2)),
+        *(ca.Conv2d(6, 3, stride=1, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(10)),
     ]
     report = ca.feasibility(ca.Network((1, 8, 8), layers))
     found = told["feasibility"]["all outputs active"]
@@ -142,7 +142,8 @@ def test_figures_are_those_of_the_library(done) -> None:
 def test_a_report_is_not_overwritten(done) -> None:
     before = (done[0] / "out" / "report.json").read_bytes()
     found = audit(done[0])
-    assert isinstance(found.exception, ca.OutputExistsError)
+    assert found.exit_code == 2
+    assert "already holds" in found.stderr
     assert (done[0] / "out" / "report.json").read_bytes() == before
 
 
@@ -159,8 +160,8 @@ def test_a_model_of_vectors_is_audited_on_random_values(tmp_path) -> None:
 
 def test_a_model_without_equations_is_refused_by_name(tmp_path) -> None:
     found = audit(tmp_path, factory="pooled")
-    assert isinstance(found.exception, ca.UnsupportedLayerError)
-    assert "MaxPool2d" in str(found.exception)
+    assert found.exit_code == 2
+    assert "MaxPool2d" in found.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -188,3 +189,13 @@ def test_a_report_is_written_although_no_sample_could_be_computed(tmp_path) -> N
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert page.pictures == []
     assert f"not computed: {told['reconstructions']['mnist:4']['reason']}" in page.cells
+
+
+def test_a_time_limit_gives_a_report_that_says_what_is_missing(tmp_path) -> None:
+    found = audit(tmp_path, "--time-limit", "0")
+    assert found.exit_code == 0, found.output
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert "the time limit of 0 s came first" in report["conclusion"]
+    assert {row["status"] for row in report["reconstructions"].values()} == {"NOT_COMPUTED"}
+    assert report["feasibility"]["all outputs active"]["verdict"]
+    assert (tmp_path / "out/report.html").exists()

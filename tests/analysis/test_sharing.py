@@ -11,7 +11,14 @@ from analysis.subjects import sample_step
 
 NETWORK = ca.Network(
     (1, 8, 8),
-    [ca.Conv2d(16, 3, 2, 1), ca.LeakyReLU(0.2), ca.Conv2d(5, 3, 1, 1), ca.LeakyReLU(), ca.Flatten(), ca.Linear(10)],
+    [
+        ca.Conv2d(16, 3, stride=2, padding=1),
+        ca.LeakyReLU(0.2),
+        ca.Conv2d(5, 3, stride=1, padding=1),
+        ca.LeakyReLU(),
+        ca.Flatten(),
+        ca.Linear(10),
+    ],
 )
 RULES = {rule.name: rule for rule in sharing.defences(NETWORK)}
 

@@ -23,7 +23,7 @@ from analysis import (
     studies,
     twin_gallery,
 )
-from analysis.__main__ import app
+from analysis.command import app
 from analysis.rows import keys
 from analysis.runner import arrays_path, key_of
 from analysis.subjects import sample_step, small_network

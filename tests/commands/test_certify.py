@@ -27,3 +27,21 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line() -> None:
     run(*command, "--force")
     assert "--loss" in run(*command, "--force", "--loss", "other", code=2).output
     assert "GELU" in run("certify", "-m", "models.py:gelu", "-i", "picture.png", "-o", "out/gelu", code=2).output
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_time_limit_gives_what_there_is_and_says_what_was_not_looked_at(folder) -> None:
+    """The whole has the limit: the layers above the first are not reconstructed, no twin is searched, no Jacobian."""
+    run("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out/late", "--time-limit", 0, code=1)
+    came = strict(folder / "out/late/certificate.json")
+    assert came["counts"] == {"fixed": 0, "ambiguous": 0, "undecided": 192}
+    reasons = str(came)
+    assert "the time limit came before the layers above the first were reconstructed" in reasons
+    assert "the time limit came before the Jacobian was looked at" in reasons
+
+
+@pytest.mark.usefixtures("folder")
+def test_progress_of_the_whole_goes_to_stderr() -> None:
+    found = run("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out")
+    assert "layer" in found.stderr
+    assert "━" not in found.stdout

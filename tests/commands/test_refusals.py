@@ -26,7 +26,8 @@ def test_existing_output_stays_unless_forced_and_is_found_before_the_work(folder
     assert (folder / "out/notes.txt").read_text() == "mine too"
     run("capture", *start, "-o", "step.npz")
     before = (folder / "step.npz").read_bytes()
-    assert "step.npz exists; pass --force" in run("capture", *start, "-o", "step.npz", "--seed", 1, code=2).stderr
+    refused = run("capture", *start, "-o", "step.npz", "--seed", 1, code=2)
+    assert "step.npz is already there; pass overwrite=True (--force)" in refused.stderr
     assert (folder / "step.npz").read_bytes() == before
     run("capture", *start, "-o", "step.npz", "--seed", 1, "--force")
     assert (folder / "step.npz").read_bytes() != before

@@ -29,7 +29,12 @@ def test_a_determined_network_is_a_table_and_exit_code_0() -> None:
     result = run("feasibility", "lenet-o")
     assert result.exit_code == 0
     assert result.output.startswith("Feasibility from shapes alone: input 3×32×32")
-    assert result.output.rstrip().endswith("Determined: the gradient determines every value of the 3×32×32 input.")
+    told = " ".join(result.output.split())
+    assert (
+        "Determined: the gradient determines every value of the 3×32×32 input, with every output of ReLU active."
+        in told
+    )
+    assert "activity_of(network, parameters, x)" in result.output
     assert max(map(len, result.output.splitlines())) <= 120
 
 

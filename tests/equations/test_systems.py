@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import constraint_algebra as ca
-from constraint_algebra.equations.systems import Names, gradient_block
+from constraint_algebra.equations.names import Names
+from constraint_algebra.equations.systems import gradient_block
 from tests import oracles
 from tests.cases import geometries
 from tests.layers.test_trilinear import against_autograd, close
@@ -91,8 +92,8 @@ def test_shapes_alone_give_the_same_pattern_as_values(geometry) -> None:
         assert bare.values is None
         assert bare.rhs is None
         assert np.array_equal(bare.pattern.toarray(), filled.pattern.toarray())
-        assert np.array_equal(bare.matrix.toarray(), (filled.pattern.toarray() > 0).astype(float))
-        assert bare.matrix.has_canonical_format
+        assert np.array_equal(bare.evaluate(filled.values).toarray(), filled.matrix.toarray())
+        assert filled.matrix.has_canonical_format
 
 
 LAYER = ca.Conv2d(4, (2, 1), groups=2).place((2, 2, 2), "conv")
@@ -174,13 +175,54 @@ def test_stack_of_a_stack_still_names_everything() -> None:
     B, A = ca.weight_equations(LAYER), ca.gradient_equations(LAYER)
     three = ca.stack(ca.stack(B, A), B)
     assert list(three.rows) == [*B.rows, *A.rows, *B.rows]
-    assert np.array_equal(three.matrix.toarray(), np.vstack([s.matrix.toarray() for s in (B, A, B)]))
+    assert list(three.coefficients) == [*B.coefficients, *A.coefficients, *B.coefficients]
+    values = [np.random.default_rng(i).standard_normal(len(s.coefficients)) for i, s in enumerate((B, A, B))]
+    apart = np.vstack([s.evaluate(v).toarray() for s, v in zip((B, A, B), values, strict=True)])
+    assert np.array_equal(three.evaluate(np.concatenate(values)).toarray(), apart)
 
 
-def test_stack_knows_values_only_if_both_have_them() -> None:
-    B, A = ca.weight_equations(LAYER), system()
-    assert ca.stack(B, A).values is None
-    assert ca.stack(B, A).rhs is None
+def weights(*, values: bool, rhs: bool) -> ca.LinearSystem:
+    return ca.weight_equations(
+        LAYER,
+        np.arange(8.0).reshape(LAYER.weight_shape) if values else None,
+        output=np.arange(8.0).reshape(LAYER.output_shape) if rhs else None,
+    )
+
+
+def gradients(*, values: bool, rhs: bool) -> ca.LinearSystem:
+    return ca.gradient_equations(
+        LAYER,
+        10 + np.arange(8.0).reshape(LAYER.output_shape) if values else None,
+        10 + np.arange(8.0).reshape(LAYER.weight_shape) if rhs else None,
+    )
+
+
+@pytest.mark.parametrize("rhs", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("values", [True, False])
+def test_stack_keeps_every_right_hand_side_that_there_is(values, rhs) -> None:
+    B, A = weights(values=values, rhs=rhs[0]), gradients(values=values, rhs=rhs[1])
+    both = ca.stack(B, A)
+    assert (both.values is None) == (not values)
+    if values:
+        assert np.array_equal(both.values, np.concatenate([B.values, A.values]))
+    if not any(rhs):
+        assert both.rhs is None
+        return
+    nothing = np.full(8, np.nan)
+    expected = [system.rhs if given else nothing for system, given in zip((B, A), rhs, strict=True)]
+    assert np.array_equal(both.rhs, np.concatenate(expected), equal_nan=True)
+
+
+@pytest.mark.parametrize("rhs", [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("first_has", [True, False])
+def test_stack_refuses_values_of_one_system_only_and_says_what_to_do(first_has, rhs) -> None:
+    B, A = weights(values=first_has, rhs=rhs[0]), gradients(values=not first_has, rhs=rhs[1])
+    with pytest.raises(ca.ParameterError, match="stack needs values for both systems or for neither") as caught:
+        ca.stack(B, A)
+    has, lacks = (B, A) if first_has else (A, B)
+    assert f"got {has!r} and {lacks!r}" in str(caught.value)
+    assert "at_random(seed)" in str(caught.value)
+    assert ca.stack(*(s if s.values is not None else s.at_random(0) for s in (B, A))).values is not None
 
 
 def test_evaluate_gives_shared_coefficients_one_value() -> None:
@@ -243,6 +285,15 @@ def test_a_system_prints_what_it_is() -> None:
         (lambda: ca.weight_equations(ca.ReLU().place((3,), "act")), r"layer act \(ReLU\) has no weight"),
         (lambda: ca.gradient_equations(ca.Flatten().place((3,), "flat")), r"layer flat \(Flatten\) has no weight"),
         (lambda: system().select([True, False]), r"one entry for each of 8 rows, got \(2,\)"),
+        (lambda: system().select(np.arange(8)), r"boolean mask .* got \(8,\) of int64; .* np.isin\(np.arange\(8\)"),
+        (
+            lambda: system().evaluate([1.0, 2.0]),
+            r"a number for each of 8 coefficients, <8 names: k.*, got shape \(2,\)",
+        ),
+        (lambda: system().evaluate(["1"] * 8), r"a number for each of 8 coefficients, .* of <U1"),
+        (lambda: ca.weight_equations(LAYER, bias=np.ones(3)), r"bias must have shape \(4,\), got \(3,\)"),
+        (lambda: ca.gradient_equations(LAYER, np.ones((1, 4, 1, 2))), "leave out the batch axis"),
+        (lambda: ca.weight_equations(LAYER, np.ones(4)), r"that is \(filters, channels / groups, \*kernel\)"),
         (lambda: ca.stack(system(), ca.bias_equations(LAYER)), "stack needs two systems over the same unknowns"),
         (lambda: ca.stack(system(), ca.gradient_equations(ca.Linear(2).place((8,)))), "over the same unknowns"),
     ],

@@ -17,7 +17,8 @@ from analysis import defences, photograph, twin_gallery
 from analysis.runner import arrays_path
 from analysis.studies import COMMITTED
 from constraint_algebra import plotting
-from figures import __main__ as command_line
+from constraint_algebra.commands.terminal import Command
+from figures import command as command_line
 from figures import gallery, rank_vs_filters
 from figures.command import NAMES, OUT, draw_all, drawn
 from figures.save import save
@@ -298,7 +299,7 @@ def test_a_figure_without_its_study_says_so(tmp_path) -> None:
 
 def test_the_command_line_draws_one_or_the_gallery_or_all(tmp_path, monkeypatch) -> None:
     app = typer.Typer()
-    app.command()(command_line.main)
+    app.command(cls=Command)(command_line.main)
     found = CliRunner().invoke(app, ["counting_error", "--out-dir", str(tmp_path / "one")], catch_exceptions=False)
     assert found.exit_code == 0
     assert {path.name for path in (tmp_path / "one").iterdir()} == {"counting_error.png", "counting_error.pdf"}

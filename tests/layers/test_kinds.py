@@ -26,7 +26,10 @@ def test_output_and_weight_shapes_are_those_of_pytorch(geometry) -> None:
 @pytest.mark.parametrize(
     ("short", "long"),
     [
-        (ca.Conv2d(4, 3), ca.Conv2d(4, (3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), 1, True)),
+        (
+            ca.Conv2d(4, 3),
+            ca.Conv2d(4, (3, 3), stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, bias=True),
+        ),
         (ca.Conv1d(4, [3], padding="valid"), ca.Conv1d(4, 3)),
         (ca.Conv3d(4, 3, padding=1), ca.Conv3d(4, 3, padding=(1, 1, 1))),
         (ca.Conv2d(4, 3, padding=(1, 2)), ca.Conv2d(4, 3, padding=((1, 1), (2, 2)))),
@@ -66,6 +69,11 @@ def test_short_forms_mean_the_same_as_long_ones(short, long) -> None:
         (lambda: ca.Conv2d(2, 3, stride=2, padding="same"), r'padding="same" needs stride 1, got \(2, 2\)'),
         (lambda: ca.Conv2d(3, 3, groups=2), "filters must be a multiple of groups, got 3 filters and 2 groups"),
         (lambda: ca.Conv2d(2, 3, groups=0), "groups must be a whole number of at least 1, got 0"),
+        (lambda: ca.Conv2d(2, 3, bias=10), "Conv2d: bias must be True or False, got 10"),
+        (lambda: ca.Linear(2, bias=None), "Linear: bias must be True or False, got None"),
+        (lambda: ca.LeakyReLU("0.2"), "LeakyReLU: slope must be a number, got '0.2'"),
+        (lambda: ca.Softplus(1.0, None), "Softplus: threshold must be a number, got None"),
+        (lambda: ca.Hardtanh("a", "b"), "Hardtanh: low must be a number, got 'a'"),
         (lambda: ca.Linear(0), "Linear: filters must be a whole number of at least 1, got 0"),
         (lambda: ca.LeakyReLU(0), r"LeakyReLU: slope must be positive, got 0; use ReLU\(\)"),
         (lambda: ca.LeakyReLU(-0.2), "slope must be positive, got -0.2"),

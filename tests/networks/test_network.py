@@ -166,7 +166,7 @@ def test_bind_names_the_first_value_that_is_not_finite(value) -> None:
     [
         (ca.Conv2d(4, 3), (2, 5, 5), "Conv2d 2→4, kernel 3×3"),
         (
-            ca.Conv2d(4, (3, 1), (1, 2), ((1, 2), (0, 0)), (2, 1), groups=2, bias=False),
+            ca.Conv2d(4, (3, 1), stride=(1, 2), padding=((1, 2), (0, 0)), dilation=(2, 1), groups=2, bias=False),
             (2, 5, 5),
             "Conv2d 2→4, kernel 3×1, stride 1×2, padding 1+2×0, dilation 2×1, 2 groups, no bias",
         ),

@@ -11,7 +11,9 @@ from constraint_algebra.layers import activations, trilinear
 from constraint_algebra.networks.network import Network, chain_rule
 from constraint_algebra.networks.walk import Rules, down, down_through, up
 
-NET = Network((2, 5, 4), [ca.Conv2d(3, 3, 2, bias=False), ca.Tanh(), ca.Flatten(), ca.Linear(4, bias=False), ca.ReLU()])
+NET = Network(
+    (2, 5, 4), [ca.Conv2d(3, 3, stride=2, bias=False), ca.Tanh(), ca.Flatten(), ca.Linear(4, bias=False), ca.ReLU()]
+)
 RNG = np.random.default_rng(5)
 WEIGHTS = {name: RNG.normal(size=shape) for name, shape in NET.parameter_shapes.items()}
 X = RNG.normal(size=NET.input_shape)

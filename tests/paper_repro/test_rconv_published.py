@@ -22,7 +22,7 @@ from tests.oracles import torch_layer
 
 def small(last=ca.ReLU(), *, last_filters: int = 4, classes: int = 10) -> ca.Network:  # noqa: B008 -- immutable
     """LeNet-O in miniature: LeakyReLU below, the given activation on top."""
-    layers = [ca.Conv2d(12, 5, 2, 2), ca.LeakyReLU(0.2), ca.Conv2d(last_filters, 5, padding=2), last]
+    layers = [ca.Conv2d(12, 5, stride=2, padding=2), ca.LeakyReLU(0.2), ca.Conv2d(last_filters, 5, padding=2), last]
     return ca.Network((3, 12, 12), [*layers, ca.Flatten(), ca.Linear(classes)])
 
 
@@ -72,7 +72,12 @@ def test_a_dead_filter_leaves_too_few_rows_and_weight_rows_are_not_asked() -> No
 def test_weight_rows_complete_gradient_rows_of_an_invertible_activation() -> None:
     # The middle tap alone meets 9 pixels, and there are 8 filters: one pixel in each of 8 channels is left to the 72
     # weight rows, of which 8² depend on the gradient rows.
-    layers = [ca.Conv2d(8, 3, 2, 1), ca.LeakyReLU(0.2), ca.Conv2d(8, 3, 2, 1), ca.LeakyReLU(0.2)]
+    layers = [
+        ca.Conv2d(8, 3, stride=2, padding=1),
+        ca.LeakyReLU(0.2),
+        ca.Conv2d(8, 3, stride=2, padding=1),
+        ca.LeakyReLU(0.2),
+    ]
     network = ca.Network((1, 10, 10), [*layers, ca.Flatten(), ca.Linear(5)])
     parameters, gradients, image = step(network)
     result = rconv_published(network, parameters, gradients)

@@ -15,8 +15,8 @@ LEAKY = ca.LeakyReLU(0.2)
 def small(activation: ca.layers.Activation = LEAKY, *, last: int = 1) -> ca.Network:
     """Two convolutions, of which the second needs both kinds of equations, and a linear layer before the head."""
     layers = [
-        *(ca.Conv2d(6, 4, 2, 2, bias=False), activation),
-        *(ca.Conv2d(8, 3, 2, 1, bias=False), activation),
+        *(ca.Conv2d(6, 4, stride=2, padding=2, bias=False), activation),
+        *(ca.Conv2d(8, 3, stride=2, padding=1, bias=False), activation),
         *(ca.Flatten(), ca.Linear(30, bias=False), activation),
     ]
     return ca.Network((2, 8, 8), [*layers, ca.Linear(last, bias=False)])

@@ -65,7 +65,11 @@ def test_one_command_makes_everything_and_resumes(tmp_path) -> None:
     before = (tmp_path / "runs.csv").read_text()
     invoke(*given)
     assert (tmp_path / "runs.csv").read_text() == before
+    (tmp_path / "reconstructions").mkdir(exist_ok=True)
+    (tmp_path / "reconstructions" / "of_earlier_runs.png").touch()
     invoke(*given, "--quick", "--restart")
+    assert not (tmp_path / "reconstructions" / "of_earlier_runs.png").exists()
+    assert not list(tmp_path.glob("*.before-restart"))
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 3
     assert "quick run" in (tmp_path / "REPORT.md").read_text()
 

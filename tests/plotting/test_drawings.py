@@ -200,7 +200,7 @@ def test_residue_classes_are_those_of_the_positions_modulo_the_stride() -> None:
     assert sorted(legend(ax))[0].startswith("class 0: 4 taps (4)")
     written = np.array([int(text.get_text()) for text in ax.texts]).reshape(4, 4)
     np.testing.assert_array_equal(written, shown)
-    large = plotting.residue_classes(ca.Conv2d(2, 3, 2, 1).place((1, 20, 20)), axes())
+    large = plotting.residue_classes(ca.Conv2d(2, 3, stride=2, padding=1).place((1, 20, 20)), axes())
     assert not large.texts
 
 

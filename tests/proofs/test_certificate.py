@@ -14,7 +14,7 @@ from tests.command import pixels, strict
 from tests.twin_cases import case, random_case
 
 mpl.use("Agg")
-NET = ca.Network((3, 8, 8), [ca.Conv2d(2, 3, 2, 1), ca.ReLU(), ca.Flatten(), ca.Linear(4)])
+NET = ca.Network((3, 8, 8), [ca.Conv2d(2, 3, stride=2, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(4)])
 CASE = case(NET, np.random.default_rng(0).random((3, 8, 8)))
 FOUND = ca.certify(CASE.model, CASE.image, CASE.label)
 

@@ -90,7 +90,7 @@ def test_no_time_leaves_values_undecided_with_that_reason() -> None:
 
 def test_a_saturated_loss_is_no_crash() -> None:
     """All gradients zero: nothing starts a reconstruction, yet twins exist."""
-    net = ca.Network((1, 4, 4), [ca.Conv2d(1, 3, 2, 1), R, ca.Flatten(), ca.Linear(2)])
+    net = ca.Network((1, 4, 4), [ca.Conv2d(1, 3, stride=2, padding=1), R, ca.Flatten(), ca.Linear(2)])
     c = case(net, np.random.default_rng(0).random((1, 4, 4)), label=1)
     with torch.no_grad():
         c.model[3].bias.copy_(torch.tensor([-800.0, 800.0]))

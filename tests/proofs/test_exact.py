@@ -21,7 +21,7 @@ PIECEWISE = {
 
 def dyadic(activation, seed: int):
     """A small network whose weights and inputs are multiples of 1/64, exact in float64 and over the rationals."""
-    net = ca.Network((2, 5, 4), [ca.Conv2d(2, 3, 2, 1), activation, ca.Flatten(), ca.Linear(3)])
+    net = ca.Network((2, 5, 4), [ca.Conv2d(2, 3, stride=2, padding=1), activation, ca.Flatten(), ca.Linear(3)])
     rng = np.random.default_rng(seed)
     c = case(net, np.round(64 * rng.random(net.input_shape)) / 64)
     values = {name: np.round(64 * rng.uniform(-0.5, 0.5, p.shape)) / 64 for name, p in c.parameters.items()}

@@ -101,7 +101,7 @@ def test_a_step_across_a_cut_off_changes_the_gradients() -> None:
 
 
 def test_without_a_target_the_twin_holds_for_every_class() -> None:
-    net = ca.Network((3, 8, 8), [ca.Conv2d(1, 3, 2, 1), ca.ReLU(), ca.Flatten(), ca.Linear(4)])
+    net = ca.Network((3, 8, 8), [ca.Conv2d(1, 3, stride=2, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(4)])
     c = case(net, RNG.random((3, 8, 8)))
     one, every = c.set(), ca.indistinguishable(c.network, c.parameters, c.image)
     assert every.nullity < one.nullity
@@ -115,7 +115,7 @@ def test_without_a_target_the_twin_holds_for_every_class() -> None:
 
 
 def test_logistic_needs_no_target() -> None:
-    net = ca.Network((1, 6, 6), [ca.Conv2d(1, 3, 2, 1), ca.ReLU(), ca.Flatten(), ca.Linear(1)])
+    net = ca.Network((1, 6, 6), [ca.Conv2d(1, 3, stride=2, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(1)])
     c = case(net, RNG.random((1, 6, 6)))
     for target in (None, 0, 1):
         twin = ca.indistinguishable(net, c.parameters, c.image, target, loss="logistic").twin()
@@ -184,7 +184,14 @@ def test_the_limits_are_stated() -> None:
 
 @pytest.mark.slow
 def test_at_32_by_32_a_twin_verifies_and_a_time_limit_costs_width_alone() -> None:
-    layers = [ca.Conv2d(6, 5, 2, 2), ca.ReLU(), ca.Conv2d(16, 5, 2, 2), ca.ReLU(), ca.Flatten(), ca.Linear(10)]
+    layers = [
+        ca.Conv2d(6, 5, stride=2, padding=2),
+        ca.ReLU(),
+        ca.Conv2d(16, 5, stride=2, padding=2),
+        ca.ReLU(),
+        ca.Flatten(),
+        ca.Linear(10),
+    ]
     sample = ca.samples.load("cifar10:3")
     c = case(ca.Network((3, 32, 32), layers), sample.image, sample.label)
     found, pixel = c.set(), (0, 3, 7)

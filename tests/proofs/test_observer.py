@@ -47,7 +47,7 @@ def test_in_float64_the_observer_knows_as_much_as_the_set_says(seed: int) -> Non
 
 
 def test_error_bars_widen_with_noise_and_the_truth_stays_inside() -> None:
-    net = ca.Network((2, 6, 6), [ca.Conv2d(2, 3, 2, 1), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(5)])
+    net = ca.Network((2, 6, 6), [ca.Conv2d(2, 3, stride=2, padding=1), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(5)])
     c = case(net, np.random.default_rng(1).random((2, 6, 6)))
     exact, rng, widths = c.gradients(), np.random.default_rng(2), []
     pixels = np.zeros(c.image.shape, dtype=bool)

@@ -102,7 +102,9 @@ def test_an_unknown_solver_is_refused() -> None:
 
 def test_a_set_without_an_interior_is_bounded_from_both_sides() -> None:
     """A digit on black, no bias: every value and many outputs are at their edge, and together they leave no room."""
-    net = ca.Network((1, 28, 28), [ca.Conv2d(3, 5, 2, 2, bias=False), ca.ReLU(), ca.Flatten(), ca.Linear(10)])
+    net = ca.Network(
+        (1, 28, 28), [ca.Conv2d(3, 5, stride=2, padding=2, bias=False), ca.ReLU(), ca.Flatten(), ca.Linear(10)]
+    )
     sample = ca.samples.load("mnist:2")
     c = case(net, sample.image, sample.label, seed=2)
     found = c.set()

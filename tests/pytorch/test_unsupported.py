@@ -1,4 +1,4 @@
-"""Models that are no chain of known layers: refused with the path, the reason and what to use instead."""
+"""Models that are no chain of known layers: refused with path, reason, and what can be said of them as they are."""
 
 from __future__ import annotations
 
@@ -42,10 +42,6 @@ def with_unused_result(m, x):
     return m.a(x)
 
 
-def unused(a: nn.Module) -> nn.Module:
-    return Forward(lambda m, x: m.a(x), a=a, spare=nn.Linear(2, 2, bias=False))
-
-
 two_convs = {"a": nn.Conv2d(3, 3, 1), "b": nn.Conv2d(3, 3, 1)}
 
 
@@ -65,97 +61,154 @@ class Standardised(nn.Conv2d):
 
 # (model, path of the problem, words of its reason, words of its advice); every input is 3×6×6
 UNSUPPORTED = {
-    "residual": (Forward(lambda m, x: m.a(x) + x, a=conv()), "add", "a and x", "residual"),
-    "branches": (Forward(lambda m, x: torch.cat([m.a(x), m.b(x)], 1), **two_convs), "b", "from x", "branches"),
-    "unused result": (Forward(with_unused_result, a=conv(), act=nn.ReLU()), "a", "from x", "unused"),
-    "two outputs": (Forward(lambda m, x: (m.a(x), x), a=conv()), "output", "more or less", "return only"),
-    "control flow": (Forward(branch_on_values, a=conv()), "Forward", "torch.fx cannot follow", "plain chain"),
-    "batch norm": (nn.Sequential(conv(), nn.BatchNorm2d(4)), "1", "BatchNorm2d", "fold it"),
-    "layer norm": (nn.Sequential(nn.LayerNorm(6), conv()), "0", "LayerNorm", "fold it"),
-    "pooling": (nn.Sequential(conv(), nn.MaxPool2d(2)), "1", "MaxPool2d", "stride"),
-    "functional pooling": (Forward(lambda m, x: functional.avg_pool2d(m.a(x), 2), a=conv()), "avg_pool2d", "", "strid"),
-    "GELU": (nn.Sequential(conv(), nn.GELU()), "1", "falls before it rises", "LeakyReLU"),
-    "SiLU": (nn.Sequential(conv(), nn.SiLU()), "1", "falls before it rises", "LeakyReLU"),
-    "Mish": (nn.Sequential(conv(), nn.Mish()), "1", "falls before it rises", "LeakyReLU"),
-    "functional GELU": (Forward(lambda m, x: functional.gelu(m.a(x)), a=conv()), "gelu", "falls", "LeakyReLU"),
-    "PReLU": (nn.Sequential(conv(), nn.PReLU()), "1", "slope is a parameter", "LeakyReLU"),
-    "transposed": (nn.Sequential(nn.ConvTranspose2d(3, 2, 3)), "0", "transposed", "ordinary"),
+    "residual": (Forward(lambda m, x: m.a(x) + x, a=conv()), "add", "a and x", "network of their own"),
+    "branches": (
+        Forward(lambda m, x: torch.cat([m.a(x), m.b(x)], 1), **two_convs),
+        "b",
+        "from x",
+        "network of their own",
+    ),
+    "unused result": (Forward(with_unused_result, a=conv(), act=nn.ReLU()), "a", "from x", "network of their own"),
+    "features before the logits": (
+        Forward(lambda m, x: (h := m.a(x), m.b(h)), a=nn.Conv2d(3, 3, 1), b=conv()),
+        "output",
+        "further layers",
+        "return self.model(x)[1]",
+    ),
+    "a dictionary without logits": (
+        Forward(lambda m, x: {"out": m.a(x), "aux": x}, a=conv()),
+        "output",
+        "with the entries 'out', 'aux'",
+        "returns the logits alone",
+    ),
+    "no output": (Forward(lambda m, x: None, a=conv()), "output", "got NoneType", "returns the logits alone"),  # noqa: ARG005
+    "an earlier result": (
+        Forward(lambda m, x: (m.a(x), m.b(x))[0], **two_convs),
+        "b",
+        "from x",
+        "network of their own",
+    ),
+    "control flow": (Forward(branch_on_values, a=conv()), "Forward", "torch.fx cannot follow", "write it as Network"),
+    "batch norm": (nn.Sequential(conv(), nn.BatchNorm2d(4)), "1", "BatchNorm2d", "fuse_conv_bn_eval"),
+    "layer norm": (nn.Sequential(nn.LayerNorm(6), conv()), "0", "LayerNorm", "network of their own"),
+    "pooling": (nn.Sequential(conv(), nn.MaxPool2d(2)), "1", "MaxPool2d", "network of their own"),
+    "functional pooling": (
+        Forward(lambda m, x: functional.avg_pool2d(m.a(x), 2), a=conv()),
+        "avg_pool2d",
+        "",
+        "of their own",
+    ),
+    "GELU": (nn.Sequential(conv(), nn.GELU()), "1", "falls before it rises", "network of their own"),
+    "SiLU": (nn.Sequential(conv(), nn.SiLU()), "1", "falls before it rises", "network of their own"),
+    "Mish": (nn.Sequential(conv(), nn.Mish()), "1", "falls before it rises", "network of their own"),
+    "functional GELU": (Forward(lambda m, x: functional.gelu(m.a(x)), a=conv()), "gelu", "falls", "of their own"),
+    "PReLU": (nn.Sequential(conv(), nn.PReLU()), "1", "slope is a parameter", "network of their own"),
+    "transposed": (nn.Sequential(nn.ConvTranspose2d(3, 2, 3)), "0", "transposed", "network of their own"),
     "circular padding": (
         nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, padding_mode="circular")),
         "0",
         "circular",
-        "zeros",
+        "network of their own",
     ),
-    "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "0", "only zero padding", "zeros"),
-    "padding with ones": (nn.Sequential(nn.ConstantPad2d(1, 1.0), conv()), "0", "only zero padding", "zeros"),
+    "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "0", "only zero padding", "network of their own"),
+    "padding with ones": (
+        nn.Sequential(nn.ConstantPad2d(1, 1.0), conv()),
+        "0",
+        "only zero padding",
+        "network of their own",
+    ),
     "F.pad, reflecting": (
         Forward(lambda m, x: m.a(functional.pad(x, (1, 1, 1, 1), mode="reflect")), a=conv()),
         "pad",
         "only zero padding",
-        "zeros",
+        "network of their own",
     ),
     "F.pad with ones": (
         Forward(lambda m, x: m.a(functional.pad(x, (1, 1, 1, 1), "constant", 1.0)), a=conv()),
         "pad",
         "only zero padding",
-        "zeros",
+        "network of their own",
     ),
-    "cropping": (nn.Sequential(nn.ZeroPad2d(-1), conv()), "0", "negative", "at least 0"),
+    "cropping": (nn.Sequential(nn.ZeroPad2d(-1), conv()), "0", "negative", "network of their own"),
     "padded channels": (
         Forward(lambda m, x: m.a(functional.pad(x, (0, 0, 0, 0, 0, 1))), a=nn.Conv2d(4, 2, 3)),
         "a",
         "reaches the channels",
-        "spatial",
+        "network of their own",
     ),
     "padding before an activation": (
         nn.Sequential(nn.ZeroPad2d(1), nn.Sigmoid(), conv()),
         "1",
         "zero padding",
-        "directly",
+        "network of their own",
     ),
-    "padding at the end": (nn.Sequential(conv(), nn.ZeroPad2d(1)), "output", "no convolution", "remove"),
-    "negative slope": (nn.Sequential(conv(), nn.LeakyReLU(-0.1)), "1", "positive", "choose"),
+    "padding at the end": (nn.Sequential(conv(), nn.ZeroPad2d(1)), "output", "no convolution", "network of their own"),
+    "negative slope": (nn.Sequential(conv(), nn.LeakyReLU(-0.1)), "1", "positive", "network of their own"),
     "dropout in training": (nn.Sequential(conv(), nn.Dropout()), "1", "mask", "model.eval()"),
     "functional dropout": (Forward(lambda m, x: functional.dropout(m.a(x)), a=conv()), "dropout", "mask", "eval()"),
-    "hook": (hooked(nn.Sequential(conv())), "0", "hooks", "remove"),
-    "hook on a parameter": (hooked_parameter(nn.Sequential(conv())), "0.weight", "its gradient", "remove the hooks"),
+    "hook": (hooked(nn.Sequential(conv())), "0", "hooks", "copy.deepcopy"),
+    "hook on a parameter": (hooked_parameter(nn.Sequential(conv())), "0.weight", "its gradient", "copy.deepcopy"),
     "parametrised": (
         nn.Sequential(torch.nn.utils.parametrizations.weight_norm(conv())),
         "0",
         "parametrize",
         "remove_parametrizations",
     ),
-    "a layer used twice": (Forward(lambda m, x: m.a(m.a(x)), a=nn.Conv2d(3, 3, 1)), "a", "more than once", "its own"),
-    "the same object at two places": (nn.Sequential(*[nn.Conv2d(3, 3, 1)] * 2), "0", "more than once", "its own"),
-    "tied weights": (tied(), "1", "more than once", "its own"),
-    "unused parameter": (unused(conv()), "spare.weight", "never uses", "remove"),
+    "a layer used twice": (
+        Forward(lambda m, x: m.a(m.a(x)), a=nn.Conv2d(3, 3, 1)),
+        "a",
+        "more than once",
+        "network of their own",
+    ),
+    "the same object at two places": (
+        nn.Sequential(*[nn.Conv2d(3, 3, 1)] * 2),
+        "0",
+        "more than once",
+        "network of their own",
+    ),
+    "tied weights": (tied(), "1", "more than once", "network of their own"),
     "a parameter by itself": (
         Forward(lambda m, x: functional.conv2d(x, m.a.weight, m.a.bias), a=conv()),
         "conv2d",
         "without the module",
-        "nn.Linear",
+        "write it as Network",
     ),
-    "arithmetic": (Forward(lambda m, x: m.a(x) * 2, a=conv()), "mul", "mul", "convolutions"),
-    "a foreign function": (Forward(lambda m, x: relu(m.a(x)), a=conv()), "relu", "relu", "convolutions"),
-    "a patched forward pass": (nn.Sequential(conv(), patched()), "mul", "mul", "convolutions"),
+    "arithmetic": (Forward(lambda m, x: m.a(x) * 2, a=conv()), "mul", "convolutions", "network of their own"),
+    "a foreign function": (
+        Forward(lambda m, x: relu(m.a(x)), a=conv()),
+        "relu",
+        "convolutions",
+        "network of their own",
+    ),
+    "a patched forward pass": (nn.Sequential(conv(), patched()), "mul", "convolutions", "network of their own"),
     "a convolution of its own kind": (
         nn.Sequential(Standardised(3, 2, 3)),
         "conv2d",
         "plain chain",
-        "branches",
+        "network of their own",
     ),
-    "transpose": (Forward(lambda m, x: m.a(x).permute(0, 2, 3, 1), a=conv()), "permute", "permute", "convolutions"),
-    "joining some axes": (nn.Sequential(conv(), nn.Flatten(2)), "1", "to (1, 4, 16)", "joining all"),
-    "joining the batch axis": (Forward(lambda m, x: m.a(x).view(-1), a=conv()), "view", "to (64,)", "joining all"),
+    "transpose": (
+        Forward(lambda m, x: m.a(x).permute(0, 2, 3, 1), a=conv()),
+        "permute",
+        "convolutions",
+        "network of their own",
+    ),
+    "joining some axes": (nn.Sequential(conv(), nn.Flatten(2)), "1", "to (1, 4, 16)", "network of their own"),
+    "joining the batch axis": (
+        Forward(lambda m, x: m.a(x).view(-1), a=conv()),
+        "view",
+        "only joining all",
+        "network of their own",
+    ),
     "a batch made of one sample": (
         Forward(lambda m, x: m.a(x).view(-1, 16), a=conv()),
         "view",
         "(4, 16)",
-        "joining all",
+        "network of their own",
     ),
-    "softmax": (nn.Sequential(conv(), nn.Softmax(1)), "1", "all inputs", "logits"),
+    "softmax": (nn.Sequential(conv(), nn.Softmax(1)), "1", "all inputs", "NLLLoss"),
     "uninitialised": (nn.Sequential(nn.LazyConv2d(2, 3)), "0", "no shape yet", "once"),
-    "a recurrent layer": (nn.Sequential(nn.Flatten(2), nn.LSTM(36, 2)), "1", "LSTM", "convolutions"),
+    "a recurrent layer": (nn.Sequential(nn.Flatten(2), nn.LSTM(36, 2)), "1", "LSTM", "network of their own"),
 }
 
 
@@ -169,6 +222,7 @@ def test_unsupported_models_are_refused_with_path_reason_and_advice(case) -> Non
     assert path in first, caught.value
     assert reason in first[path].reason
     assert advice in first[path].advice
+    assert str(caught.value).endswith("says whether another input nearby has its gradients.")
 
 
 def test_a_second_input_is_refused() -> None:

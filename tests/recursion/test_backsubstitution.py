@@ -21,12 +21,22 @@ def conv_net(shape, *layers, classes=5):
 
 NETWORKS = {
     "24 by 40": conv_net(
-        (3, 24, 40), ca.Conv2d(12, 5, 2, 2), L, ca.Conv2d(16, 5, 2, 2), L, ca.Conv2d(8, 3, padding=1), L
+        (3, 24, 40),
+        ca.Conv2d(12, 5, stride=2, padding=2),
+        L,
+        ca.Conv2d(16, 5, stride=2, padding=2),
+        L,
+        ca.Conv2d(8, 3, padding=1),
+        L,
     ),
     "kernels, strides and padding differ by axis": conv_net(
-        (3, 15, 8), ca.Conv2d(12, (3, 2), (2, 1), ((1, 2), (0, 1))), L, ca.Conv2d(12, (2, 3), padding=(1, 0)), L
+        (3, 15, 8),
+        ca.Conv2d(12, (3, 2), stride=(2, 1), padding=((1, 2), (0, 1))),
+        L,
+        ca.Conv2d(12, (2, 3), padding=(1, 0)),
+        L,
     ),
-    "one axis": conv_net((2, 64), ca.Conv1d(8, 5, 2, 2), L, ca.Conv1d(6, 5, 1, 2), R),
+    "one axis": conv_net((2, 64), ca.Conv1d(8, 5, stride=2, padding=2), L, ca.Conv1d(6, 5, stride=1, padding=2), R),
     "three axes": conv_net((1, 6, 5, 4), ca.Conv3d(6, 3, padding=1), L, ca.Conv3d(10, 2, padding=1), R),
     "groups": conv_net(SMALL, ca.Conv2d(24, 3, padding=1, groups=2), L, ca.Conv2d(40, 3, padding=1, groups=4), L),
     "depthwise, then pointwise": conv_net(

@@ -42,7 +42,7 @@ class Client:
         return ca.torch_gradients(self.model, self.image, self.label, self.loss)
 
     def reconstruct(self, **options) -> ca.Reconstruction:
-        return ca.reconstruct(self.network, self.parameters, self.gradients, loss=self.loss, **options)
+        return ca.reconstruct(self.network, self.parameters, self.gradients, loss=self.loss, batch=1, **options)
 
     def trace(self) -> tuple[list[FloatArray], list[FloatArray]]:
         """The output of every module and the gradient of the loss there, from automatic differentiation."""

@@ -12,11 +12,11 @@ from constraint_algebra.solvers.null_space import NullSpace
 
 RNG = np.random.default_rng(0)
 LAYERS = {
-    "stride 2": ca.Conv2d(2, 3, 2, 1).place((2, 7, 6)),
+    "stride 2": ca.Conv2d(2, 3, stride=2, padding=1).place((2, 7, 6)),
     "groups": ca.Conv2d(4, 2, groups=2).place((4, 5, 5)),
     "one axis, dilated": ca.Conv1d(3, 3, dilation=2).place((2, 11)),
     "linear": ca.Linear(3).place((7,)),
-    "stride beyond the kernel": ca.Conv2d(1, 2, 3).place((1, 8, 8)),
+    "stride beyond the kernel": ca.Conv2d(1, 2, stride=3).place((1, 8, 8)),
 }
 
 

@@ -177,8 +177,9 @@ def test_what_comes_before_the_first_layer_counts() -> None:
     np.testing.assert_array_equal(report.determined, active)
     assert report.layers[0].verdict == "determined"
     assert report.conclusion == (
-        "Partly determined: the gradient determines 3 of 4 input values;"
-        " an activation before the first layer cuts off the others."
+        "Partly determined: the gradient determines 3 of 4 input values, with 3 of 4 outputs of ReLU active, by the"
+        " masks given; an activation before the first layer cuts off the others. Another input may have another"
+        " pattern; certify(model, x, target) proves what the gradient of one input x fixes."
     )
 
 
@@ -198,6 +199,37 @@ def test_what_is_undecided_is_missing_and_stays_so_below() -> None:
     assert report.to_frame()["generic"].isna().tolist() == [True, True, False]
     assert "5036..5068" in repr(report)
     assert report.security_index is None
+
+
+def test_the_conclusion_says_which_pattern_was_assumed_and_who_knows_that_of_an_input() -> None:
+    """All outputs active, the same network is determined; at the pattern of a real image it is not."""
+    net = ca.Network((1, 6, 6), [ca.Conv2d(4, 3, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(4)])
+    whole = ca.feasibility(net)
+    assert whole.conclusion == (
+        "Determined: the gradient determines every value of the 1×6×6 input, with every output of ReLU active."
+        " Which outputs are active depends on the input: activity=activity_of(network, parameters, x) takes those of x;"
+        " certify(model, x, target) proves what the gradient of one input x fixes."
+    )
+    half = ca.feasibility(net, activity=np.float64(0.25)).conclusion
+    assert (
+        f"with {int(ca.feasibility(net, activity=0.25).active['1'].sum())} of 144 outputs of ReLU active, drawn" in half
+    )
+    assert "activity_of(network, parameters, x)" in half
+    mask = np.zeros((4, 6, 6), dtype=bool)
+    mask[:, :3] = True
+    given = ca.feasibility(net, activity=[mask])
+    assert given.verdict == "partial"
+    assert ", with 72 of 144 outputs of ReLU active, by the masks given; the recursion first falls" in given.conclusion
+    assert "activity_of" not in given.conclusion
+    assert "certify(model, x, target)" in given.conclusion
+    assert "by the masks given" in repr(given)
+
+
+def test_where_no_activation_cuts_off_nothing_is_assumed_about_it() -> None:
+    layers = [ca.Conv2d(16, 3, padding=1), ca.LeakyReLU(), ca.Flatten(), ca.Linear(4)]
+    report = ca.feasibility(ca.Network((1, 6, 6), layers))
+    assert report.pattern == ""
+    assert report.conclusion == "Determined: the gradient determines every value of the 1×6×6 input."
 
 
 def test_a_network_without_a_start_is_refused() -> None:

@@ -53,6 +53,17 @@ def test_the_conclusion_names_the_layers_that_have_too_few(name, few) -> None:
     assert found.to_frame()["layer"].tolist() == [row.layer for row in found.layers]
 
 
+def test_the_conclusion_says_that_all_outputs_count_as_active() -> None:
+    with_relu = [ca.Conv2d(9, 3, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(4)]
+    assert ca.minimum_filters(ca.Network((1, 6, 6), with_relu)).conclusion == (
+        "Every layer has enough filters: the whole network is determined, with every output of ReLU active."
+    )
+    few = ca.minimum_filters(ca.Network((9, 6, 6), [ca.Conv2d(1, 3), *with_relu[1:]]))
+    assert few.conclusion == "Too few filters to determine the input: layer 0, with every output of ReLU active."
+    smooth = ca.minimum_filters(ca.Network((1, 6, 6), [with_relu[0], ca.Tanh(), *with_relu[2:]]))
+    assert smooth.conclusion == "Every layer has enough filters: the whole network is determined."
+
+
 def test_a_network_of_fewest_filters_is_determined_and_one_filter_less_is_not() -> None:
     def network(first, second):
         layers = [ca.Conv2d(first, 3, stride=2, padding=1), ca.LeakyReLU(), ca.Conv2d(second, 3), ca.LeakyReLU()]

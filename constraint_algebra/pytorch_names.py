@@ -1,0 +1,91 @@
+"""PyTorch's names of layers and of their arguments, and what stands for each here."""
+
+from __future__ import annotations
+
+import re
+
+# PyTorch's name of an argument and ours, where ours is among the names that a function takes.
+ARGUMENTS = {
+    "out_channels": "filters",
+    "out_features": "filters",
+    "kernel_size": "kernel",
+    "negative_slope": "slope",
+    "min_val": "low",
+    "max_val": "high",
+}
+
+# Arguments that say nothing here, and why.
+NEEDLESS = {
+    "in_channels": "the input channels follow from the input shape",
+    "in_features": "the input features follow from the input shape",
+    "padding_mode": "padding is always with zeros",
+    "inplace": "no values are kept",
+    "device": "a layer holds no values",
+    "dtype": "a layer holds no values",
+    "start_dim": "all axes are joined",
+    "end_dim": "all axes are joined",
+}
+
+_ANY_MODEL = "what takes any model still works with it: ca.torch_gradients, ca.gradient_jacobian, ca.verify_twin"
+_NO_PART = f"there are no equations for it here; {_ANY_MODEL}"
+_REDUCED = "falls before it rises, so its output tells neither its input nor its slope"
+
+# Kinds of PyTorch's layers by their names, first match first, and what to do; {1} is the first group of the match.
+_KINDS: tuple[tuple[str, str], ...] = (
+    (r"Lazy(Conv[123]d|Linear)", "write ca.{1}: the input channels always follow from the input shape"),
+    (r"Dropout\w*|\w+Dropout", "it does nothing in evaluation mode: leave it out, ca.from_torch does so"),
+    (r"(Zero|Constant)Pad\dd", "zeros belong to the convolution after it: ca.Conv2d(filters, kernel, padding=...)"),
+    (r"\w+Pad\dd", f"only padding with zeros has equations here; {_ANY_MODEL}"),
+    (r"\w*MaxPool\w*|MaxUnpool\w*|\w*AvgPool\w*|\w*LPPool\w*", f"pooling merges values and has no weight; {_NO_PART}"),
+    (
+        r"\w*BatchNorm\w*",
+        "in evaluation mode it folds into the convolution before: torch.nn.utils.fuse_conv_bn_eval, then ca.from_torch",
+    ),
+    (r"\w*Norm\w*|CrossMapLRN2d", f"normalisation is not linear in its input; {_NO_PART}"),
+    (r"GELU|SiLU|Mish|Hardswish", f"it {_REDUCED}; {_ANY_MODEL}"),
+    (r"PReLU", f"its slope is a parameter; with a slope that is only a number it is ca.LeakyReLU(slope); {_ANY_MODEL}"),
+    (r"CELU", "with alpha=1 it is ca.ELU(); there is none for another alpha"),
+    (r"RReLU", "in evaluation mode it is ca.LeakyReLU(slope) with the mean of its two bounds"),
+    (r"Threshold", "with both numbers 0 it is ca.ReLU(); there is none for others"),
+    (
+        r"LogSigmoid|Hardsigmoid|Hardshrink|Softshrink|Tanhshrink|GLU|Softm\w+|LogSoftmax",
+        f"there is no such activation here, and a softmax belongs to the loss; {_ANY_MODEL}",
+    ),
+    (r"(Lazy)?ConvTranspose[123]d|Fold|Unfold", _NO_PART),
+    (r"Sequential|ModuleList|ModuleDict|Module|Container", "write ca.Network(input_shape, [layer, layer, ...])"),
+    (r"Parameter\w*|UninitializedBuffer|UninitializedParameter|Buffer", "parameters are arrays by PyTorch's names"),
+    (
+        r"\w+Loss(2d)?|LinearCrossEntropyOptions",
+        'losses are names: loss="cross_entropy" or "logistic", or a function in ca.torch_gradients',
+    ),
+    (r"Unflatten|ChannelShuffle|Pixel\w+|Upsample\w*|Upsampling\w+", f"only ca.Flatten() reshapes here; {_ANY_MODEL}"),
+    (r"LSTM\w*|GRU\w*|RNN\w*|Transformer\w*|MultiheadAttention|Embedding\w*|Bilinear|(Cosine|Pairwise)\w+", _NO_PART),
+    (r"DataParallel", f"ca.from_torch takes the model inside, model.module; {_ANY_MODEL}"),
+)
+
+
+def layer_advice(name: str) -> str | None:
+    """Return what to do where PyTorch has a layer of this name, `None` where it has none.
+
+    >>> layer_advice("Dropout2d")
+    'it does nothing in evaluation mode: leave it out, ca.from_torch does so'
+    >>> layer_advice("LazyConv2d")
+    'write ca.Conv2d: the input channels always follow from the input shape'
+    >>> layer_advice("reconstrct")
+    """
+    for pattern, advice in _KINDS:
+        found = re.fullmatch(pattern, name)
+        if found:
+            return advice.format(found[0], *found.groups())
+    return None
+
+
+def argument_advice(name: str, known: frozenset[str]) -> str | None:
+    """Return what to write in place of one of PyTorch's arguments, for a function that takes the arguments `known`.
+
+    >>> argument_advice("kernel_size", frozenset({"filters", "kernel"}))
+    'its name here is kernel'
+    """
+    if ARGUMENTS.get(name) in known:
+        return f"its name here is {ARGUMENTS[name]}"
+    return f"leave it out: {NEEDLESS[name]}" if name in NEEDLESS else None

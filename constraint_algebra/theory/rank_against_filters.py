@@ -1,0 +1,101 @@
+"""The ranks of one layer over its number of filters: where counting is right, and where it is not.
+
+Everything else stays as it is: input shape, kernel, stride, padding, groups. All outputs count as active and known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from constraint_algebra.arguments import checked
+from constraint_algebra.errors import ParameterError, UnknownNameError
+from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.ranks.bounded import bounded_rank
+from constraint_algebra.ranks.knowledge import Knowledge
+from constraint_algebra.ranks.structural import layer_structural_rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EQUATIONS = ("gradient", "weight", "both")
+
+
+@checked
+def rank_against_filters(
+    layer: PlacedLayer, filters: Sequence[int] | None = None, equations: str = "gradient", *, seed: int = 0
+) -> pd.DataFrame:
+    """Return the ranks of a layer's equations for each number of filters, as `plotting.rank_against_filters` draws it.
+
+    All outputs count as active and known. A row for each number of filters, in the order given, with the columns
+
+    - `filters`, `unknowns`, `weight_rows`, `gradient_rows`: sizes; `counted`: the smaller of rows and unknowns,
+    - `structural_rank`: size of a largest matching, missing where the graph is too large,
+    - `rank`: the generic rank, missing where its bounds `low` and `high` do not meet,
+    - `determined`: whether all unknowns are determined for certain; `determined_values`: how many, missing where
+      undecided,
+    - `error`: upper bound of the probability that the rank is too small.
+
+    Args:
+        layer: a convolution or linear layer at its place; its own number of filters does not matter.
+        filters: the numbers to try, positive multiples of the layer's groups; by default the first 24.
+        equations: "gradient", "weight" or "both"; the gradient equations of a head count alone, since its output is
+            not known.
+        seed: of the random residues.
+
+    Raises:
+        UnknownNameError: other equations.
+        ParameterError: no number of filters, or one that the layer cannot have.
+
+    >>> from constraint_algebra.layers import Conv2d
+    >>> frame = rank_against_filters(Conv2d(1, 3, stride=2, padding=1).place((1, 8, 8)), [4, 8, 12, 16])
+    >>> frame[["filters", "counted", "structural_rank", "rank", "determined"]]
+       filters  counted  structural_rank  rank  determined
+    0        4       36               36    36       False
+    1        8       64               56    56       False
+    2       12       64               60    60       False
+    3       16       64               64    64        True
+    """
+    import pandas as pd
+
+    if equations not in EQUATIONS:
+        raise UnknownNameError(f"equations must be one of {', '.join(EQUATIONS)}, got {equations!r}")
+    counts = _checked_filters(layer, filters)
+    return pd.DataFrame([_ranks(layer.with_filters(count), equations, seed) for count in counts])
+
+
+def _ranks(layer: PlacedLayer, equations: str, seed: int) -> dict[str, int | float | bool | None]:
+    none = np.zeros(layer.output_shape, dtype=bool)
+    known = Knowledge.of(
+        layer, output=none if equations == "gradient" else None, gradient=none if equations == "weight" else None
+    )
+    found = bounded_rank(layer, knowledge=known, seed=seed)
+    return {
+        "filters": layer.filters,
+        "unknowns": found.unknowns,
+        "weight_rows": found.weight_rows,
+        "gradient_rows": found.gradient_rows,
+        "counted": found.counted,
+        "structural_rank": layer_structural_rank(layer, known, generic_low=found.low, seed=seed),
+        "rank": found.rank,
+        "low": found.low,
+        "high": found.high,
+        "determined": found.low == found.unknowns,
+        "determined_values": None if found.determined is None else int(found.determined.sum()),
+        "error": found.error,
+    }
+
+
+def _checked_filters(layer: PlacedLayer, filters: Sequence[int] | None) -> list[int]:
+    first = range(layer.groups, 24 * layer.groups + 1, layer.groups)
+    counts = list(first if filters is None else filters)
+    wrong = [count for count in counts if count < 1 or count % layer.groups]
+    if wrong or not counts:
+        step = f", multiples of the {layer.groups} groups of layer {layer.name!r}" if layer.groups > 1 else ""
+        raise ParameterError(
+            "filters",
+            f"filters must be positive whole numbers{step}, such as {first}, got {wrong[0] if wrong else 'none'}",
+        )
+    return counts

@@ -1,0 +1,1 @@
+"""Faults: bad command lines, damaged files, full disks, kills, threads, processes, memory."""

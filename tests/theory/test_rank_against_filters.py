@@ -1,0 +1,88 @@
+"""The ranks over the number of filters: against explicit systems, and as the picture wants them."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import constraint_algebra as ca
+
+mpl.use("Agg")
+
+LAYERS = {
+    "stride": ca.Conv2d(1, 3, stride=2, padding=1).place((2, 7, 6), "first"),
+    "groups": ca.Conv2d(2, 2, groups=2).place((4, 4, 5), "grouped"),
+    "untouched pixels": ca.Conv1d(1, 2, stride=3).place((2, 9)),
+    "linear": ca.Linear(1).place((5,)),
+}
+
+
+@pytest.mark.parametrize("equations", ["gradient", "weight", "both"])
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_every_row_is_what_the_explicit_system_has(layer, equations) -> None:
+    counts = [layer.groups * n for n in (1, 2, 3, 5, 9)]
+    frame = ca.rank_against_filters(layer, counts, equations)
+    assert frame["filters"].tolist() == counts
+    for row in frame.itertuples():
+        one = layer.with_filters(row.filters)
+        B, A = ca.weight_equations(one), ca.gradient_equations(one)
+        system = {"gradient": A, "weight": B, "both": ca.stack(B, A)}[equations]
+        ladder, known = ca.rank_ladder(system), ca.determined(system)
+        assert (row.unknowns, row.rank) == (ladder.unknowns, ladder.generic)
+        assert row.structural_rank == ladder.structural
+        assert row.determined == known.all()
+        assert row.determined_values == known.sum()
+        met = np.diff(system.pattern.indptr) > 0  # rows without a coefficient do not count
+        kinds = system.kinds[met]
+        assert row.weight_rows + row.gradient_rows == len(kinds)
+        assert row.gradient_rows == np.count_nonzero(kinds == "gradient")
+        assert row.counted == min(len(kinds), row.unknowns)
+        assert row.low == row.high == row.rank
+        assert row.error < 1e-3
+
+
+def test_the_frame_is_what_the_picture_wants() -> None:
+    frame = ca.rank_against_filters(LAYERS["stride"])
+    assert frame["filters"].tolist() == list(range(1, 25))
+    ax = ca.plotting.rank_against_filters(frame)
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    for words, column in {"counted": "counted", "structural rank": "structural_rank", "exact rank": "rank"}.items():
+        np.testing.assert_array_equal(lines[words], frame[column])
+    enough = ca.fewest_filters(LAYERS["stride"])[0]
+    assert any(f"determined:\n{enough} filters" in text.get_text() for text in ax.texts)
+
+
+def test_what_is_not_settled_is_missing_and_not_called_determined() -> None:
+    layer = ca.Conv2d(1, 3, padding=1).place((4, 50, 50))  # two filters for four channels: the bounds do not meet
+    frame = ca.rank_against_filters(layer, [2, 4], "both")
+    assert frame["rank"].isna().tolist() == [True, False]
+    assert frame["determined"].tolist() == [False, True]
+    assert frame["determined_values"].isna().tolist() == [True, False]
+    assert frame.loc[0, "low"] < frame.loc[0, "high"]
+    ax = ca.plotting.rank_against_filters(frame)
+    assert np.isnan({line.get_label(): line.get_ydata() for line in ax.lines}["exact rank"][0])
+
+
+def test_groups_step_by_groups_where_no_filters_are_named() -> None:
+    small = ca.Conv1d(3, 1, groups=3).place((3, 2))
+    assert ca.rank_against_filters(small)["filters"].tolist() == list(range(3, 73, 3))
+
+
+@pytest.mark.parametrize(
+    ("filters", "words"),
+    [
+        ([], r"positive whole numbers, multiples of the 2 groups of layer 'grouped', .* got none"),
+        ([2, 0], "got 0"),
+        ([2, 3], "multiples of the 2 groups of layer 'grouped', such as range.2, 49, 2., got 3"),
+        ([2.5], r"filters.* must be a whole number, got 2.5"),
+    ],
+)
+def test_filters_that_a_layer_cannot_have_are_refused(filters, words) -> None:
+    with pytest.raises(ca.ConstraintAlgebraError, match=words):
+        ca.rank_against_filters(LAYERS["groups"], filters)
+
+
+def test_other_equations_are_refused_by_name() -> None:
+    with pytest.raises(ca.UnknownNameError, match="equations must be one of gradient, weight, both, got 'bias'"):
+        ca.rank_against_filters(LAYERS["linear"], equations="bias")
