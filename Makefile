@@ -45,7 +45,7 @@ figures: $(VENV)/stamp  ## draw all figures from the committed results, or from 
 	$(BIN)/python -m figures all --results-dir $(RESULTS) --out-dir $(FIGURES)
 
 docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/docs, every notebook executed
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html -d out/doctrees docs out/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going $(if $(MAKE_TERMOUT),,--quiet) -b html -d out/doctrees docs out/docs
 	@echo "out/docs/index.html is its first page"
 
 docs-test: $(VENV)/stamp-docs  ## try the explorer, and the site if it is built, in Chromium, if it is installed
