@@ -104,7 +104,7 @@ def children(pid: int) -> list[int]:
     ("number", "code", "words"),
     [
         (signal.SIGTERM, 143, "terminated"),
-        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, -9, "", marks=pytest.mark.slow),
     ],
     ids=["SIGTERM", "Ctrl-C", "SIGKILL"],
@@ -148,6 +148,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow  # the pool is that of the studies, whose test stands above
 def test_workers_of_interval_maps_end_as_well(tmp_path) -> None:
     (tmp_path / "pixels.py").write_text(PIXELS)
     with started(["pixels.py"], tmp_path) as process:

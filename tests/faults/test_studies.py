@@ -327,6 +327,7 @@ def killed(tmp_path: Path, seed: int, count: int) -> None:
     assert hidden_in(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_study_killed_at_random_moments_comes_to_its_end(tmp_path) -> None:
     print("seed 0")  # noqa: T201 -- of a failure
     killed(tmp_path, seed=0, count=20)
