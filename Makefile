@@ -50,6 +50,7 @@ docs: $(VENV)/stamp-docs  ## build the course and the documentation into out/doc
 
 docs-test: $(VENV)/stamp-docs  ## try the explorer, and the site if it is built, in Chromium, if it is installed
 	$(BIN)/python -m pytest -m browser tests/docs
+	$(BIN)/python -m pytest tests/docs/test_build.py tests/docs/test_reference.py
 
 docs-serve: docs  ## show them on http://127.0.0.1:8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory out/docs 8000

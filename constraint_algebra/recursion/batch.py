@@ -54,5 +54,6 @@ def for_any_batch(start: PlacedLayer) -> str:
     """Return in words what holds of the result however many samples the gradient comes from."""
     return (
         f"of several samples the input found for layer {start.name!r} is their mean there, weighted by their output"
-        " gradients; pass batch=1 if it is known that there was one"
+        " gradients, the only direction of their features that its weight gradient spans; pass batch=1 if it is known"
+        " that there was one"
     )
