@@ -11,11 +11,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from constraint_algebra.argument_kinds import makers as _makers
-from constraint_algebra.arguments import nearest as _nearest
-from constraint_algebra.errors import UnknownAttributeError as _UnknownAttributeError
-from constraint_algebra.pytorch_names import layer_advice as _layer_advice
-
 _PUBLIC = {
     "errors": (
         "ArgumentError",
@@ -173,12 +168,6 @@ _SUBMODULES = {
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 
-# What may stand for a network, and who makes one of it; of the rooms that check arguments none may know.
-_makers["NetworkLike"] = {
-    "builtins.str": "networks.zoo:network",
-    "torch.nn.modules.module.Module": "pytorch.whole_models:network_of",
-}
-
 __version__ = "0.1.0"
 __all__ = sorted([*_MODULE_OF, *_SUBMODULES])  # noqa: PLE0605 -- one table serves both the lazy loading and this list
 
@@ -193,9 +182,13 @@ def __getattr__(name: str) -> Any:
     message = f"module 'constraint_algebra' has no attribute {name!r}"
     if name.startswith("_"):  # Python's own questions, such as for __path__
         raise AttributeError(message)
-    advice = _layer_advice(name)
-    hint = f"; {advice}" if advice else f"; {near}" if (near := _nearest(name, __all__)) else ""
-    raise _UnknownAttributeError(f"{message}{hint}")
+    from constraint_algebra.arguments import nearest
+    from constraint_algebra.errors import UnknownAttributeError
+    from constraint_algebra.pytorch_names import layer_advice
+
+    advice = layer_advice(name)
+    hint = f"; {advice}" if advice else f"; {near}" if (near := nearest(name, __all__)) else ""
+    raise UnknownAttributeError(f"{message}{hint}")
 
 
 def __dir__() -> list[str]:

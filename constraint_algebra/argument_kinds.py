@@ -26,9 +26,14 @@ LONGEST = 60  # characters of a value that a message quotes
 
 Take = Callable[[Any], Any]
 
-# By the name of an alias: class of a value and who makes the wanted object of it, "module:function". The package itself
-# enters them, which stands above all rooms.
-makers: dict[str, dict[str, str]] = {}
+# By the name of an alias: class of a value and who makes the wanted object of it, "module:function". Those stand in
+# rooms above this one and load when such a value comes.
+makers: dict[str, dict[str, str]] = {
+    "NetworkLike": {
+        "builtins.str": "networks.zoo:network",
+        "torch.nn.modules.module.Module": "pytorch.whole_models:network_of",
+    }
+}
 
 
 @dataclass(frozen=True)
