@@ -28,13 +28,15 @@ class SmallestSingularValue:
 
     def cost(self) -> Cost:
         """Return the cost of the factorisation, and of inverse iteration with it."""
-        return Cost(choose_factor.operations(self.stage.stacked)) + 4 * self.stage.product_cost(vectors=1)
+        return Cost(choose_factor.operations(self.stage.layer, self.stage.core_rows)) + 4 * self.stage.product_cost(
+            vectors=1
+        )
 
     def applies(self) -> bool:
         """Whether there are equations enough, many directions to decide upon, and a factor that is worth its cost."""
         stage = self.stage
         enough = stage.enough and stage.equations.weight_row_count > 0
-        return enough and stage.more_open_than(FEW) and choose_factor.operations(stage.stacked) < np.inf
+        return enough and stage.more_open_than(FEW) and choose_factor.operations(stage.layer, stage.core_rows) < np.inf
 
     def judge(self) -> Finding | None:
         """Return that all is determined, `None` where the smallest singular value does not say so."""

@@ -61,7 +61,7 @@ class Blocks:
 
     def cost(self) -> Cost:
         """Return the cost of two passes through the blocks."""
-        passed = VECTORS * self.stage.channels * sum(block.core.size for block in self.stage.blocks)
+        passed = VECTORS * self.stage.channels * self.stage.core_size
         return Cost(4.0 * passed)
 
     def applies(self) -> bool:

@@ -108,7 +108,7 @@ class Polish:
 
     def cost(self) -> Cost:
         """Return the cost of all steps, with a turn into the coordinates of the blocks and back in each."""
-        turns = sum(len(block.columns) ** 2 for block in self.stage.blocks)
+        turns = sum(columns**2 for _, columns in self.stage.core_shapes)
         return POLISH * (self.stage.product_cost() + Cost(bytes=8.0 * turns))
 
     def applies(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from constraint_algebra.layers.kinds import Conv
+from constraint_algebra.layers.kinds import Conv, PlacedLayer
 from constraint_algebra.numerics.conjugate_gradients import Preconditioner
 from constraint_algebra.solvers import banded_factor
 from constraint_algebra.solvers.capacitance_factor import CapacitanceFactor
@@ -17,17 +17,20 @@ OPERATIONS = 2e12  # multiplications up to which a banded one is worth its time
 PRECISIONS = ((np.float32, 3e-6, 3e-7), (np.float64, 1e-12, 1e-11))
 
 
-def operations(equations: StackedEquations) -> float:
-    """Return how many multiplications the cheapest factor of all normal equations takes; infinite where none pays."""
-    by_lines, whole = _operations(equations)
-    fewest = min(by_lines, whole if equations.layer.unknowns <= UNKNOWNS else np.inf)
+def operations(layer: PlacedLayer, rank: int) -> float:
+    """Return how many multiplications the cheapest factor of all normal equations takes; infinite where none pays.
+
+    Args:
+        layer: the layer.
+        rank: number of gradient equations over all channels, tall blocks compressed.
+    """
+    by_lines, whole = _operations(layer, rank)
+    fewest = min(by_lines, whole if layer.unknowns <= UNKNOWNS else np.inf)
     return fewest if fewest <= OPERATIONS else np.inf
 
 
-def _operations(equations: StackedEquations) -> tuple[float, float]:
+def _operations(layer: PlacedLayer, rank: int) -> tuple[float, float]:
     """Return the multiplications of a banded factor and of a dense one."""
-    layer = equations.layer
-    rank = layer.channels // layer.groups * sum(map(len, equations.cores))
     by_lines = banded_factor.operations(layer, rank) if isinstance(layer.layer, Conv) else np.inf
     return by_lines, layer.unknowns**3 / 6
 
@@ -41,9 +44,11 @@ def cheapest_factor(equations: StackedEquations, largest: float) -> tuple[Precon
         equations: all equations of the layer.
         largest: their largest singular value, of which the smallest is a share.
     """
-    if operations(equations) == np.inf:
+    layer = equations.layer
+    rank = layer.channels // layer.groups * sum(map(len, equations.cores))
+    if operations(layer, rank) == np.inf:
         return None
-    by_lines, whole = _operations(equations)
+    by_lines, whole = _operations(layer, rank)
     kind = banded_factor.BandedFactor if by_lines < whole else DenseFactor
     for dtype, ridge, limit in PRECISIONS:
         try:

@@ -93,9 +93,26 @@ class Elimination:
         return self.stacked.blocks
 
     @cached_property
+    def core_shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of each block's core as far as shapes tell; costs are estimated before a block is built."""
+        S, layer = incidence(self.layer), self.layer
+        counts = self.equations.gradient_rows.reshape(layer.groups, -1, S.tap_count).sum(axis=1)
+        return [(min(int(rows[taps].sum()), len(places)), len(places)) for rows in counts for taps, places in S.classes]
+
+    @property
+    def core_size(self) -> int:
+        """Number of entries of all cores, for one channel of each group."""
+        return sum(rows * columns for rows, columns in self.core_shapes)
+
+    @property
+    def core_rows(self) -> int:
+        """Number of rows of all cores, over all channels."""
+        return self.channels * sum(rows for rows, _ in self.core_shapes)
+
+    @property
     def surely_open(self) -> int:
         """Number of directions that the blocks leave open by their shapes; costs no decomposition."""
-        return self.channels * sum(block.surely_open for block in self.blocks)
+        return self.channels * sum(columns - rows for rows, columns in self.core_shapes)
 
     @cached_property
     def open(self) -> int:
@@ -179,7 +196,7 @@ class Elimination:
     def product_cost(self, vectors: int = VECTORS, itemsize: int = 4) -> Cost:
         """Return what all equations applied to a few vectors cost, and their transpose applied to the result."""
         layer, S = self.layer, incidence(self.layer)
-        of_blocks = sum(block.core.size for block in self.blocks)
+        of_blocks = self.core_size
         of_weights = layer.filters * self.channels * S.output_count * S.tap_count
         seen = layer.channels * (S.output_count * S.tap_count + S.arrivals.size)  # gathered there and back
         moved = itemsize * (2 * of_blocks + 3 * vectors * seen)  # read, written, and read by the product
@@ -190,4 +207,4 @@ class Elimination:
 
         Ten times the product of a core with itself, in double precision, at half the speed.
         """
-        return Cost(sum(20.0 * block.core.size * min(block.core.shape, default=0) for block in self.blocks))
+        return Cost(sum(20.0 * rows * columns * min(rows, columns) for rows, columns in self.core_shapes))

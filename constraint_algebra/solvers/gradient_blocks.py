@@ -40,11 +40,6 @@ class Block:
         """Return right-hand sides `(rows, n)` of the block as those of its core, `(r, n)`."""
         return rhs if self.left is None else np.asarray(self.left.T @ rhs)
 
-    @property
-    def surely_open(self) -> int:
-        """Dimension of the null space that the block has by its shape."""
-        return max(0, len(self.columns) - len(self.core))
-
     @cached_property
     def svd(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """`U`, `s` and `V` of the core, singular values that are zeros to rounding left out."""
