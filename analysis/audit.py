@@ -25,7 +25,7 @@ from constraint_algebra.networks.network import Network
 from constraint_algebra.plotting import is_picture
 from constraint_algebra.recursion.result import Reconstruction
 from constraint_algebra.theory.activity import activity_of
-from constraint_algebra.theory.feasibility import THREAT_MODEL, FeasibilityReport
+from constraint_algebra.theory.report import THREAT_MODEL, FeasibilityReport
 
 SEED = 0
 SAMPLES = {3: ("cifar10:3", "cifar10:7", "cifar10:12"), 1: ("mnist:0", "mnist:1", "mnist:2")}

@@ -85,6 +85,7 @@ _PUBLIC = {
         "generic_rank",
     ),
     "ranks.knowledge": ("Knowledge",),
+    "ranks.whole_map": ("WholeMap",),
     "ranks.ladder": (
         "RankLadder",
         "rank_ladder",
@@ -99,6 +100,7 @@ _PUBLIC = {
         "to_torch",
         "torch_gradients",
     ),
+    "pytorch.polish": ("polish",),
     "pytorch.tracing": ("from_torch",),
     "storage": (
         "load",
@@ -143,6 +145,8 @@ _PUBLIC = {
         "gradient_jacobian",
         "verify_twin",
     ),
+    "pytorch.whole_map": ("torch_whole_map",),
+    "regions.whole_map": ("whole_map",),
     "theory.activity": ("activity_of",),
     "ranks.bounded": (
         "BoundedRank",
@@ -154,11 +158,11 @@ _PUBLIC = {
         "MinimumFilters",
         "minimum_filters",
     ),
-    "theory.feasibility": (
+    "theory.report": (
         "FeasibilityReport",
         "LayerFeasibility",
-        "feasibility",
     ),
+    "theory.feasibility": ("feasibility",),
 }
 _SUBMODULES = {
     "plotting": "plotting",

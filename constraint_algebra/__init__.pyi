@@ -72,10 +72,12 @@ from .proofs.observer import FirstLayer as FirstLayer
 from .proofs.twins import Twin as Twin
 from .pytorch.gradients import to_torch as to_torch
 from .pytorch.gradients import torch_gradients as torch_gradients
+from .pytorch.polish import polish as polish
 from .pytorch.tracing import from_torch as from_torch
 from .pytorch.verification import TwinVerification as TwinVerification
 from .pytorch.verification import gradient_jacobian as gradient_jacobian
 from .pytorch.verification import verify_twin as verify_twin
+from .pytorch.whole_map import torch_whole_map as torch_whole_map
 from .ranks.bounded import BoundedRank as BoundedRank
 from .ranks.bounded import bounded_rank as bounded_rank
 from .ranks.determinacy import NullSpaceNorms as NullSpaceNorms
@@ -90,21 +92,23 @@ from .ranks.polyphase import PolyphaseLaw as PolyphaseLaw
 from .ranks.polyphase import ResidueClass as ResidueClass
 from .ranks.polyphase import fewest_filters as fewest_filters
 from .ranks.polyphase import polyphase_law as polyphase_law
+from .ranks.whole_map import WholeMap as WholeMap
 from .recursion.backsubstitution import reconstruct as reconstruct
 from .recursion.result import LayerSolution as LayerSolution
 from .recursion.result import PixelBounds as PixelBounds
 from .recursion.result import Reconstruction as Reconstruction
 from .recursion.result import Status as Status
+from .regions.whole_map import whole_map as whole_map
 from .storage import load as load
 from .storage import save as save
 from .theory.activity import activity_of as activity_of
-from .theory.feasibility import FeasibilityReport as FeasibilityReport
-from .theory.feasibility import LayerFeasibility as LayerFeasibility
 from .theory.feasibility import feasibility as feasibility
 from .theory.minimum_filters import FilterCount as FilterCount
 from .theory.minimum_filters import MinimumFilters as MinimumFilters
 from .theory.minimum_filters import minimum_filters as minimum_filters
 from .theory.rank_against_filters import rank_against_filters as rank_against_filters
+from .theory.report import FeasibilityReport as FeasibilityReport
+from .theory.report import LayerFeasibility as LayerFeasibility
 
 __version__: str
 __all__: list[str]

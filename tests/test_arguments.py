@@ -86,7 +86,7 @@ def samples() -> dict[str, Any]:
         *(ca.dulmage_mendelsohn(system), ca.bounded_rank(LAYER), ca.generic_rank(LAYER), ca.rank_ladder(system)),
         *(ca.Knowledge.of(LAYER), ca.null_space_norms(system), ca.local_uniqueness(jacobian, (1, 4, 4))),
         *(ca.interval_map(found, np.zeros((1, 4, 4), dtype=bool)), ca.verify_twin(model, IMAGE, IMAGE, 1)),
-        *(found.twin(), system.null_space()),
+        *(found.twin(), system.null_space(), ca.torch_whole_map(model, IMAGE, 1)),
     ]
     return {type(one).__name__: one for one in seen}
 
@@ -109,7 +109,9 @@ def arguments_of(name: str) -> dict[str, Any]:
         "feasibility": {"network": NET},
         "first_layer_equations": both,
         "from_torch": {"model": model, "input_shape": (1, 4, 4)},
+        "polish": {"model": model, "start": IMAGE, "gradients": both["gradients"], "time_limit": 0.5},
         "gradient_jacobian": {"model": model, "input": IMAGE, "target": 1},
+        "torch_whole_map": {"model": model, "input": IMAGE, "target": 1},
         "torch_gradients": {"model": model, "inputs": IMAGE, "target": 1},
         "verify_twin": {"model": model, "input": IMAGE, "twin": IMAGE, "target": 1},
         "indistinguishable": {"network": NET, "parameters": both["parameters"], "input": IMAGE},
@@ -125,6 +127,7 @@ def arguments_of(name: str) -> dict[str, Any]:
         "save": {"path": "out.npz", "arrays": {"x": IMAGE}, "overwrite": True},
         "stack": {"first": system, "second": system},
         "to_torch": {"network": NET},
+        "whole_map": {"network": NET, "parameters": both["parameters"], "input": IMAGE},
         "rank_against_filters": {"layer": LAYER, "filters": [1, 2]},
         "Network": {"input_shape": (1, 4, 4), "layers": [ca.Conv2d(2, 2)]},
         "Linear": {"filters": 3},

@@ -94,7 +94,7 @@ def test_the_graph_sees_imports_in_functions_and_those_for_types_alone() -> None
     found = graph()
     assert len(found) > 80
     assert "constraint_algebra.proofs.certify" in found["constraint_algebra.commands.app"]  # in a function
-    assert "constraint_algebra.theory.feasibility" in found["constraint_algebra.plotting.ranks"]  # for types alone
+    assert "constraint_algebra.theory.report" in found["constraint_algebra.plotting.ranks"]  # for types alone
     assert "constraint_algebra.plotting" in found["constraint_algebra.proofs.certificate"]  # a package
     assert (
         "constraint_algebra.symbolic.polynomials" in found["constraint_algebra.symbolic.formulas"]

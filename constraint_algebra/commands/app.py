@@ -139,7 +139,7 @@ def reconstruct(
     reconstruction.png (the picture), comparison.png (original, reconstruction, error), reconstruction.npz (values,
     which of them are determined, error bars) and result.json into --out.
 
-    Exit code 0: the input is determined. 1: not, or not all of it. 2: bad input.
+    Exit code 0: the input is determined. 1: not, not all of it, or only near the input found. 2: bad input.
     """
     from constraint_algebra.experiments import results
 
@@ -212,10 +212,13 @@ def certify(
 ) -> None:
     """Say of every value of an image whether the gradients fix it, with the proof.
 
+    Fixed means for all images with these gradients; fixed in region for those on which every activation works on the
+    same side.
+
     Writes certificate.json (verdicts, tolerances, digests), certificate.npz (bounds, and the twins: other images with
     the same gradients) and certificate.png (the picture) into --out. All of it holds in float64.
 
-    Exit code 0: every value is fixed. 1: not every one. 2: bad input.
+    Exit code 0: every value is fixed, for all images. 1: not every one. 2: bad input.
     """
     from constraint_algebra.experiments.capture import from_image
     from constraint_algebra.files.result_folder import ResultFolder

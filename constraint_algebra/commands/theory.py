@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from constraint_algebra.networks.network import Network
+    from constraint_algebra.ranks.whole_map import WholeMap
 
 app = typer.Typer()
 
@@ -59,14 +60,16 @@ def feasibility(
     Exit code 0: the input is determined. 1: not, not all of it, or undecided. 2: bad input.
     """
     from constraint_algebra.theory import feasibility
+    from constraint_algebra.theory.report import THREAT_MODEL
 
     report = feasibility.feasibility(_network(model, input_shape), activity=activity, seed=seed)
     about = {
         "model": model,
         "verdict": report.verdict,
         "conclusion": report.conclusion,
+        "limit": _limit(report.limit) if output_format is Format.json else None,
         "security_index": report.security_index if output_format is Format.json else None,
-        "threat_model": feasibility.THREAT_MODEL,
+        "threat_model": THREAT_MODEL,
         "assumptions": list(report.assumptions),
         "activity": activity,
         "seed": seed,
@@ -118,6 +121,14 @@ def _network(model: str, input_shape: str | None) -> Network:
     for text in notes:
         complain(f"note: {text}")
     return network
+
+
+def _limit(found: WholeMap | None) -> dict[str, Any] | None:
+    """Return what all equations together determine as plain values."""
+    if found is None:
+        return None
+    count = int(found.determined.sum())
+    return {"rank": found.rank, "unknowns": found.unknowns, "determined": count, "holds": found.scope}
 
 
 def _print(result: object, frame: pd.DataFrame, about: dict[str, Any], output_format: Format) -> None:

@@ -3,11 +3,14 @@
 | module | concept |
 | --- | --- |
 | `modular` | elimination modulo a prime |
+| `rational` | null spaces of rational numbers, without rounding |
 | `conjugate_gradients` | least squares by iteration |
 | `refinement` | the iteration begun anew from the true residual |
 | `lanczos` | extreme singular values of well-conditioned equations |
 | `dense_least_squares` | a small dense problem, with rank and null space |
 | `null_space` | rank and null space of a sparse matrix, with the gap |
+| `levenberg_marquardt` | the least sum of squares of functions that bend |
+| `subset_sums` | which of some numbers add up to a given sum |
 | `triangular` | triangular solves at the speed of LAPACK |
 | `interior_point` | linear programmes over polytopes |
 | `rows` | norms of rows, gaps between singular values |

@@ -29,7 +29,7 @@ from constraint_algebra.plotting.reconstructions import reconstruction
 from constraint_algebra.plotting.spectra import singular_values
 from constraint_algebra.ranks.ladder import RankLadder
 from constraint_algebra.recursion.result import Reconstruction
-from constraint_algebra.theory.feasibility import FeasibilityReport
+from constraint_algebra.theory.report import FeasibilityReport
 
 __all__ = [
     "PALETTE",

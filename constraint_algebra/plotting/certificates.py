@@ -14,6 +14,8 @@ from constraint_algebra.plotting.pictures import difference, hatching, picture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+DOT, RING = 4.0, 6.0  # radii of a dot and of the white ring around it, on a grid of 16
+
 
 def certificate(
     image: FloatArray,
@@ -23,6 +25,7 @@ def certificate(
     width: FloatArray,
     twin: FloatArray | None,
     axes: Sequence[Axes],
+    in_region: BoolArray | None = None,
 ) -> Sequence[Axes]:
     """Draw image, verdicts, range over the twins, strongest twin and difference on five Axes.
 
@@ -33,21 +36,10 @@ def certificate(
         width: range of each value over all verified twins; the largest over the channels is shown.
         twin: the strongest twin, `None` where there is none.
         axes: five Axes.
+        in_region: values that are fixed in their region only; none of them if left out.
     """
     picture(image, title="Image", ax=axes[0])
-    shares = np.stack([fixed.mean(axis=0), (~fixed & ~ambiguous).mean(axis=0), ambiguous.mean(axis=0)])
-    # Grey by the share that is fixed, so that print in grey keeps the meaning; undecided pixels are hatched.
-    shown = axes[1].imshow(shares[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    height, across = image.shape[1:]
-    if shares[1].any():
-        extent = (-0.5, across - 0.5, height - 0.5, -0.5)
-        axes[1].imshow(hatching(shares[1] > 0), interpolation="nearest", extent=extent)
-    bar = axes[1].figure.colorbar(shown, ax=axes[1], fraction=0.046, pad=0.04)
-    bar.set_label("share of channels that is fixed")
-    plain(
-        axes[1],
-        f"Fixed: {int(fixed.sum()):,} of {fixed.size:,} values" + "\n(hatched: undecided)" * bool(shares[1].any()),
-    )
+    _verdicts(fixed, np.zeros_like(fixed) if in_region is None else in_region, ambiguous, axes[1])
     shown = axes[2].imshow(width.max(axis=0), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     bar = axes[2].figure.colorbar(shown, ax=axes[2], fraction=0.046, pad=0.04)
     bar.set_label("width of the range over twins\n(largest channel)")
@@ -60,3 +52,38 @@ def certificate(
     picture(twin, title="Strongest twin,\nsame gradients", ax=axes[3])
     difference(twin - image, title="|Twin − image|", ax=axes[4])
     return axes
+
+
+def _verdicts(fixed: BoolArray, in_region: BoolArray, ambiguous: BoolArray, ax: Axes) -> None:
+    """Draw the verdicts: white fixed, white with dots fixed in the region, hatched undecided, black ambiguous.
+
+    Grey is the share of channels that is fixed, of either kind, so that print in grey keeps the meaning.
+    """
+    height, across = fixed.shape[1:]
+    extent = (-0.5, across - 0.5, height - 0.5, -0.5)
+    undecided = ~fixed & ~in_region & ~ambiguous
+    shown = ax.imshow((fixed | in_region).mean(axis=0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    title = f"Fixed: {int(fixed.sum()):,} of {fixed.size:,} values"
+    if in_region.any():
+        ax.imshow(dotted(np.asarray(in_region.any(axis=0))), interpolation="nearest", extent=extent)
+        title += f"\n(dotted: {int(in_region.sum()):,} in their region)"
+    if undecided.any():
+        ax.imshow(hatching(np.asarray(undecided.any(axis=0))), interpolation="nearest", extent=extent)
+        title += "\n(hatched: undecided)"
+    ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.04).set_label("share of channels that is fixed")
+    plain(ax, title)
+
+
+def dotted(mask: BoolArray) -> FloatArray:
+    """Return an RGBA picture of about 512 dots a side: black dots in white rings where the mask is true.
+
+    >>> dotted(np.array([[True, False]])).shape
+    (256, 512, 4)
+    """
+    detail = -(-512 // max(mask.shape))
+    fine = np.kron(mask, np.ones((detail, detail), dtype=bool))
+    pitch = min(16, detail)  # a pixel has one dot at least
+    place = [(np.arange(size) + 0.5) % pitch - pitch / 2 for size in fine.shape]
+    far = np.hypot(*np.meshgrid(*place, indexing="ij")) * 16 / pitch
+    colours = np.where((far < DOT)[..., None], (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0, 1.0))
+    return np.asarray(colours * (fine & (far < RING))[..., None])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from constraint_algebra.recursion.result import Reconstruction
-    from constraint_algebra.theory.feasibility import FeasibilityReport
+    from constraint_algebra.theory.report import FeasibilityReport
 
 
 def knowledge_flow(result: FeasibilityReport | Reconstruction, ax: Axes | None = None) -> Axes:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from constraint_algebra.ranks.ladder import RankLadder
-    from constraint_algebra.theory.feasibility import FeasibilityReport
+    from constraint_algebra.theory.report import FeasibilityReport
 
 # Light to dark down the ladder; hatches keep them apart in print.
 RUNGS = {

@@ -9,6 +9,8 @@
 | `first_layer_equations`, `observer` | the same from gradients alone: what an observer can say |
 | `exact` | twins over the rationals |
 | `local_uniqueness` | whether any other input nearby has the same gradients, to first order |
+| `grounds` | what the real gradients show about the sides of activations, on which claims rest |
+| `hit_and_run`, `twin_search` | random points of the set, and twins until every value is settled |
 | `certificate` | verdicts with their evidence, on disk |
-| `certify` | of every value: fixed, ambiguous or undecided |
+| `certify` | of every value: fixed, fixed in its region, ambiguous or undecided |
 """

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 # certificate.json comes last and leaves first: where it stands, the others are complete.
 FILES = ("certificate.json", "certificate.npz", "certificate.png")
 ROOM = 2**20  # bytes to ask for before the work: a certificate of a photograph of 3×32×32 takes some 0.5 MB
-LETTERS = {"fixed": "F", "ambiguous": "A", "undecided": "U"}
+ARRAYS = ("input", "fixed", "fixed_in_region", "ambiguous", "bound", "moved", "seen")
+LETTERS = {"fixed": "F", "fixed_in_region": "R", "ambiguous": "A", "undecided": "U"}
+WORDS = {"fixed_in_region": "fixed in region"}  # in running text
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,22 @@ class Certificate:
     Attributes:
         input, target, loss: the sample.
         fixed: values on which all valid inputs with the same gradients agree, to within `bound`.
+        fixed_in_region: of the others, values on which all those agree on which, besides, every activation works on
+            the same side as for this input (with `kept`, every activation below that layer).
         ambiguous: values that a verified twin changes by at least `delta`.
-        bound: for fixed values the largest possible difference, NaN for the others.
+        bound: for values fixed, for all inputs or in the region, the largest possible difference, NaN for the others.
         moved: the largest change of each value over all verified twins.
         seen: smallest and largest value over all verified twins, `(2, *input_shape)`.
         witnesses: the twins that prove ambiguity, each with its verification.
         reasons: for undecided values the reason, and which values it holds for.
+        obstacle: why values fixed in the region are not shown to be fixed for all inputs, `None` where they are.
+        kept: the layer whose output all twins keep, as a smooth activation follows; `None` where they keep nothing but
+            the sides of all activations.
         local: what the Jacobian of the gradients says nearby, where anything is undecided.
-        nullity, gap: of the first layer's equations.
+        nullity, gap: of the equations of the set that the twins are taken from.
         delta, tolerance, fixed_tolerance, valid_range: size of a change, equality of gradients, share of a null vector
             up to which a value counts as fixed, range of valid values.
-        status: that of the reconstruction from the gradients, `None` where none could start.
+        status: that of the reconstruction from the gradients, layer by layer; `None` where none could start.
         digests: SHA-256 of every parameter.
         architecture: the network in words.
     """
@@ -68,12 +75,15 @@ class Certificate:
     target: int
     loss: str
     fixed: BoolArray
+    fixed_in_region: BoolArray
     ambiguous: BoolArray
     bound: FloatArray
     moved: FloatArray
     seen: FloatArray
     witnesses: tuple[Witness, ...]
     reasons: tuple[tuple[str, BoolArray], ...]
+    obstacle: str | None
+    kept: str | None
     local: LocalUniqueness | None
     nullity: int
     gap: tuple[float, float]
@@ -87,8 +97,14 @@ class Certificate:
 
     @property
     def undecided(self) -> BoolArray:
-        """Values that are neither shown to be fixed nor shown to be ambiguous."""
-        return ~self.fixed & ~self.ambiguous
+        """Values that are neither shown to be fixed, nor fixed in the region, nor ambiguous."""
+        return ~self.fixed & ~self.fixed_in_region & ~self.ambiguous
+
+    @property
+    def sides(self) -> str:
+        """What the inputs of the region share, as a clause."""
+        where = "" if self.kept is None else f" below the output of layer {self.kept!r}"
+        return f"on which every activation{where} works on the same side"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -109,31 +125,42 @@ class Certificate:
         flat_index(self.input.shape, pixel)
         if self.fixed[pixel]:
             return f"fixed: unique to within {self.bound[pixel]:.1e}"
+        if self.fixed_in_region[pixel]:
+            return (
+                f"fixed in its region: unique to within {self.bound[pixel]:.1e} among inputs {self.sides}; of others"
+                f" nothing is said: {self.obstacle}"
+            )
         if self.ambiguous[pixel]:
             return f"ambiguous: a verified twin changes it by {self.moved[pixel]:.3g}"
         return "undecided: " + next(text for text, mask in self.reasons if mask[pixel])
 
     def __repr__(self) -> str:
         """Return counts and strongest evidence."""
-        counts = ", ".join(f"{number:,} {name}" for name, number in self.counts.items())
+        counts = ", ".join(f"{number:,} {WORDS.get(name, name)}" for name, number in self.counts.items())
         lines = [f"Certificate for {self.input.size:,} values: {counts}"]
-        if self.fixed.any():
-            lines.append(f"  fixed to within {np.nanmax(self.bound):.1e}")
+        for mask, words in ((self.fixed, "fixed"), (self.fixed_in_region, "fixed in region")):
+            if mask.any():
+                lines.append(f"  {words} to within {self.bound[mask].max():.1e}")
+        if self.fixed_in_region.any():
+            lines.append(f"  beyond the region: {self.obstacle}")
         if self.strongest is not None:
             lines.append(f"  strongest twin: {self.strongest.check!r}")
         lines += [f"  {int(mask.sum()):,} undecided: {text}" for text, mask in self.reasons]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the arrays as plain values; verdicts as one string of F, A and U a row of the input."""
+        """Return all but the arrays as plain values; verdicts as one string of F, R, A and U a row of the input."""
         letters = np.full(self.input.shape, LETTERS["undecided"])
-        letters[self.fixed], letters[self.ambiguous] = LETTERS["fixed"], LETTERS["ambiguous"]
+        for name, letter in LETTERS.items():
+            letters[getattr(self, name)] = letter
         rows = letters.reshape(-1, self.input.shape[-1])
         return {
             "library": {"name": "constraint-algebra", "version": __version__},
             "counts": self.counts,
             "verdicts": ["".join(row) for row in rows],
-            "largest_bound": float(np.nanmax(self.bound)) if self.fixed.any() else None,
+            "largest_bound": _largest(self.bound[self.fixed]),
+            "largest_bound_in_region": _largest(self.bound[self.fixed_in_region]),
+            "beyond_the_region": self.obstacle,
             "undecided": [{"reason": text, "values": int(mask.sum())} for text, mask in self.reasons],
             "twins": [
                 {
@@ -166,12 +193,25 @@ class Certificate:
             },
             "parameters_sha256": self.digests,
             "network": self.architecture.splitlines(),
-            "assumptions": [
-                "one sample; exact, noise-free equality of gradients in real arithmetic, verified in float64",
-                "twins keep the activation pattern of the sample in the first layer",
-                "fixed values rest on the layers above being determined by the gradients",
-            ],
+            "assumptions": self._assumptions(),
         }
+
+    def _assumptions(self) -> list[str]:
+        """Return what the verdicts rest on, in words."""
+        told = ["one sample; exact, noise-free equality of gradients in real arithmetic, verified in float64"]
+        if self.kept is None:
+            told.append("twins keep the side on which every activation of the network works for the sample")
+        else:
+            told.append(f"twins keep the output of layer {self.kept!r} and the side of every activation below it")
+        if self.fixed.any() and self.obstacle is None:
+            told.append(
+                "F holds for all valid inputs: the gradients show the sides of all activations, or there are none"
+            )
+        elif self.fixed.any():
+            told.append("F holds for all valid inputs: the gradients determine these values whatever the sides are")
+        if self.fixed_in_region.any():
+            told.append(f"R holds for the valid inputs {self.sides} as for the sample; of others nothing is said")
+        return told
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
         """Write certificate.json, certificate.npz (arrays and twins) and, for pictures, certificate.png.
@@ -191,7 +231,7 @@ class Certificate:
 
     def contents(self) -> dict[str, bytes]:
         """Return the files that `save` writes, by name."""
-        arrays = {name: getattr(self, name) for name in ("input", "fixed", "ambiguous", "bound", "moved", "seen")}
+        arrays = {name: getattr(self, name) for name in ARRAYS}
         arrays |= {f"twins/{i}": w.twin.image for i, w in enumerate(self.witnesses)}
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
         contents = {
@@ -222,6 +262,7 @@ class Certificate:
         return plotting.certificate(
             self.input,
             fixed=self.fixed,
+            in_region=self.fixed_in_region,
             ambiguous=self.ambiguous,
             width=self.seen[1] - self.seen[0],
             twin=None if self.strongest is None else self.strongest.twin.image,
@@ -237,6 +278,10 @@ def refuse_existing(out: Path, *, overwrite: bool) -> None:
         StorageError: the folder cannot be written to.
     """
     result_folder.refuse_existing(out, FILES, overwrite=overwrite, needed=ROOM)
+
+
+def _largest(values: FloatArray) -> float | None:
+    return float(values.max()) if values.size else None
 
 
 def digest(values: NDArray[Any]) -> str:

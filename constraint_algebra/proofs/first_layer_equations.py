@@ -188,6 +188,7 @@ class _Observation:
             loss=self.loss,
             noise=noise,
             valid_range=(-np.inf, np.inf),
+            search=0.0,  # what a search finds is unique near itself, and the equations have to hold for every input
             seed=self.seed,
         )
         known = found.determined & np.isfinite(found.input)

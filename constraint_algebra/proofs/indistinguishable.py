@@ -1,16 +1,19 @@
 """Proofs of ambiguity: the set of all inputs that a network's gradients cannot tell from a given one.
 
-For one sample, let x be the input of the first layer with a weight, A its gradient equations and B its weight
-equations. Let n satisfy
+For one sample, let x be the input and k_l the output gradient of layer l. As long as every activation keeps its side
+and all of them are linear in pieces, k_l is a constant, and layer l's input moves by `M_l n` where x moves by n. Let
 
-    A n[c] = 0                      for every channel c
-    B_r n = 0                       for every output r whose activation passes its value on
-    B_r (x + n) + b_r cut off       for every output that a ReLU or the like cuts off at x, on the same side
+    A_l(k_l) M_l n = 0              for every layer l up to `Network.start`
+    z_l + M_l' n on its side        for every output of a layer with a kink behind it
 
-Then x + n has the same activations, the same loss, and the same gradient of every parameter of the whole network: the
-layers above see no difference, and the first layer's gradient is `A (x + n) = A x`. All such x + n in the valid range
-form a polytope, the indistinguishability set of x. Any other point of it is a *twin*: a proof that the gradients do not
-determine x. Where the null space of A and B is zero, a value is *fixed* given the layer's activations.
+Then x + n has the same loss and the same gradient of every parameter of the whole network. Conversely, a bias at the
+head or another bias gradient that is not zero fixes the output gradient of the head, and with it every k_l: two inputs
+of one region with the same gradients differ by such an n. All x + n in the valid range form a polytope, the
+indistinguishability set of x. Any other point of it is a *twin*: a proof that the gradients do not determine x. Where
+no n moves a value, it is *fixed* in its region.
+
+Where an activation bends (a sigmoid, say), k moves with the input. Then the set is that of the inputs which keep what
+enters it, a part of all: `IndistinguishabilitySet.kept` names the layer, the lowest one before such an activation.
 """
 
 from __future__ import annotations
@@ -18,30 +21,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from constraint_algebra.arguments import checked
-from constraint_algebra.arrays import BoolArray, FloatArray, ParametersLike
-from constraint_algebra.equations.systems import weight_equations
+from constraint_algebra.arrays import BoolArray, FloatArray, Parameters, ParametersLike
 from constraint_algebra.errors import ParameterError, ShapeError
+from constraint_algebra.layers import trilinear
 from constraint_algebra.networks.activation_pattern import activation_pattern, first_layer
 from constraint_algebra.networks.losses import loss_gradients
-from constraint_algebra.networks.network import Network, NetworkLike, bind, chain_rule
-from constraint_algebra.networks.walk import down
-from constraint_algebra.numerics.rows import unit_rows
+from constraint_algebra.networks.network import Network, NetworkLike, bind
 from constraint_algebra.proofs import intervals, twins
 from constraint_algebra.proofs.polytope import Polytope
 from constraint_algebra.proofs.twins import Objective, Twin
-from constraint_algebra.solvers.null_space import RTOL, TOLERANCE, NullSpace
+from constraint_algebra.regions.equations import WholeEquations
+from constraint_algebra.regions.inequalities import inequalities
+from constraint_algebra.solvers.null_space import RTOL, TOLERANCE
 
 COEFFICIENTS = 1e-13  # relative error of the coefficients k and W x that outer bounds allow for
+CANCELS = 1e-9  # a sum of output gradients is zero, if it is a smaller share of the sum of their absolute values
 
 
 @checked
 @dataclass(frozen=True, eq=False)
 class IndistinguishabilitySet:
-    """All inputs with the same gradients as one input, the activation pattern of its first layer kept.
+    """Inputs with the same gradients as one input, and every activation on the same side.
 
     Attributes:
         network: the network.
@@ -49,6 +52,9 @@ class IndistinguishabilitySet:
         valid_range: smallest and largest valid value.
         passing: which outputs of the first layer pass their value on, in its output shape.
         polytope: the differences from x.
+        kept: name of the layer whose output all points share because an activation that bends follows it; `None` where
+            every activation that counts is linear in pieces.
+        whole: whether the set holds every valid input with these gradients in the activation region of x.
     """
 
     network: Network
@@ -56,6 +62,8 @@ class IndistinguishabilitySet:
     valid_range: tuple[float, float]
     passing: BoolArray
     polytope: Polytope
+    kept: str | None = None
+    whole: bool = False
 
     @property
     def nullity(self) -> int:
@@ -80,6 +88,8 @@ class IndistinguishabilitySet:
     def contains(self, image: ArrayLike, *, tolerance: float = 1e-9) -> bool:
         """Whether an image belongs to the set, each equation (rows of unit norm) and bound up to a tolerance.
 
+        What rounding may have done to an equation comes on top.
+
         Raises:
             ShapeError: an image of another shape.
         """
@@ -88,7 +98,7 @@ class IndistinguishabilitySet:
             raise ShapeError(f"the set holds inputs of shape {self.input.shape}, got {array.shape}")
         n, P = (array - self.input).ravel(), self.polytope
         return bool(
-            (np.abs(P.null.matrix @ n) <= tolerance).all()
+            (np.abs(P.null.applied(n)) <= tolerance + P.margin).all()
             and (P.cut @ n <= P.slack + tolerance).all()
             and (n >= P.lower - tolerance).all()
             and (n <= P.upper + tolerance).all()
@@ -136,9 +146,11 @@ def indistinguishable(
 ) -> IndistinguishabilitySet:
     """Return the set of all inputs that the gradients of one sample cannot tell from `input`.
 
-    Limits: one sample; exact, noise-free equality of the gradients; the activation pattern of `input` in the first
-    layer (other patterns may hold more inputs with the same gradients); coefficients as float64 gives them, so that a
-    softmax saturated to 1 - 1e-6 and beyond blurs them. `exact` has no rounding at all.
+    With a bias at the head it is *all* of them in the activation region of `input` (`whole`), if every activation up to
+    `Network.start` is linear in pieces. It is a part where one bends (`kept`), and without a target.
+
+    Limits: one sample; exact, noise-free equality of the gradients; the activation pattern of `input`; coefficients as
+    float64 gives them, so that a softmax saturated to 1 - 1e-6 and beyond blurs them. `exact` has no rounding at all.
 
     Args:
         network: the architecture; only reshapes may precede its first layer with a weight.
@@ -151,10 +163,9 @@ def indistinguishable(
         tolerance: share of a null vector up to which a value counts as fixed.
 
     Raises:
-        ShapeError: an input of another shape, or a network without a weight.
-        ParameterError: parameters that do not fit, an input outside the valid range, a class that does not exist.
-        UnsupportedLayerError: an activation before the first layer with a weight.
-        UnknownNameError: a loss of another name.
+        ShapeError, ParameterError: input, parameters or class that do not fit, or a network without a weight.
+        UnsupportedLayerError, UnknownNameError: an activation before the first layer with a weight; another loss.
+        MemoryLimitError: what the first layer leaves open is too much to be held.
 
     >>> from constraint_algebra.layers import Conv1d, Flatten, Linear, ReLU
     >>> net = Network((1, 4), [Conv1d(1, 2, stride=2), ReLU(), Flatten(), Linear(2, bias=False)])
@@ -169,47 +180,55 @@ def indistinguishable(
     """
     assert isinstance(network, Network)  # whatever stood for it
     bound, x = bind(network, parameters, "parameters"), _checked(network, input, valid_range)
-    layer = first_layer(network)
     values = network.forward(bound, x)
-    outputs = loss_gradients(values[-1], target, loss)
-    last = outputs.T.reshape(*network.output_shape, len(outputs))
-    k = down(network.layers[layer.index + 1 :], last, chain_rule(bound, values))
-    passing, side, edge = activation_pattern(network, values, layer)
-    B, factors = unit_rows(weight_equations(layer, bound[layer.weight_name]).matrix)
-    null = NullSpace(layer, np.moveaxis(k, -1, 0), sp.csr_array(B[passing.ravel()]), rtol=rtol, tolerance=tolerance)
-    room = side * (edge - values[layer.index + 1]) * factors.reshape(side.shape)
-    low, high = valid_range
-    polytope = _polytope(null, x, (low, high), B, side, room)
-    return IndistinguishabilitySet(network, input=x, valid_range=(low, high), passing=passing, polytope=polytope)
+    k, centred = loss_gradients(values[-1], target, loss), loss == "cross_entropy"
+    null = WholeEquations(network, bound, values, k, centred=centred, rtol=rtol, tolerance=tolerance)
+    one_loss = loss == "logistic" or (loss is not None and target is not None)
+    return IndistinguishabilitySet(
+        network,
+        input=x,
+        valid_range=valid_range,
+        passing=activation_pattern(network, values, first_layer(network))[0],
+        polytope=_polytope(bound, values, null, valid_range),
+        kept=null.kept,
+        whole=one_loss and null.kept is None and _is_pinned(network, null),
+    )
 
 
 def _polytope(
-    null: NullSpace,
-    x: FloatArray,
-    valid_range: tuple[float, float],
-    B: sp.csr_array,
-    side: FloatArray,
-    room: FloatArray,
+    parameters: Parameters, values: list[FloatArray], null: WholeEquations, valid_range: tuple[float, float]
 ) -> Polytope:
-    """Return the differences from x that keep the equations, the valid range, and the outputs that are cut off so.
-
-    Args:
-        null: the null space of the equations.
-        x: the input.
-        valid_range: smallest and largest valid value.
-        B: weight equations of all outputs, of unit norm.
-        side: on which side each output is cut off, 0 where it passes.
-        room: how far it may move until it passes.
-    """
-    (low, high), cut = valid_range, side.ravel() != 0
+    """Return the differences from the input that keep the equations, the valid range, and the sides of activations."""
+    (low, high), x = valid_range, values[0].ravel()
+    sides = inequalities(null.network, parameters, values, null.sides, null.basis, (low - x, high - x))
     return Polytope(
         null=null,
-        margin=COEFFICIENTS * (high - low) * np.asarray(abs(null.matrix).sum(axis=1), dtype=float),
-        cut=sp.csr_array(B[cut] * side.ravel()[cut][:, None]),
-        slack=np.maximum(room.ravel()[cut], 0.0),
-        lower=low - x.ravel(),
-        upper=high - x.ravel(),
+        margin=COEFFICIENTS * (high - low) * null.blur * null.lengths(),
+        cut=sides.rows,
+        slack=sides.slack,
+        lower=low - x,
+        upper=high - x,
+        reduced=sides.reduced,
+        blur=COEFFICIENTS,
     )
+
+
+def _is_pinned(network: Network, equations: WholeEquations) -> bool:
+    """Whether equal gradients mean equal output gradients, where all activations are linear in pieces.
+
+    The bias gradient of a layer with one output position is its k. Without a bias at the head its gradient leaves a
+    factor open, which all k share and every other bias gradient that is not zero betrays.
+    """
+    start, head = network.start, network.head
+    if start is None:
+        return False
+    if start.bias_name is not None and (equations.covered or (head is not None and head.bias_name is not None)):
+        return True
+    with_bias = [x for x in network.bilinear if x.bias_name is not None and x.index <= start.index]
+    sums = [trilinear.bias_gradient(x, equations.k[x.name][..., 0]) for x in with_bias]
+    sizes = [trilinear.bias_gradient(x, np.abs(equations.k[x.name][..., 0])) for x in with_bias]
+    told = any((np.abs(a) > CANCELS * b).any() for a, b in zip(sums, sizes, strict=True))
+    return start == head and equations.covered and told
 
 
 def _checked(network: Network, values: ArrayLike, valid_range: tuple[float, float]) -> FloatArray:

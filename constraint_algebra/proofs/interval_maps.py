@@ -19,6 +19,7 @@ from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet
 from constraint_algebra.proofs.intervals import Interval, intervals
 
 EVERY = 10.0  # seconds between two writes
+SAME = 1e-6  # relative difference of sums over the same set, computed again
 ENDS = ("lower_outer", "lower_inner", "upper_inner", "upper_outer")
 
 
@@ -136,7 +137,9 @@ def _begun(found: IndistinguishabilitySet, path: str | Path | None) -> dict[str,
     kept = storage.load(path)
     same = {"input", "equations", *ENDS} <= set(kept) and np.array_equal(kept["input"], found.input)
     same = same and all(kept[end].shape == found.input.shape for end in ENDS)
-    if not same or not np.array_equal(kept["equations"], _fingerprint(found)):
+    own = _fingerprint(found)
+    same = same and kept["equations"].shape == own.shape and np.allclose(kept["equations"], own, rtol=SAME, atol=SAME)
+    if not same:
         raise StorageError(f"{path} holds the intervals of another input or network; name another file")
     return {end: np.array(kept[end]) for end in ENDS}
 
@@ -148,8 +151,12 @@ def _keep(found: IndistinguishabilitySet, path: str | Path | None, ends: dict[st
 
 
 def _fingerprint(found: IndistinguishabilitySet) -> FloatArray:
-    """Return numbers that another set hardly shares: sums over equations, inequalities and the range."""
+    """Return numbers that another set hardly shares: sums over equations, inequalities and the range.
+
+    Combinations of equations may come out turned against each other, so that of those the kernel counts.
+    """
     P = found.polytope
-    weights = np.cos(np.arange(P.null.matrix.shape[1]))
-    sums = [np.abs(P.null.matrix @ weights).sum(), np.abs(P.cut @ weights).sum(), P.slack.sum(), *found.valid_range]
-    return np.array([*sums, *P.null.matrix.shape, P.cut.shape[0]])
+    weights = np.cos(np.arange(len(P.lower)))
+    plain, kernel = np.abs(P.null.applied(weights)[: P.null.plain]), np.abs(P.null.project(weights))
+    sums = [plain.sum(), kernel.sum(), np.abs(P.cut @ weights).sum(), P.slack.sum(), *found.valid_range]
+    return np.array([*sums, P.null.plain, P.null.nullity, P.cut.shape[0]])

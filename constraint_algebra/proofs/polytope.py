@@ -1,9 +1,9 @@
-"""All differences n that a layer's equations and inequalities allow, with bounds that need no trust in a solver.
+"""All differences n that equations and inequalities allow, with bounds that need no trust in a solver.
 
     |E n| <= margin,   C n <= slack,   lower <= n <= upper
 
-E are the equations (rows of unit norm), C the outputs that are cut off and must stay so. The margins hold rounding, and
-for an observer the noise. Two facts make every statement about this set checkable:
+E are the equations (rows of unit norm), C what keeps activations on their sides. The margins hold rounding, and for an
+observer the noise. Two facts make every statement about this set checkable:
 
 - *Inner.* The set is convex: a point that is not quite feasible is drawn towards one that is.
 - *Outer.* For any multipliers λ and any μ >= 0, with `r = c - E^T λ - C^T μ`,
@@ -31,7 +31,7 @@ from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.numerics.interior_point import Solution, interior_point
 from constraint_algebra.numerics.rows import row_norms
-from constraint_algebra.solvers.null_space import NullSpace
+from constraint_algebra.solvers.null_space import Kernel
 
 EPSILON = 2.0**-52
 CHUNK = 256  # objectives at a time
@@ -84,24 +84,29 @@ class Polytope:
     """The set of all differences from an anchor.
 
     Attributes:
-        null: null space of the equations, with their matrix E.
+        null: what the equations leave open, with their matrix E.
         margin: how far each equation may be off, shape `(rows,)`.
         cut: the inequalities C, rows of unit norm.
         slack: their right-hand sides.
         lower, upper: bounds of each difference, flat.
+        reduced: the inequalities in null-space coordinates, where they are at hand.
+        blur: relative error of the coefficients of the inequalities.
     """
 
-    null: NullSpace
+    null: Kernel
     margin: FloatArray
     cut: sp.csr_array
     slack: FloatArray
     lower: FloatArray
     upper: FloatArray
+    reduced: FloatArray | None = None
+    blur: float = 0.0
 
     @cached_property
     def _rows(self) -> Rows:
         """The bounds and inequalities in null-space coordinates, scaled to unit norm, without those never violated."""
-        N, M = self.null.basis, np.asarray(self.cut @ self.null.basis)
+        N = self.null.basis
+        M = np.asarray(self.cut @ N) if self.reduced is None else self.reduced
         sizes, cut_sizes = row_norms(N), row_norms(M)
         moving, met = np.asarray(sizes > ROUNDING), np.asarray(cut_sizes > ROUNDING)
         far = 2 * la.norm(np.maximum(np.abs(self.lower), np.abs(self.upper)))  # no coordinate reaches this
@@ -202,15 +207,21 @@ class Polytope:
             equations: λ, one row for each row of E.
             cut: μ, one row for each inequality; negative ones count as zero.
         """
-        E, C, mu = self.null.matrix, self.cut, np.maximum(cut, 0.0)
-        r = c - E.T @ equations - C.T @ mu
-        size = np.abs(c) + abs(E).T @ np.abs(equations) + abs(C).T @ mu
+        mu = np.maximum(cut, 0.0)
+        r = c - self.null.combined(equations)
+        size = np.abs(c) + self.null.sizes(equations)
         lower, upper = self.lower[:, None], self.upper[:, None]
+        farthest = np.maximum(np.abs(lower), np.abs(upper))
+        blurred = np.zeros(size.shape)
+        if mu.any():
+            by_cut = abs(self.cut).T @ mu
+            r, size, blurred = r - self.cut.T @ mu, size + by_cut, self.blur * by_cut * farthest
         terms = [
             np.abs(equations) * self.margin[:, None],
             mu * self.slack[:, None],
             np.maximum(r * lower, r * upper),
-            (E.shape[0] + C.shape[0] + 3) * EPSILON * size * np.maximum(np.abs(lower), np.abs(upper)),
+            blurred,
+            (len(self.margin) + len(self.slack) + 3) * EPSILON * size * farthest,
         ]
         total, absolute = (sum(part.sum(axis=0) for part in f) for f in (terms, map(np.abs, terms)))
         return np.asarray(total + 2 * sum(map(len, terms)) * EPSILON * absolute)
@@ -273,7 +284,7 @@ class Polytope:
         return self._optimum(c, self.null.basis @ found.y, *self._multipliers(found))
 
     def _by_highs(self, c: FloatArray, time_limit: float | None) -> Optimum:
-        E, moving, met = self.null.matrix, self._rows.moving, self._rows.met
+        E, moving, met = self.null.well_conditioned, self._rows.moving, self._rows.met
         options: Any = {} if time_limit is None else {"time_limit": time_limit}
         problem: Any = linprog  # its stubs know no sparse arrays
         found = problem(

@@ -10,6 +10,8 @@
 | `chain` | that graph read as a chain of layers |
 | `tracing` | a network from a model |
 | `verification` | real gradients of two inputs compared, and their Jacobian |
+| `whole_map` | the map of the whole network, for any model |
+| `polish` | an input that some attack found, brought to rounding |
 | `whole_models` | a model where a network is expected |
 """
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,7 @@ def gradient_jacobian(
     if entries > ENTRIES:
         raise ShapeError(f"the Jacobian would have {entries:,} entries, more than {ENTRIES:,}; verify_twin needs none")
 
-    _refuse_unclear(exact, x[None])
+    refuse_unclear(exact, x[None])
 
     memory.demand(f"the Jacobian, {entries:,} entries,", 16.0 * entries, "verify_twin needs none")
 
@@ -190,14 +191,11 @@ def gradient_jacobian(
         return moved
 
     directions = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
-    with warnings.catch_warnings():
-        # PyTorch compiles its own rules on the first use, by a function that it calls deprecated.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit")
-        moved = _along(push, directions)
+    moved = along(push, directions)
     return {name: to_numpy(values.reshape(*parameters[name].shape, *x.shape)) for name, values in moved.items()}
 
 
-def _refuse_unclear(model: Model, batch: Tensor) -> None:
+def refuse_unclear(model: Model, batch: Tensor) -> None:
     """Refuse an input that the model does not take, and outputs of which it is unclear which are the logits."""
     with torch.enable_grad():
         try:
@@ -211,16 +209,38 @@ def _refuse_unclear(model: Model, batch: Tensor) -> None:
     say_which(words, len(outputs(everything)))
 
 
-def _along(push: Callable[[Tensor], dict[str, Tensor]], directions: Tensor) -> dict[str, Tensor]:
-    """Return how all gradients move along many directions."""
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Take attention by the formulas for a while: its fused kernels have no forward derivative."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # whole encoder layers
     try:
-        # Attention's fused kernels have no forward derivative; the plain one has.
         with sdpa_kernel(SDPBackend.MATH):
-            moved: dict[str, Tensor] = torch.func.vmap(push, out_dims=-1, chunk_size=CHUNK)(directions)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def along(push: Callable[[Tensor], dict[str, Tensor]], directions: Tensor) -> dict[str, Tensor]:
+    """Return how all gradients move along many directions, these along a last axis.
+
+    Args:
+        push: how they move along one.
+        directions: one for each entry of the first axis.
+
+    Raises:
+        ShapeError: PyTorch cannot differentiate the model forwards.
+    """
+    try:
+        with plain_attention(), warnings.catch_warnings():
+            # PyTorch compiles its own rules on the first use, by a function that it calls deprecated.
+            warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit")
+            moved: dict[str, Tensor] = torch.func.vmap(push, chunk_size=CHUNK)(directions)
     except (RuntimeError, NotImplementedError) as error:
         raise ShapeError(
             f"PyTorch cannot differentiate this model forwards ({str(error).splitlines()[0]}); if dropout or batch"
             " normalisation in training mode is the cause, model.eval() gives the step without; verify_twin needs no"
             " Jacobian"
         ) from error
-    return moved
+    # Not by out_dims: PyTorch reads past the sizes of a gradient that does not move at all.
+    return {name: values.movedim(0, -1) for name, values in moved.items()}

@@ -11,4 +11,6 @@
 | `structural` | the rank that the pattern of a whole layer allows |
 | `ladder` | all five ranks of one explicit system |
 | `determinacy` | which unknowns a system determines |
+| `modular_layers`, `modular_activations` | layers and activations over residues |
+| `whole_map` | the rank of all equations of a network together, in its input |
 """

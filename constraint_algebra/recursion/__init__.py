@@ -8,9 +8,13 @@
 | `ensemble`, `estimates` | values with their noise, through every step |
 | `activation_sides` | on which side of its cut-off an output lies, by evidence |
 | `layer_step` | one layer: its equations, its input, what that settles |
+| `joint_equations`, `joint_step` | layers with no activation between them, solved together |
 | `batch` | whether a gradient can tell one sample from several |
 | `contradictions` | filters whose equations contradict the rest |
 | `checks` | the gradients recomputed from the result |
+| `row_noise` | how far noise may put each gradient entry from what an input gives |
+| `sides_by_sums` | the pattern of a network of pieces, as its bias gradients name it |
+| `last_step` | a search on all equations at once, where the layers one by one stop |
 | `backsubstitution` | layer after layer |
 | `result` | what came out, with its status |
 

@@ -7,6 +7,7 @@ activation below, so that the derivative d(y) is known; `B^T k` times d(y) is th
 
 Knowledge is kept for every value, not for every layer. k[j] is known where d(x[j]) is, and also where the gradient that
 arrives at j is zero, whatever x[j] is; a gradient row counts where all its k are known, a weight row where its z is.
+Where no activation lies between, a layer that stays open is solved together with those below it (`joint_step`).
 Noise travels along as an ensemble of perturbations, carried through each step to first order: their spread at the input
 is the error bar.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,17 +25,18 @@ from numpy.typing import ArrayLike
 from constraint_algebra import memory
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, ParametersLike, Progress
-from constraint_algebra.errors import BatchError, UnknownNameError
+from constraint_algebra.errors import ArgumentRangeError, BatchError, UnknownNameError
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import walk
 from constraint_algebra.networks.losses import label_of
 from constraint_algebra.networks.network import Network, NetworkLike, bind, named
 from constraint_algebra.numerics.blas_threads import one_blas_thread
-from constraint_algebra.recursion import checks, head, layer_step
+from constraint_algebra.recursion import checks, head, joint_step, last_step, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
 from constraint_algebra.recursion.batch import for_any_batch, tells_one_from_several
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Above, Estimate, through_activation
+from constraint_algebra.recursion.joint_equations import OpenLayer
 from constraint_algebra.recursion.noise import deviations_of, precision
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
@@ -48,6 +51,7 @@ PATTERN = (
     "that holds for activations as this gradient shows them: feasibility(network, activity=activity_of(network,"
     " parameters, x)) says what the shapes decide for an input x, and certify which values no method can know"
 )
+FOUND = {Status.DETERMINED, Status.LOCAL}
 STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
 
 
@@ -62,6 +66,7 @@ def reconstruct(
     noise: float | Mapping[str, ArrayLike] = 0.0,
     valid_range: tuple[float, float] = (0.0, 1.0),
     batch: int | None = None,
+    search: float = last_step.SECONDS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Reconstruction:
@@ -75,10 +80,14 @@ def reconstruct(
             which some layer from the first linear one on needs a bias.
         noise: standard deviation of noise added to the gradients, such as that of differential privacy, beyond their
             rounding: one number, or one or an array for each parameter by name.
-        valid_range: range of valid input values, used only to choose between several inputs with the same gradient.
+        valid_range: range of valid input values, used only to choose between several inputs with the same gradient, and
+            to begin a search within it.
         batch: number of samples that the gradient comes from, 1 if that is known. Left out, the gradient has to show
             it: where that of several would look the same (`batch` of the room `recursion`), the status says so.
-        seed: seed of the noise ensemble.
+        search: seconds that a search on all equations at once may take where the layers one by one leave values open, 0
+            for none; what it finds is unique near itself (`Status.LOCAL`, `last_step` of the room `recursion`). The
+            number of its starts is fixed, so that the limit changes a result only when reached.
+        seed: seed of the noise ensemble and of the starts of the search.
         progress: called with (layers done, layers in all, name) after each layer.
 
     Returns:
@@ -91,31 +100,85 @@ def reconstruct(
         BatchError: the head's gradient is that of several samples.
         MissingBiasError: no layer gives the output gradient, and the loss is not one that could.
         UnknownNameError: a loss of another name.
+        ArgumentRangeError: a negative time.
         MemoryLimitError: it would take more memory than may be taken.
     """
     assert isinstance(network, Network)  # whatever stood for it
     demand(network)
-    _check_options(batch, loss)
-    bound = bind(network, parameters, "parameters")
-    came = named(network, gradients, "gradients")
-    given, rounding = bind(network, came, "gradients"), precision(came)
-    deviations = deviations_of(given, rounding, noise)
-    start, candidates = head.output_gradients(network, bound, given, loss, deviations)
-
-    def explanation(k: FloatArray, misfit: float) -> Reconstruction | None:
-        observed = Observation(network, bound, given, deviations, rounding, Ensemble(seed).draw)
-        found = _to_input(observed, start, k, misfit, progress)
-        return _result(observed, *found, start, k, loss) if found is not None else None
-
-    # Of several candidates the wrong ones show in the first layers; where noise hides that, all are carried through.
-    fitting = [result for k in candidates if len(candidates) > 1 and (result := explanation(k, MISFIT)) is not None]
-    fitting = fitting or [result for k in candidates if (result := explanation(k, np.inf)) is not None]
+    _check_options(batch, loss, search)
+    observed = _observation(network, parameters, gradients, noise, seed)
+    start, candidates = head.output_gradients(
+        network, observed.parameters, observed.gradients, loss, observed.deviations
+    )
+    fitting = _explanations(observed, start, candidates, loss, last_step.Search(search, seed, valid_range), progress)
     chosen = _explained(_choose(fitting, valid_range))
     return chosen if batch == 1 or tells_one_from_several(network, loss) else _if_single(chosen, start)
 
 
-def _check_options(batch: int | None, loss: str | None) -> None:
-    """Refuse a number of samples or a loss that cannot be reconstructed."""
+def _explanations(
+    observed: Observation,
+    start: PlacedLayer,
+    candidates: list[FloatArray],
+    loss: str | None,
+    search: last_step.Search,
+    progress: Progress | None,
+) -> list[Reconstruction]:
+    """Return the results for the output gradients that the layer to start from may have."""
+
+    def explanation(k: FloatArray, misfit: float) -> Reconstruction | None:
+        own = replace(observed, draw=Ensemble(search.seed).draw)
+        found = _to_input(own, start, k, misfit, progress)
+        if found is None:
+            return None
+        judge = partial(_result, own, summaries=found[1], start=start, k=k, loss=loss)
+        return last_step.take(judge(found[0]), own, start, k, judge, search)
+
+    # Of several candidates the wrong ones show in the first layers; where noise hides that, all are carried through.
+    fitting = [result for k in candidates if len(candidates) > 1 and (result := explanation(k, MISFIT)) is not None]
+    return fitting or [result for k in candidates if (result := explanation(k, np.inf)) is not None]
+
+
+def polished(
+    network: Network,
+    parameters: ParametersLike,
+    gradients: ParametersLike,
+    x: FloatArray,
+    *,
+    loss: str | None,
+    noise: float | Mapping[str, ArrayLike],
+    search: last_step.Search,
+) -> Reconstruction:
+    """Return the input near x that has the gradients of one sample, as `reconstruct` returns what its search found."""
+    observed = _observation(network, parameters, gradients, noise, search.seed)
+    start, candidates = head.output_gradients(
+        network, observed.parameters, observed.gradients, loss, observed.deviations
+    )
+    results = []
+    for k in candidates:
+        judge = partial(_result, observed, summaries=[], start=start, k=k, loss=loss)
+        results.append(last_step.polished(x, observed, start, k, judge, search))
+    chosen = _choose(results, search.valid_range)
+    return chosen if tells_one_from_several(network, loss) else _if_single(chosen, start)
+
+
+def _observation(
+    network: Network,
+    parameters: ParametersLike,
+    gradients: ParametersLike,
+    noise: float | Mapping[str, ArrayLike],
+    seed: int,
+) -> Observation:
+    """Return what came as numbers of the network, with its noise."""
+    bound = bind(network, parameters, "parameters")
+    came = named(network, gradients, "gradients")
+    given, rounding = bind(network, came, "gradients"), precision(came)
+    return Observation(network, bound, given, deviations_of(given, rounding, noise), rounding, Ensemble(seed).draw)
+
+
+def _check_options(batch: int | None, loss: str | None, search: float) -> None:
+    """Refuse a number of samples or a loss that cannot be reconstructed, and a time limit that is none."""
+    if not search >= 0:
+        raise ArgumentRangeError("search", f"search must be a time in seconds, 0 for no search, got {search!r}")
     if batch not in {None, 1}:
         raise BatchError("batch", f"batch must be 1 or None, got {batch!r}: only one sample can be reconstructed")
     if loss not in {"cross_entropy", "logistic", None}:
@@ -173,8 +236,10 @@ def _to_input(
     todo = [layer for layer in reversed(network.bilinear) if layer.index <= start.index]
     place = Place(Estimate.unknown(start.output_shape, MEMBERS), _start_gradient(observed, start, k))
     summaries: list[LayerSolution] = []
+    group: tuple[OpenLayer, ...] = ()
     for layer, below in zip(todo, [*todo[1:], None], strict=True):
-        solved = layer_step.solve(observed, layer, place.gradient, place.values)
+        step = joint_step.take(observed, group, OpenLayer(layer, place.gradient, place.values, place.above))
+        solved = step.solved
         if solved.summary.residual > misfit:
             return None
         summaries.append(solved.summary)
@@ -182,11 +247,11 @@ def _to_input(
             progress(len(summaries), len(todo), layer.name)
         if layer.index == 0:
             return solved.input, summaries
-        settled = layer_step.settled_gradient(observed, layer, place.gradient, solved, place.above)
-        at_input = Place(solved.input, layer_step.input_gradient(observed, layer, settled))
+        at_input = Place(solved.input, layer_step.input_gradient(observed, layer, step.k))
         between = network.between(below, layer) if below is not None else network.layers[: layer.index]
         place = _through_activations(observed, between, at_input, below)
-        if not place.says_something():
+        group = step.open if joint_step.affine(between) else ()
+        if not place.says_something() and not any(above.says_something() for above in group):
             return Estimate.unknown(network.input_shape, MEMBERS), summaries
     return place.values, summaries
 
@@ -306,5 +371,6 @@ def _choose(results: list[Reconstruction], valid_range: tuple[float, float]) -> 
 
     consistent = [r for r in results if r.status is not Status.INCONSISTENT] or results
     best, *others = sorted(consistent, key=lambda r: (not valid(r), max(r.discrepancy.values(), default=np.inf)))
-    status = Status.AMBIGUOUS if best.status is Status.DETERMINED and any(map(valid, others)) else best.status
-    return replace(best, status=status, alternatives=tuple(others))
+    rivals = [r for r in others if valid(r) and (best.status is Status.DETERMINED or r.status in FOUND)]
+    status = Status.AMBIGUOUS if best.status in FOUND and rivals else best.status
+    return replace(best, status=status, alternatives=(*best.alternatives, *others))

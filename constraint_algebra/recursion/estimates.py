@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.layers.activations import Formulas, formulas
+from constraint_algebra.layers.activations import Formulas, Identity, formulas
 from constraint_algebra.layers.kinds import Activation, Shape
 from constraint_algebra.recursion.activation_sides import BiasCheck, decide, log_odds_at_kink, log_odds_at_plateau
 
@@ -72,7 +72,7 @@ def through_activation(
     """Return z and dL/dz from the output y = σ(z) of an activation and dL/dy.
 
     dL/dz is known where both are, and also where one of them makes it zero: dL/dy whatever y may be, or a y that was
-    cut off whatever arrives.
+    cut off whatever arrives; behind an `Identity`, dL/dy is dL/dz.
 
     Args:
         activation: σ.
@@ -85,7 +85,7 @@ def through_activation(
     f = formulas(activation)
     value, decided, doubt = _sides(f, y, dy, check)
     d, slope = f.derivative(value), f.slope(value)
-    steep = y.known & decided & np.isfinite(d)
+    steep = (y.known | isinstance(activation, Identity)) & decided & np.isfinite(d)
     d, slope = np.where(steep, d, 0.0), np.where(steep, slope, 0.0)
     moved = np.where(y.known[..., None], y.perturbations, 0.0)
     arriving = np.where(dy.known, dy.value, 0.0)

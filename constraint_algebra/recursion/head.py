@@ -67,14 +67,22 @@ def _check_one_sample(layer: PlacedLayer, k: FloatArray, gradients: Parameters, 
             f"gradients: layer {layer.name!r} has a gradient of zeros, from which nothing follows; the loss is"
             " saturated or all outputs above it are inactive: take another step or another sample",
         )
-    dW = gradients[layer.weight_name].reshape(layer.filters, -1)
+    by_group = (layer.groups, layer.filters // layer.groups, -1)
+    for dW, deviation in zip(
+        gradients[layer.weight_name].reshape(by_group), deviations[layer.weight_name].reshape(by_group), strict=True
+    ):
+        _check_rank_one(layer, dW, deviation)
+
+
+def _check_rank_one(layer: PlacedLayer, dW: FloatArray, deviation: FloatArray) -> None:
+    """Refuse the weight gradient of one group of filters if it has more than one independent row."""
     if min(dW.shape) < 2 or not dW.any():
         return
     s = np.linalg.svd(dW, compute_uv=False)
     # A matrix of independent noise has a largest singular value of about its largest row and its largest column, in
     # Euclidean size (Bandeira and van Handel 2016); the noise of rounding lies in the rows of the largest k.
     size = float(np.abs(dW).max())  # tiny squares underflow
-    noise = deviations[layer.weight_name].reshape(dW.shape) / size + 1e-15
+    noise = deviation / size + 1e-15
     limit = 4 * size * float(np.linalg.norm(noise, axis=1).max() + np.linalg.norm(noise, axis=0).max())
     if s[1] > limit:
         rank = int(np.count_nonzero(s > limit))

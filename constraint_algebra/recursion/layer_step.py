@@ -116,12 +116,19 @@ def input_gradient(observed: Observation, layer: PlacedLayer, k: Estimate) -> Es
 
 
 def layer_equations(
-    observed: Observation, layer: PlacedLayer, k: Estimate, z: Estimate
+    observed: Observation, layer: PlacedLayer, k: Estimate, z: Estimate, scale: float | None = None
 ) -> tuple[LayerEquations, OwnNoise]:
     """Return the layer's equations with their noise, and the part of it that neither k nor z brings along.
 
     A sum of products is rounded by a share of the root of its sum of squares: of the Euclidean size of a row, times a
     typical value of x.
+
+    Args:
+        observed: parameters and gradients.
+        layer: the layer.
+        k: the gradient at its output.
+        z: its output, bias included.
+        scale: size of a typical value of x, if more is known of it than the right-hand sides tell.
     """
     W, dW = observed.parameters[layer.weight_name], observed.gradients[layer.weight_name]
     deviation, arithmetic = observed.deviations[layer.weight_name], observed.rounding.arithmetic
@@ -131,7 +138,7 @@ def layer_equations(
     output = np.where(z.known, z.value - b, np.nan)
     output_deviation = z.deviation + arithmetic * np.abs(b)
     sizes = row_size * usable, np.broadcast_to(filter_size, output.shape)
-    scale = _typical_input(layer, sizes, dW, output, output_deviation)
+    scale = scale or _typical_input(layer, sizes, dW, output, output_deviation)
 
     from_rounding = arithmetic * scale * row_size
     from_k = scale * np.sqrt(trilinear.row_sums(layer, np.where(k.known, k.deviation, 0.0) ** 2))

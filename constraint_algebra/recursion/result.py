@@ -30,6 +30,10 @@ class Status(Enum):
     IF_SINGLE = (
         "every input value is determined if the gradient is that of one sample, which it does not show by itself"
     )
+    LOCAL = (
+        "every input value is determined in its neighbourhood: a search found an input with these gradients, and no"
+        " other near it has them; that none elsewhere has is not proven"
+    )
     PARTIAL = "part of the input is determined by the gradient; .determined says which"
     UNDETERMINED = "no input value follows from the gradient by back-substitution; whether another way exists is open"
     AMBIGUOUS = "several valid inputs have the same gradient; .alternatives holds the others"
@@ -63,6 +67,8 @@ class LayerSolution:
         settled: whether the verdict on what is determined is final; where not, an iteration did not converge.
         misfit: root mean square residual of the gradient equations of a filter in units of their noise, the largest
             over the filters; a few at most, unless an equation is wrong.
+        together: names of the layers above with no activation between whose equations were put together with its own,
+            and count among the rows; empty where its own sufficed.
     """
 
     name: str
@@ -76,6 +82,7 @@ class LayerSolution:
     residual: float
     settled: bool = True
     misfit: float = 0.0
+    together: tuple[str, ...] = ()
 
 
 @checked
@@ -142,7 +149,7 @@ class Reconstruction(Tabular):
 
     Attributes:
         input: the reconstructed input, NaN where it is not determined.
-        determined: which values are unique, in the input shape.
+        determined: which values are unique, in the input shape; under `Status.LOCAL` near the input found.
         error_bar: one standard deviation of each value, infinite where not determined.
         status: the outcome.
         layers: one `LayerSolution` for each layer reached, first layer first.
@@ -203,13 +210,17 @@ class Reconstruction(Tabular):
     ) -> PixelBounds:
         """Return what an observer knows of each value: fixed with its error bar, bounded with its interval, or free.
 
+        Bounds hold for all inputs with these gradients, so that what is determined only near the input found is not
+        fixed (`Status.LOCAL`).
+
         Args:
             first: a `FirstLayer`, the `first_layer_equations` of the same network, parameters and gradients.
             pixels: which values to look at, by default all.
             time_limit: seconds for each value; its bounds are then wider, and as sound.
             progress: called with (values done, values in all, index).
         """
-        known = self.guess, self.determined, self.error_bar
+        local = Status.LOCAL in {self.status, *(other.status for other in self.alternatives)}
+        known = self.guess, self.determined & (not local), self.error_bar
         return first.bounds(*known, pixels=pixels, time_limit=time_limit, progress=progress)
 
     def plot(self, truth: FloatArray | None = None, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:

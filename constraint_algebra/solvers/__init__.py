@@ -12,5 +12,6 @@
 | `verdict` | what the equations can tell |
 | `normal_equations`, `dense_factor`, `banded_factor`, `capacitance_factor`, `null_space_factor` | factors |
 | `choose_factor` | which factor takes the fewest operations |
-| `null_space` | the null space for exact values, for proofs |
+| `gradient_rows` | the gradient rows of a layer that count for exact values, and their blocks |
+| `null_space` | what equations leave open, and the null space of one layer for exact values, for proofs |
 """

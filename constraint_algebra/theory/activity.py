@@ -3,6 +3,9 @@
 A ReLU that is inactive hides its z, and its derivative there is zero; Hardtanh and ReLU6 do so on both sides. The other
 activations hide nothing. From shapes alone nobody can know which outputs are active, so it is an assumption, stated
 as one number (all, or an independent fraction) or as masks.
+
+LeakyReLU, ELU and SELU hide nothing, but have a slope on either side of zero, which the map of the whole network needs:
+where nobody says on which side they work, either is as likely.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from numpy.typing import ArrayLike
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, ParametersLike
 from constraint_algebra.errors import ParameterError, ShapeError
-from constraint_algebra.layers.activations import formulas
+from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, formulas
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network, NetworkLike, bind
+from constraint_algebra.ranks.knowledge import Knowledge
 
 DRAWN = 2**22  # random numbers at a time
 
@@ -35,13 +39,37 @@ def cutting(network: Network) -> tuple[PlacedLayer, ...]:
     return tuple(layer for layer in network if layer.is_activation and formulas(layer.activation).plateaus)
 
 
+def two_sided(network: Network) -> tuple[PlacedLayer, ...]:
+    """Return the activations that hide nothing and have another formula on either side of zero, in order."""
+    return tuple(
+        layer for layer in network if layer.is_activation and isinstance(layer.activation, LeakyReLU | ELU | SELU)
+    )
+
+
+def sides(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
+    """Return which outputs of `two_sided` activations lie above zero, one mask by name.
+
+    Args:
+        network: the layers.
+        activity: as for `active_masks`; masks of these activations may be among those by name, and are drawn where they
+            are not, either side with equal probability.
+        seed: of the sides that are drawn.
+    """
+    given = activity if isinstance(activity, Mapping) else {}
+    rng = np.random.default_rng([seed, 1])
+    return {
+        layer.name: _mask(layer, given[layer.name]) if layer.name in given else _drawn_mask(layer, 0.5, rng)
+        for layer in two_sided(network)
+    }
+
+
 def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
     """Return which outputs are active, one mask by name for every activation that cuts off, in its output shape.
 
     Args:
         network: the layers.
         activity: 1.0 for all outputs; another fraction, at which each output is active independently of the others; or
-            masks, by the activation's name or in order.
+            masks, by the activation's name or in order; those of `two_sided` activations are passed over.
         seed: of the fraction.
 
     Raises:
@@ -49,7 +77,8 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
     """
     layers = cutting(network)
     if isinstance(activity, Mapping):
-        given = dict(activity)
+        others = {layer.name for layer in two_sided(network)}
+        given = {name: mask for name, mask in activity.items() if name not in others}
     elif isinstance(activity, Sequence) and not isinstance(activity, str):
         if len(activity) != len(layers):
             raise ParameterError(
@@ -74,6 +103,8 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
 def activity_of(network: NetworkLike, parameters: ParametersLike, x: ArrayLike) -> dict[str, BoolArray]:
     """Return which outputs are active at an input, in the form that `feasibility` takes.
 
+    For LeakyReLU, ELU and SELU, which cut nothing off, it is which outputs lie above zero.
+
     Args:
         network: the layers.
         parameters: weights and biases by name.
@@ -89,10 +120,12 @@ def activity_of(network: NetworkLike, parameters: ParametersLike, x: ArrayLike) 
     if image.shape != network.input_shape:
         raise ShapeError(f"x has shape {image.shape}, expected the network's input shape {network.input_shape}")
     values = network.forward(bind(network, parameters, "parameters"), image)
-    return {
+    above = {layer.name: values[layer.index + 1] > 0 for layer in two_sided(network)}
+    active = {
         layer.name: np.isfinite(formulas(layer.activation).inverse(values[layer.index + 1]))
         for layer in cutting(network)
     }
+    return {layer.name: (above | active)[layer.name] for layer in network if layer.name in above | active}
 
 
 def describe_activity(activity: Activity, masks: Mapping[str, BoolArray]) -> str:
@@ -124,6 +157,15 @@ def pattern_of(network: Network, activity: Activity, masks: Mapping[str, BoolArr
         return f"with every output of {kinds} active"
     source = "drawn at random" if is_fraction(activity) else "by the masks given"
     return f"with {active:,} of {total:,} outputs of {kinds} active, {source}"
+
+
+def all_known(network: Network, layer: PlacedLayer, active: Mapping[str, BoolArray]) -> Knowledge:
+    """Return what is known at a layer's outputs where all above it is known: the activations alone take away."""
+    mask = np.ones(layer.output_shape, dtype=bool)
+    for step in network.after(layer):
+        if step.name in active:
+            mask = mask & active[step.name].reshape(layer.output_shape)
+    return Knowledge.of(layer, active=mask)
 
 
 def is_fraction(activity: Activity) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.errors import MissingBiasError
-from constraint_algebra.layers.activations import formulas
+from constraint_algebra.layers.activations import Identity, formulas
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.layers.trilinear import touched
 from constraint_algebra.networks.network import Network
@@ -43,10 +43,24 @@ def start_layer(network: Network) -> PlacedLayer:
     )
 
 
-def at_start(layer: PlacedLayer) -> Knowledge:
-    """Return what is known at the layer where the recursion starts: all of k, none of z."""
+def at_start(network: Network, layer: PlacedLayer, active: Mapping[str, BoolArray]) -> Knowledge:
+    """Return what is known at the layer where the recursion starts: all of k, none of z.
+
+    k is zero where the activations above cut off, throughout if one of them cuts off everything.
+
+    Args:
+        network: the layer's network.
+        layer: the layer.
+        active: mask of every activation that cuts off, by name.
+    """
+    rules = Rules[BoolArray](
+        activation=lambda step, support: support & active.get(step.name, np.ones_like(support)),
+        reshape=lambda step, support: support.reshape(step.input_shape),
+        bilinear=touched,
+    )
     full = np.ones(layer.output_shape, dtype=bool)
-    return Knowledge(output=~full, gradient=full, support=full)
+    support = down(network.layers[layer.index + 1 :], np.ones(network.output_shape, dtype=bool), rules)
+    return Knowledge(output=~full, gradient=full, support=support)
 
 
 def nothing(layer: PlacedLayer) -> Knowledge:
@@ -76,6 +90,8 @@ def below(
 
     def activation(step: PlacedLayer, above: Knowledge) -> Knowledge:
         output, support = above.output, above.support
+        if isinstance(step.activation, Identity):
+            return above
         gradient = np.logical_and(above.gradient, output | ~support)
         if not formulas(step.activation).plateaus:
             return Knowledge(output, gradient, support)

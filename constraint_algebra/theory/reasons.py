@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray
@@ -31,6 +33,18 @@ def reason_of(layer: PlacedLayer, known: Knowledge, found: BoundedRank) -> str:
     if found.determined.all():
         return _why_determined(layer, found)
     return _why_not(layer, known, found, found.determined)
+
+
+def reason_together(above: Sequence[PlacedLayer], found: BoundedRank) -> str:
+    """Return the sentence for a layer whose equations were taken together with those of layers above it."""
+    names = ", ".join(repr(upper.name) for upper in above)
+    which = f"its equations and those of layer {names}, with no activation between,"
+    if found.rank is None or found.determined is None:
+        return f"{which} are too many to eliminate together: their rank is between {found.low:,} and {found.high:,}"
+    if found.determined.all():
+        return f"{which} determine every input value"
+    left = found.unknowns - found.rank
+    return f"{which} have rank {found.rank:,} and leave {left:,} dimensions open"
 
 
 def _why_determined(layer: PlacedLayer, found: BoundedRank) -> str:

@@ -11,7 +11,7 @@ from tests.command import run, strict
 
 def test_a_determined_image_and_one_with_twins(folder) -> None:
     fixed = run("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out/fixed")
-    assert "192 fixed, 0 ambiguous, 0 undecided" in fixed.output
+    assert "192 fixed, 0 fixed in region, 0 ambiguous, 0 undecided" in fixed.output
     run("certify", "-m", "models.py:blind", "-i", "picture.png", "-o", "out/blind", code=1)
     came = strict(folder / "out/blind/certificate.json")
     assert came["counts"]["ambiguous"] > 0
@@ -32,11 +32,16 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line() -> None:
 @pytest.mark.usefixtures("folder")
 def test_a_time_limit_gives_what_there_is_and_says_what_was_not_looked_at(folder) -> None:
     """The whole has the limit: the layers above the first are not reconstructed, no twin is searched, no Jacobian."""
-    run("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out/late", "--time-limit", 0, code=1)
+    late = "the time limit came before the layers above the first were reconstructed"
+    run("certify", "-m", "models.py:small", "-i", "picture.png", "-o", "out/pieces", "--time-limit", 0, code=1)
+    came = strict(folder / "out/pieces/certificate.json")
+    assert came["counts"] == {"fixed": 0, "fixed_in_region": 192, "ambiguous": 0, "undecided": 0}
+    assert came["beyond_the_region"] == late
+    run("certify", "-m", "models.py:logistic", "-i", "picture.png", "-o", "out/late", "--time-limit", 0, code=1)
     came = strict(folder / "out/late/certificate.json")
-    assert came["counts"] == {"fixed": 0, "ambiguous": 0, "undecided": 192}
+    assert came["counts"] == {"fixed": 0, "fixed_in_region": 0, "ambiguous": 0, "undecided": 192}
     reasons = str(came)
-    assert "the time limit came before the layers above the first were reconstructed" in reasons
+    assert late in reasons
     assert "the time limit came before the Jacobian was looked at" in reasons
 
 

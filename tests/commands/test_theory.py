@@ -38,11 +38,13 @@ def test_a_determined_network_is_a_table_and_exit_code_0() -> None:
     assert max(map(len, result.output.splitlines())) <= 120
 
 
-def test_json_says_all_and_exit_code_1_that_it_is_not_determined() -> None:
+def test_json_says_all_and_exit_code_1_that_the_recursion_does_not_determine_it() -> None:
     result = run("feasibility", "cnn6-d", "--format", "json")
     assert result.exit_code == 1
     told = json.loads(result.output)
-    assert (told["verdict"], told["security_index"]) == ("undetermined", -233)
+    assert (told["verdict"], told["security_index"]) == ("determined, but not by the recursion", -233)
+    limit = {"rank": 3072, "unknowns": 3072, "determined": 3072, "holds": "in the activation region"}
+    assert told["limit"] == limit
     assert told["layers"][1]["generic"] == 3188
     assert told["layers"][1]["input_shape"] == "12x17x17"
     assert "observer" in told["threat_model"]

@@ -88,6 +88,17 @@ def test_a_certificate_shows_what_is_open_and_what_is_undecided() -> None:
     np.testing.assert_array_equal(five[1].images[0].get_array(), fixed.mean(axis=0))
     np.testing.assert_allclose(five[2].images[0].get_array(), 0.3 * image.max(axis=0))
     np.testing.assert_allclose(five[4].images[0].get_array(), np.abs(1 - 2 * image).max(axis=0))
+    # Fixed in the region only: as bright as fixed, with dots, and only there.
+    dotted, in_region = axes(5), ~fixed & ~ambiguous
+    plotting.certificate(
+        image, fixed=fixed, in_region=in_region, ambiguous=ambiguous, width=image, twin=None, axes=dotted
+    )
+    assert dotted[1].get_title() == "Fixed: 15 of 60 values\n(dotted: 15 in their region)"
+    grey, dots = (drawn.get_array() for drawn in dotted[1].images)
+    np.testing.assert_allclose(grey, (fixed | in_region).mean(axis=0))
+    rows = np.array_split(dots[..., 3], 4)
+    assert not rows[0].any()
+    assert all(0.2 < (part > 0).mean() < 0.7 for part in rows[1:])
     plotting.certificate(image, fixed=fixed, ambiguous=~fixed, width=image, twin=None, axes=alone)
     assert [text.get_text() for text in alone[3].texts] == ["no twin"]
     assert alone[1].get_title() == "Fixed: 15 of 60 values"

@@ -55,6 +55,25 @@ def test_nothing_is_overwritten_silently(tmp_path) -> None:
     FOUND.save(tmp_path, overwrite=True)
 
 
+def test_what_is_fixed_in_its_region_has_its_own_letter_array_and_words(tmp_path) -> None:
+    layers = [ca.Conv2d(24, 3, stride=2, padding=1), ca.LeakyReLU(0.2), ca.Conv2d(2, 1), ca.Flatten(), ca.Linear(10)]
+    c = case(ca.Network((1, 8, 8), layers), np.random.default_rng(0).random((1, 8, 8)))
+    found = ca.certify(c.model, c.image, c.label)
+    found.save(tmp_path)
+    came = strict(tmp_path / "certificate.json")
+    assert came["verdicts"] == ["R" * 8] * 8
+    assert came["counts"] == {"fixed": 0, "fixed_in_region": 64, "ambiguous": 0, "undecided": 0}
+    assert came["largest_bound"] is None
+    assert came["largest_bound_in_region"] == found.bound.max() < 1e-6
+    assert came["beyond_the_region"] == found.obstacle
+    assert "twins keep the side on which every activation of the network works for the sample" in came["assumptions"]
+    assert ca.load(tmp_path / "certificate.npz")["fixed_in_region"].all()
+    assert "64 fixed in region" in repr(found)
+    assert "fixed in region to within" in repr(found)
+    assert "(dotted: 64 in their region)" in found.plot()[1].get_title()
+    mpl.pyplot.close("all")
+
+
 def test_verdicts_in_words() -> None:
     assert "ambiguous: a verified twin changes it by" in FOUND.verdict(tuple(np.argwhere(FOUND.ambiguous)[0]))
     assert "Certificate for 192 values" in repr(FOUND)

@@ -84,3 +84,11 @@ def test_a_jacobian_too_large_is_refused() -> None:
     model = torch.nn.Linear(ENTRIES // 1000, 2, dtype=torch.float64)
     with pytest.raises(ca.ShapeError, match="verify_twin needs none"):
         ca.gradient_jacobian(model, np.zeros(ENTRIES // 1000), 0)
+
+
+def test_a_gradient_that_does_not_move_has_a_jacobian_of_zeros() -> None:
+    """As that of a bias under a loss that is linear in the output."""
+    model = torch.nn.Linear(2, 2, dtype=torch.float64)
+    jacobian = ca.gradient_jacobian(model, [1.0, 2.0], torch.zeros(1), lambda output, _: output.sum())
+    np.testing.assert_array_equal(jacobian["bias"], np.zeros((2, 2)))
+    np.testing.assert_array_equal(jacobian["weight"], [np.eye(2)] * 2)

@@ -127,3 +127,16 @@ def test_the_recursion_starts_at_the_lowest_layer_with_one_position_and_a_bias()
     # The second convolution has one output position: its bias gradient is its k.
     assert start.name == "1"
     np.testing.assert_array_equal(k, gradients["1.bias"])
+
+
+def test_groups_at_one_position_are_of_rank_one_each() -> None:
+    net = ca.Network((4, 3, 3), [ca.Conv2d(8, 3, groups=4), ca.Sigmoid(), ca.Flatten(), ca.Linear(5)])
+    model = ca.to_torch(net, seed=0, dtype="float64")
+    x = np.random.default_rng(0).random((4, 3, 3))
+    net, parameters = ca.from_torch(model, x.shape)
+    result = ca.reconstruct(net, parameters, ca.torch_gradients(model, x, 1))
+    np.testing.assert_allclose(result.input, x, atol=1e-12)
+    both = [ca.torch_gradients(model, image, 1) for image in (x, 1 - x)]
+    mixed = {name: values + both[1][name] for name, values in both[0].items()}
+    with pytest.raises(ca.BatchError, match="rank 2"):
+        ca.reconstruct(net, parameters, mixed)

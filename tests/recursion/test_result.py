@@ -246,3 +246,8 @@ def test_the_table_has_a_row_for_each_layer() -> None:
 
 def test_a_status_is_a_sentence() -> None:
     assert all(len(status.value.split()) > 5 for status in ca.Status)
+
+
+def test_a_status_says_how_far_it_reaches() -> None:
+    assert "in its neighbourhood" in ca.Status.LOCAL.value
+    assert "not proven" in ca.Status.LOCAL.value

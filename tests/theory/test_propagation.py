@@ -86,8 +86,10 @@ def test_the_start_is_the_lowest_layer_that_gives_its_gradient_away() -> None:
     assert start_layer(with_bias).name == "0"  # one output position: a linear layer in other words
     only_last = ca.Network((8,), [ca.Linear(4, bias=False), ca.Linear(2, bias=False)])
     assert start_layer(only_last).name == "1"
-    assert at_start(only_last[1]).gradient.all()
-    assert not at_start(only_last[1]).output.any()
+    known = at_start(only_last, only_last[1], {})
+    assert known.gradient.all()
+    assert known.support.all()
+    assert not known.output.any()
     assert not nothing(only_last[1]).gradient.any()
     for layers in ([ca.Conv2d(2, 3)], [ca.Linear(2, bias=False), ca.ReLU()]):
         with pytest.raises(ca.MissingBiasError, match="no layer gives its output gradient away"):

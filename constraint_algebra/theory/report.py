@@ -1,0 +1,252 @@
+"""The report of `feasibility`: what the recursion finds layer by layer, and the limit of what any method can know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import BoolArray
+from constraint_algebra.display import Table, Tabular, draw
+from constraint_algebra.layers.kinds import Conv, Shape
+from constraint_algebra.networks.network import Network, shape_text
+from constraint_algebra.ranks.bounded import bounded_rank
+from constraint_algebra.ranks.whole_map import WholeMap
+from constraint_algebra.theory.activity import all_known
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+THREAT_MODEL = (
+    "an honest-but-curious observer who knows the architecture, the weights and the gradient of one step on one sample"
+)
+
+
+@checked
+@dataclass(frozen=True)
+class LayerFeasibility:
+    """What the equations of one layer determine of its input; `None` where not settled.
+
+    Attributes:
+        layer, kind, input_shape: the layer's name, class and input shape.
+        unknowns: number of its input values.
+        weight_rows, gradient_rows: equations with known coefficients.
+        counted: the smaller of their number and of the unknowns.
+        structural: size of a largest matching of the constraint graph.
+        generic: rank for almost all weights and output gradients.
+        generic_low, generic_high: its bounds, equal where it is settled.
+        generic_gradient, generic_weight: the same for each kind of equation alone.
+        determined: number of determined unknowns.
+        filters_needed: fewest filters whose gradient equations alone would do, all outputs active and all known; the
+            column `filters` of the printed table.
+        filters_by_counting: as many as have a gradient equation for each unknown, which is what counting says in its
+            place, often too little; the column `by count`.
+        verdict: "determined", "partial", "undetermined" or "undecided".
+        reason: why, in a sentence.
+    """
+
+    layer: str
+    kind: str
+    input_shape: Shape
+    unknowns: int
+    weight_rows: int | None
+    gradient_rows: int | None
+    counted: int | None
+    structural: int | None
+    generic: int | None
+    generic_low: int | None
+    generic_high: int | None
+    generic_gradient: int | None
+    generic_weight: int | None
+    determined: int | None
+    filters_needed: int | None
+    filters_by_counting: int
+    verdict: str
+    reason: str
+
+
+@checked
+@dataclass(frozen=True, repr=False)
+class FeasibilityReport(Tabular):
+    """What the gradients of a network determine; `print` it, or take `.to_frame()`.
+
+    Attributes:
+        network: the network.
+        layers: one row for each layer with parameters, first layer first.
+        determined: which input values the recursion determines, in the input shape; `None` where undecided.
+        assumptions: what the answer rests on, a sentence each.
+        error: upper bound of the probability that a rank is too small.
+        active: mask of every activation that cuts off, by name.
+        seed: of the random residues.
+        pattern: which outputs were assumed active, as a clause; empty where no activation cuts off.
+        assumed: whether the pattern was assumed, and not given as masks.
+        most: computes `limit` and `limit_high`, when they are first asked for.
+    """
+
+    network: Network
+    layers: tuple[LayerFeasibility, ...]
+    determined: BoolArray | None
+    assumptions: tuple[str, ...]
+    error: float
+    active: Mapping[str, BoolArray]
+    seed: int = 0
+    pattern: str = ""
+    assumed: bool = True
+    most: Callable[[], tuple[WholeMap | None, int]] = field(default=lambda: (None, 0), repr=False, compare=False)
+
+    @property
+    def limit(self) -> WholeMap | None:
+        """The rank of all equations together, and the input values that they determine.
+
+        No method can know more, given the pattern; `None` where they are too many to eliminate.
+        """
+        return self._most[0]
+
+    @property
+    def limit_high(self) -> int:
+        """Upper bound of the rank of all equations together."""
+        return self._most[1]
+
+    @cached_property
+    def _most(self) -> tuple[WholeMap | None, int]:
+        return self.most()
+
+    @property
+    def verdict(self) -> str:
+        """The outcome for the network's input in a word or a few.
+
+        "determined" and "partial" by the recursion; "determined, but not by the recursion" and "partial" where all
+        equations together say so; "undetermined" where these determine nothing, so that no method can; "undecided".
+        """
+        if self.determined is not None and self.determined.all():
+            return "determined"
+        if self.limit is not None and self.limit.full:
+            return "determined, but not by the recursion"
+        best = self.determined if self.limit is None else self.limit.determined
+        if best is not None and best.any():
+            return "partial"
+        return "undecided" if self.limit is None else "undetermined"
+
+    @property
+    def conclusion(self) -> str:
+        """The outcome in one sentence: determined, or where it stops and why.
+
+        Where it rests on which outputs are active it says so, and a second sentence names who knows better.
+        """
+        whole = self.determined is not None and bool(self.determined.all())
+        pattern = self.pattern if whole or self.limit is None else self.limit.pattern
+        outcome = self._outcome(f", {pattern}" if pattern else "")
+        if not pattern:
+            return outcome
+        certain = "certify(model, x, target) proves what the gradient of one input x fixes"
+        if not self.assumed:
+            return f"{outcome} Another input may have another pattern; {certain}."
+        return (
+            f"{outcome} Which outputs are active depends on the input: activity=activity_of(network, parameters, x)"
+            f" takes those of x; {certain}."
+        )
+
+    def _outcome(self, pattern: str) -> str:
+        """Return the outcome as a sentence that ends its first clause with the pattern."""
+        stops = [row for row in self.layers if row.verdict != "determined"]
+        shape, found = shape_text(self.network.input_shape), self.determined
+        if found is not None and found.all():
+            return f"Determined: the gradient determines every value of the {shape} input{pattern}."
+        if not stops:
+            outcome = f"Partly determined: the gradient determines {_share(found)}{pattern}"
+            return f"{outcome}; an activation before the first layer cuts off the others."
+        where = f"the recursion first falls short at layer {stops[-1].layer!r} ({stops[-1].kind})"
+        by_limit = self._open_limit(shape, pattern) if self.limit is None else self._limit(self.limit, shape, pattern)
+        return f"{by_limit}; {where}: {stops[-1].reason}."
+
+    def _limit(self, limit: WholeMap, shape: str, pattern: str) -> str:
+        """Return what all equations together determine, and what of it the recursion finds."""
+        scope = "" if limit.linear else " nearby, to first order"
+        rank = f" (rank {limit.rank:,} of {limit.unknowns:,})"
+        some = self.determined is not None and bool(self.determined.any())
+        by_recursion = f"; the recursion determines {_share(self.determined) if some else 'none of them'}"
+        if limit.full:
+            return (
+                f"Determined{scope}, but not by the recursion: all equations together determine every value of the"
+                f" {shape} input{rank}{pattern}{by_recursion}"
+            )
+        if not limit.determined.any():
+            return f"Not determined{scope}: the gradient determines no value of the {shape} input{rank}{pattern}"
+        same = self.determined is not None and np.array_equal(self.determined, limit.determined)
+        more = "" if same else by_recursion
+        return f"Partly determined{scope}: the gradient determines {_share(limit.determined)}{rank}{pattern}{more}"
+
+    def _open_limit(self, shape: str, pattern: str) -> str:
+        """Return what the recursion determines, where all equations together are too many to eliminate."""
+        left = math.prod(self.network.input_shape) - self.limit_high
+        rest = f"; at least {left:,} dimensions of the input stay open" if left > 0 else ""
+        if self.determined is not None and self.determined.any():
+            part = f"Partly determined: the recursion determines {_share(self.determined)}{pattern}"
+            return f"{part}; whether all equations together determine more is open{rest}"
+        return f"Undecided: whether the {shape} input is determined is open{pattern}{rest}"
+
+    @property
+    def security_index(self) -> int | None:
+        """The index of Chen and Campbell (2021, arXiv 2111.10178): 0 is determined, more negative is safer.
+
+        For d convolutions it is the sum over i = 1..d of (d - i + 1) / d * (rank - unknowns), each term rounded. Each
+        layer counts by itself, as if all above it were known. `None` where the rank of a layer is not settled.
+        """
+        layers = [layer for layer in self.network.bilinear if isinstance(layer.layer, Conv)]
+        depth, index = len(layers), 0
+        for number, layer in enumerate(layers):
+            rank = bounded_rank(layer, knowledge=all_known(self.network, layer, self.active), seed=self.seed).rank
+            if rank is None:
+                return None
+            index += round((depth - number) / depth * (rank - layer.unknowns))
+        return index
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return all columns of `LayerFeasibility`, first layer first; what is not settled is missing."""
+        import pandas as pd
+
+        frame = pd.DataFrame([vars(row) for row in self.layers])
+        counts = frame.columns.difference(["layer", "kind", "input_shape", "verdict", "reason"])
+        return frame.astype(dict.fromkeys(counts, "Int64"))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw counted, structural and generic rank of every layer, see `plotting.layer_ranks`."""
+        drawn: Axes = draw(self, ax)
+        return drawn
+
+    def _shown(self) -> Table:
+        shape = shape_text(self.network.input_shape)
+        title = f"Feasibility from shapes alone: input {shape}, {len(self.layers)} layers with parameters"
+        assumed = f"Assumed: {'; '.join(self.assumptions)}."
+        return Table(self._short(), title, (f"Threat model: {THREAT_MODEL}.", assumed, self.conclusion), width=116)
+
+    def _short(self) -> pd.DataFrame:
+        """Return the columns that fit a terminal."""
+        import pandas as pd
+
+        def shown(value: int | None) -> str:
+            return "?" if value is None else str(value)
+
+        rows = []
+        for row in self.layers:
+            generic = shown(row.generic)
+            if row.generic is None and row.generic_low is not None:
+                generic = f"{row.generic_low}..{row.generic_high}"
+            counts = (row.unknowns, row.weight_rows, row.gradient_rows, row.counted, row.structural)
+            alone = (row.determined, row.filters_needed, row.filters_by_counting)
+            rows.append((row.layer, row.kind, *map(shown, counts), generic, *map(shown, alone), row.verdict))
+        columns = ["layer", "kind", "unknowns", "rows W", "rows G", "counted", "structural", "generic", "determined"]
+        return pd.DataFrame(rows, columns=[*columns, "filters", "by count", "verdict"])
+
+
+def _share(mask: BoolArray | None) -> str:
+    """Return how many of all input values a mask holds, in words."""
+    assert mask is not None
+    return f"{int(mask.sum()):,} of {mask.size:,} input values"
