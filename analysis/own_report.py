@@ -37,6 +37,7 @@ figcaption { font-size: .85rem; }
 WHAT_IT_MEANS = {
     "DETERMINED": "every value determined",
     "IF_SINGLE": "every value, if it is one sample",
+    "LOCAL": "every value, by a search: unique nearby",
     "PARTIAL": "some values determined",
     "UNDETERMINED": "back-substitution finds none",
     "UNDECIDED": "not settled",

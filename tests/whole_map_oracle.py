@@ -24,7 +24,6 @@ CONVS: dict[int, Any] = {1: functional.conv1d, 2: functional.conv2d, 3: function
 SMOOTH: dict[str, Any] = {
     "Sigmoid": torch.sigmoid,
     "Tanh": torch.tanh,
-    "Softsign": functional.softsign,
     "Softplus": functional.softplus,
 }
 
@@ -63,7 +62,7 @@ def random_network(rng: np.random.Generator, activations: tuple[Any, ...], share
 def random_pattern(network: ca.Network, rng: np.random.Generator) -> dict[str, NDArray[np.bool_]]:
     """Return a side for every output of an activation with a kink: half of them, most of them or all."""
     share = float(rng.choice([0.5, 0.8, 1.0]))
-    kinked = (ca.ReLU, ca.LeakyReLU, ca.Hardtanh, ca.ELU, ca.SELU)
+    kinked = (ca.ReLU, ca.LeakyReLU, ca.Hardtanh, ca.ELU, ca.SELU, ca.Softsign)
     return {
         layer.name: rng.random(layer.output_shape) < (0.5 if isinstance(layer.layer, ca.LeakyReLU) else share)
         for layer in network
@@ -98,9 +97,12 @@ def jacobian(
             bias = weights.get(f"{layer.name}.bias")
             match layer.layer:
                 case Conv() as conv:
-                    weight, padding = weights[layer.weight_name], [before for before, _ in conv.paddings]
-                    options = {"stride": conv.strides, "padding": padding, "groups": conv.groups}
-                    value = CONVS[conv.axes](value[None], weight, bias, dilation=conv.dilations, **options)[0]
+                    weight, zeros = (
+                        weights[layer.weight_name],
+                        [side for pair in reversed(conv.paddings) for side in pair],
+                    )
+                    options = {"stride": conv.strides, "dilation": conv.dilations, "groups": conv.groups}
+                    value = CONVS[conv.axes](functional.pad(value[None], zeros), weight, bias, **options)[0]
                 case ca.Linear():
                     value = functional.linear(value, weights[layer.weight_name], bias)
                 case ca.Flatten():
@@ -112,6 +114,8 @@ def jacobian(
                 case ca.ELU(alpha):
                     on = torch.tensor(pattern[layer.name])
                     value = torch.where(on, value, alpha * (torch.exp(value) - 1))
+                case ca.Softsign():
+                    value = value / (1 + value * torch.where(torch.tensor(pattern[layer.name]), 1.0, -1.0))
                 case ca.Identity():
                     pass
                 case other:

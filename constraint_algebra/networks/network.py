@@ -37,7 +37,7 @@ class Network(Tabular):
             that of the model which `from_torch` read, with those that its forward pass never uses.
 
     Raises:
-        ShapeError: shapes that do not chain; the message names the layer.
+        ShapeError: shapes that do not chain, with the name of the layer; or two layers of one name.
 
     >>> from constraint_algebra.layers import Conv2d, Flatten, Linear, ReLU
     >>> net = Network((1, 4, 4), [Conv2d(2, 3, stride=2, padding=1), ReLU(), Flatten(), Linear(3)])
@@ -73,6 +73,12 @@ class Network(Tabular):
                 before = "what precedes it" if index else "the input_shape"
                 raise ShapeError(f"layer {name!r} (number {index}) does not fit {before}: {error}") from None
             shape = placed[-1].output_shape
+        twice = sorted({layer.name for layer in placed if sum(other.name == layer.name for other in placed) > 1})
+        if twice:
+            raise ShapeError(
+                f"names: each layer needs a name of its own, since parameters go by it; {', '.join(map(repr, twice))}"
+                " came more than once"
+            )
         self.layers: tuple[PlacedLayer, ...] = tuple(placed)
         self.parameter_order: tuple[str, ...] = tuple(self.parameter_shapes)
 

@@ -1,7 +1,8 @@
 """Activations over residues: output, derivative and second derivative at a random output.
 
 A network in the prime field has no order, so that the side of a kink is given, and no exponential, so that the output
-of an activation that bends is a residue of its own. Its derivatives follow from it by the formulas of `activations`.
+of an activation that bends is a residue of its own, the same for the same input. Its derivatives follow from it by the
+formulas of `activations`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def residue(value: float) -> float:
     return float(fraction.numerator * pow(fraction.denominator, -1, PRIME) % PRIME)
 
 
+# Outputs at zero; that of Softplus is a logarithm, and no residue is one.
+ZERO: dict[type[Activation], float] = {act.Sigmoid: residue(0.5), act.Tanh: 0.0, act.ELU: 0.0, act.SELU: 0.0}
+
+
 def slope(activation: Activation, above: BoolArray) -> FloatArray:
     """Return the slopes of an activation that is linear in pieces.
 
@@ -63,17 +68,15 @@ def derivatives(activation: Activation, z: FloatArray, above: BoolArray, rng: np
         steep = slope(activation, above)
         edge = residue(activation.low) if isinstance(activation, act.Hardtanh) else 0.0
         return Derivatives(_mod(np.where(steep != 0, steep * z, edge)), steep, np.zeros(z.shape))
-    y = residues(z.shape, rng)
+    if isinstance(activation, act.Softsign):
+        return _softsign(z, np.where(above, 1.0, -1.0))
+    y, power = _drawn(z, ZERO.get(type(activation)), rng)
     match activation:
         case act.Sigmoid():
             first, bend = y * (1 - y), 1 - 2 * y
         case act.Tanh():
             first, bend = 1 - y * y, -2 * y
-        case act.Softsign():
-            sign = np.where(rng.random(z.shape) < 0.5, 1.0, -1.0)
-            first, bend = (1 - sign * y) ** 2, _mod(-2 * sign * (1 - sign * y))
         case act.Softplus(beta):
-            power = residues(z.shape, rng)  # exp(-beta y), which is no power of y
             first, bend = 1 - power, residue(beta) * power
         case act.ELU(alpha):
             return _two_pieces(z, y, above, residue(1.0), residue(alpha))
@@ -85,10 +88,39 @@ def derivatives(activation: Activation, z: FloatArray, above: BoolArray, rng: np
     return Derivatives(y, steep, _mod(_mod(bend) * steep))
 
 
+def _drawn(z: FloatArray, at_zero: float | None, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Return an output y for every z, and exp(-beta y) for Softplus, which is no power of y.
+
+    Where z is the same, as at places that see padding alone, the output is the same; at zero it is known.
+    """
+    distinct, place = np.unique(z, return_inverse=True)
+    y, power = residues(len(distinct), rng), residues(len(distinct), rng)
+    y[distinct == 0] = y[distinct == 0] if at_zero is None else at_zero
+    power[distinct == 0] = residue(0.5)
+    return y[place].reshape(z.shape), power[place].reshape(z.shape)
+
+
+def _softsign(z: FloatArray, sign: FloatArray) -> Derivatives:
+    """Return `z / (1 + sign z)`, which is a fraction of residues like any other."""
+    below = _inverse(_mod(1 + sign * z))
+    steep = _mod(below * below)
+    return Derivatives(_mod(z * below), steep, _mod(-2 * sign * _mod(steep * below)))
+
+
 def _two_pieces(z: FloatArray, y: FloatArray, above: BoolArray, scale: float, depth: float) -> Derivatives:
     """Return ELU and SELU: `scale * z` above zero, below it an output whose derivative is `y + depth`."""
     below = _mod(y + depth)
     return Derivatives(np.where(above, _mod(scale * z), y), np.where(above, scale, below), np.where(above, 0.0, below))
+
+
+def _inverse(values: FloatArray) -> FloatArray:
+    """Return the inverses modulo the prime, by Fermat's little theorem; zero for zero."""
+    found, square, left = np.ones(values.shape), values, PRIME - 2
+    while left:
+        if left % 2:
+            found = _mod(found * square)
+        square, left = _mod(square * square), left // 2
+    return found
 
 
 def _mod(values: FloatArray) -> FloatArray:

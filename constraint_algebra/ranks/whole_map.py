@@ -51,7 +51,8 @@ class WholeMap(Tabular):
         arithmetic: "modulo a prime", "over the rationals" or "in float64".
         layers: rows and rank in the order in which the layers were taken, until the rank was full or no layer was left.
         pattern: which side of their kinks the activations work on, as a clause; empty where none has a kink.
-        error: upper bound of the probability that the rank is too small; 0 where nothing was drawn at random.
+        error: upper bound of the probability that the rank is too small, where it was drawn at random; a full rank is
+            never wrong by chance. That a given value is wrongly called determined is at most twice as likely.
         gap: smallest singular value that counted and largest that did not, relative to their matrix; NaN where there is
             none, or where nothing was rounded.
         basis: the kernel: in float64 orthonormal columns, shape `(unknowns, nullity)`; `None` where it is not kept.

@@ -245,6 +245,8 @@ class Reconstruction(Tabular):
 
     def _shown(self) -> Table:
         frame = self.to_frame()
+        if "together" in frame and not frame["together"].any():
+            frame = frame.drop(columns="together")
         for column in ("condition", "residual"):
             if column in frame:
                 frame[column] = frame[column].map("{:.1e}".format)

@@ -4,8 +4,8 @@ A ReLU that is inactive hides its z, and its derivative there is zero; Hardtanh 
 activations hide nothing. From shapes alone nobody can know which outputs are active, so it is an assumption, stated
 as one number (all, or an independent fraction) or as masks.
 
-LeakyReLU, ELU and SELU hide nothing, but have a slope on either side of zero, which the map of the whole network needs:
-where nobody says on which side they work, either is as likely.
+LeakyReLU, ELU, SELU and Softsign hide nothing, but have a formula on either side of zero, which the map of the whole
+network needs: where nobody says on which side they work, either is as likely.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, ParametersLike
 from constraint_algebra.errors import ParameterError, ShapeError
-from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, formulas
+from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, Softsign, formulas
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network, NetworkLike, bind
 from constraint_algebra.ranks.knowledge import Knowledge
@@ -41,9 +41,8 @@ def cutting(network: Network) -> tuple[PlacedLayer, ...]:
 
 def two_sided(network: Network) -> tuple[PlacedLayer, ...]:
     """Return the activations that hide nothing and have another formula on either side of zero, in order."""
-    return tuple(
-        layer for layer in network if layer.is_activation and isinstance(layer.activation, LeakyReLU | ELU | SELU)
-    )
+    kinds = LeakyReLU | ELU | SELU | Softsign
+    return tuple(layer for layer in network if layer.is_activation and isinstance(layer.activation, kinds))
 
 
 def sides(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
@@ -61,6 +60,15 @@ def sides(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[
         layer.name: _mask(layer, given[layer.name]) if layer.name in given else _drawn_mask(layer, 0.5, rng)
         for layer in two_sided(network)
     }
+
+
+def settled(network: Network, activity: Activity) -> Activity:
+    """Return an activity whose masks are checked copies by name: nobody can change them, and none is wrong unseen."""
+    if is_fraction(activity):
+        return activity
+    given = activity if isinstance(activity, Mapping) else {}
+    known = {layer.name: _mask(layer, given[layer.name]) for layer in two_sided(network) if layer.name in given}
+    return {**active_masks(network, activity), **known}
 
 
 def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
@@ -100,15 +108,17 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
 
 
 @checked
-def activity_of(network: NetworkLike, parameters: ParametersLike, x: ArrayLike) -> dict[str, BoolArray]:
+def activity_of(
+    network: NetworkLike, parameters: ParametersLike, x: ArrayLike, *, sides: bool = False
+) -> dict[str, BoolArray]:
     """Return which outputs are active at an input, in the form that `feasibility` takes.
-
-    For LeakyReLU, ELU and SELU, which cut nothing off, it is which outputs lie above zero.
 
     Args:
         network: the layers.
         parameters: weights and biases by name.
         x: one sample in the network's input shape.
+        sides: whether to add, for LeakyReLU, ELU, SELU and Softsign, which cut nothing off, which outputs lie above
+            zero: with them the pattern is complete.
 
     >>> from constraint_algebra.layers import Linear, ReLU
     >>> net = Network((2,), [Linear(3, bias=False), ReLU()])
@@ -120,7 +130,7 @@ def activity_of(network: NetworkLike, parameters: ParametersLike, x: ArrayLike) 
     if image.shape != network.input_shape:
         raise ShapeError(f"x has shape {image.shape}, expected the network's input shape {network.input_shape}")
     values = network.forward(bind(network, parameters, "parameters"), image)
-    above = {layer.name: values[layer.index + 1] > 0 for layer in two_sided(network)}
+    above = {layer.name: values[layer.index + 1] > 0 for layer in two_sided(network) if sides}
     active = {
         layer.name: np.isfinite(formulas(layer.activation).inverse(values[layer.index + 1]))
         for layer in cutting(network)
@@ -201,7 +211,7 @@ def _mask(layer: PlacedLayer, mask: ArrayLike) -> BoolArray:
             f"activity: the mask of layer {layer.name!r} ({layer.kind}) must be boolean in the layer's output shape"
             f" {layer.output_shape}, got {array.dtype} of shape {array.shape}",
         )
-    return array
+    return np.array(array)
 
 
 def _names(layers: Sequence[PlacedLayer]) -> str:

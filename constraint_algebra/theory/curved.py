@@ -6,7 +6,8 @@ Where an activation bends, the output gradients k below it move with the input: 
 
 from the top layer, whose k is held fixed. The rows are `A(k) δh + A(δk) h` for every weight and the sums of δk for
 every bias. At a random network over the prime field (weights, biases, input, the top's k, outputs of activations that
-bend) the rank is the generic one: it speaks of a neighbourhood of almost every input, to first order.
+bend) the rank is the generic one: it speaks of a neighbourhood of almost every input, to first order. That takes the
+outputs of activations that bend to have no relations but that equal inputs have equal outputs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.layers.activations import Softsign
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.walk import Rules, down_through, up
@@ -74,18 +76,22 @@ def curved_rank(
         rank=form.rank,
         determined=np.asarray(~free.any(axis=1)).reshape(shape),
         rows=tuple(rows),
-        error=min(1.0, curved_degree(layers) * form.rank / (PRIME - 1)),
+        error=curved_error(layers, form.rank),
     )
 
 
-def curved_degree(layers: Sequence[PlacedLayer]) -> int:
-    """Return an upper bound of the number of random factors in an entry of the Jacobian.
+def curved_error(layers: Sequence[PlacedLayer], rank: int) -> float:
+    """Return an upper bound of the probability that a rank is too small.
 
-    On the way up and on the way down there is one weight for each layer with one and two factors of the output for each
-    slope; beside these stand k or h, and once, for a curvature, a factor more.
+    It takes the number of random factors in an entry of the Jacobian. On the way up and on the way down there is one
+    weight for each layer with one and two factors of the output for each slope; beside these stand k or h, and once,
+    for a curvature, a factor more. Softsign makes fractions, with more factors than any bound has use for.
     """
+    if any(layer.is_activation and isinstance(layer.activation, Softsign) for layer in layers):
+        return 1.0
     weights = sum(layer.is_bilinear for layer in layers)
-    return 2 * weights + 4 * sum(layer.is_activation for layer in layers) + 6
+    factors = 2 * weights + 4 * sum(layer.is_activation for layer in layers) + 6
+    return min(1.0, factors * rank / (PRIME - 1))
 
 
 def _forward(

@@ -30,6 +30,7 @@ from constraint_algebra.theory.activity import (
     describe_activity,
     is_fraction,
     pattern_of,
+    settled,
 )
 from constraint_algebra.theory.limit import limit, limit_error, pattern_below
 from constraint_algebra.theory.propagation import at_start, nothing, start_layer
@@ -68,11 +69,12 @@ def feasibility(network: NetworkLike, *, activity: Activity = 1.0, seed: int = 0
     Not determined: the gradient determines no value of the 1×6×6 input (rank 32 of 36)
     """
     assert isinstance(network, Network)  # whatever stood for it
+    activity = settled(network, activity)
     active = active_masks(network, activity, seed=seed)
     start = start_layer(network)
     found = list(steps(network, start, active, seed))
     later = [layer for layer in network.bilinear if layer.index > start.index]
-    rows = [*_rows(network, found, seed), *(_above_start(network, layer, start, active, seed) for layer in later)]
+    rows = [*_rows(network, found, seed), *(_above_start(network, layer, found[0], active, seed) for layer in later)]
     last = found[-1]
     determined = last.found.determined if last.layer is network.bilinear[0] else None
     at_input = None if determined is None else _at_input(network, determined.reshape(last.layer.input_shape), active)
@@ -228,13 +230,17 @@ def _undecided(layer: PlacedLayer, reason: str) -> LayerFeasibility:
 
 
 def _above_start(
-    network: Network, layer: PlacedLayer, start: PlacedLayer, active: Mapping[str, BoolArray], seed: int
+    network: Network, layer: PlacedLayer, start: Step, active: Mapping[str, BoolArray], seed: int
 ) -> LayerFeasibility:
     """Return the row of a layer that the recursion does not need: its input follows from below, by computing."""
+    if not start.is_whole:
+        return _undecided(
+            layer, f"the input of layer {start.layer.name!r}, where the recursion starts, is not determined"
+        )
     own = layer.bias_name is not None and math.prod(layer.outputs) == 1
     known = at_start(network, layer, active) if own else nothing(layer)
     row = _row(layer, known, bounded_rank(layer, knowledge=known, seed=seed), seed)
-    reason = f"its input is computed forward from that of layer {start.name!r}, where the recursion starts"
+    reason = f"its input is computed forward from that of layer {start.layer.name!r}, where the recursion starts"
     return replace(row, determined=layer.unknowns, verdict="determined", reason=reason)
 
 
@@ -277,5 +283,7 @@ def _assumptions(start: PlacedLayer, activity: str, error: float) -> tuple[str, 
         at_hand,
         activity,
         "weights are generic, as almost all are, and so is the head's output gradient; those below it follow",
-        f"a rank is too small with probability at most {error:.0e}",
+        f"a rank is too small with probability at most {error:.0e}"
+        if error < 1
+        else "how probable it is that a rank is too small is not bounded, because of Softsign",
     )

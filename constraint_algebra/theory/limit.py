@@ -8,7 +8,7 @@ output gradient is a constant, and its output holds all that the layers above se
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from constraint_algebra.numerics.modular import PRIME
 from constraint_algebra.ranks.knowledge import Knowledge
 from constraint_algebra.ranks.modular_activations import slope
 from constraint_algebra.ranks.whole_map import RESIDUES, WholeMap
-from constraint_algebra.theory.activity import Activity, active_masks, pattern_of, sides, two_sided
+from constraint_algebra.theory.activity import Activity, active_masks, pattern_of, settled, sides, two_sided
 from constraint_algebra.theory.composed import LIMIT, Composed, composed_rank
 from constraint_algebra.theory.curved import LIMIT as CURVED_LIMIT
-from constraint_algebra.theory.curved import curved_degree, curved_rank
+from constraint_algebra.theory.curved import curved_error, curved_rank
 from constraint_algebra.theory.propagation import at_start, start_layer
 
 
@@ -42,7 +42,7 @@ def generic_whole_map(network: Network, *, activity: Activity = 1.0, seed: int =
         MissingBiasError: no layer gives its output gradient away.
         ShapeError: the map is too large to eliminate.
     """
-    start = start_layer(network)
+    start, activity = start_layer(network), settled(network, activity)
     known = at_start(network, start, active_masks(network, activity, seed=seed))
     found = limit(network, activity, start, known, seed=seed)
     if found is None:
@@ -66,11 +66,11 @@ def limit(
         known: what is known at its outputs.
         seed: of the random residues.
     """
-    first = network.bilinear[0]
     above = active_masks(network, activity, seed=seed) | sides(network, activity, seed=seed)
     inside = [layer for layer in network.layers[: top.index] if layer.is_activation]
     linear = all(is_piecewise_linear(layer.activation) for layer in inside)
-    if linear and not any(layer.index < first.index for layer in inside):
+    if _is_composed(network, network.layers[: top.index]):
+        first = network.bilinear[0]
         slopes = {layer.name: _slopes(layer, above.get(layer.name)) for layer in inside}
         found = composed_rank(network.layers[first.index : top.index + 1], known, slopes, seed)
     else:
@@ -80,11 +80,17 @@ def limit(
 
 def limit_error(network: Network, start: PlacedLayer) -> float:
     """Return an upper bound of the probability that the rank of a limit is too small, without computing it."""
-    layers = network.layers[: start.index + 1]
-    bends = any(layer.is_activation and not is_piecewise_linear(layer.activation) for layer in layers)
-    bilinear = sum(layer.is_bilinear for layer in layers)
-    factors = curved_degree(layers) if bends or layers[0].is_activation else bilinear
-    return min(1.0, factors * math.prod(network.input_shape) / (PRIME - 1))
+    layers, unknowns = network.layers[: start.index + 1], math.prod(network.input_shape)
+    if _is_composed(network, layers):
+        return min(1.0, sum(layer.is_bilinear for layer in layers) * unknowns / (PRIME - 1))
+    return curved_error(layers, unknowns)
+
+
+def _is_composed(network: Network, layers: Sequence[PlacedLayer]) -> bool:
+    """Return whether all activations among the first layers are linear in pieces, and none precedes all weights."""
+    first = network.bilinear[0]
+    inside = [layer for layer in layers if layer.is_activation]
+    return all(is_piecewise_linear(layer.activation) and layer.index > first.index for layer in inside)
 
 
 def _slopes(layer: PlacedLayer, above: BoolArray | None) -> FloatArray:

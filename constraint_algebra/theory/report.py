@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ class LayerFeasibility:
 
 
 @checked
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class FeasibilityReport(Tabular):
     """What the gradients of a network determine; `print` it, or take `.to_frame()`.
 
@@ -99,7 +99,7 @@ class FeasibilityReport(Tabular):
     seed: int = 0
     pattern: str = ""
     assumed: bool = True
-    most: Callable[[], tuple[WholeMap | None, int]] = field(default=lambda: (None, 0), repr=False, compare=False)
+    most: Callable[[], tuple[WholeMap | None, int | None]] = lambda: (None, None)
 
     @property
     def limit(self) -> WholeMap | None:
@@ -110,12 +110,12 @@ class FeasibilityReport(Tabular):
         return self._most[0]
 
     @property
-    def limit_high(self) -> int:
-        """Upper bound of the rank of all equations together."""
+    def limit_high(self) -> int | None:
+        """Upper bound of the rank of all equations together, `None` where there is none."""
         return self._most[1]
 
     @cached_property
-    def _most(self) -> tuple[WholeMap | None, int]:
+    def _most(self) -> tuple[WholeMap | None, int | None]:
         return self.most()
 
     @property
@@ -124,15 +124,16 @@ class FeasibilityReport(Tabular):
 
         "determined" and "partial" by the recursion; "determined, but not by the recursion" and "partial" where all
         equations together say so; "undetermined" where these determine nothing, so that no method can; "undecided".
+        Where an activation bends, so that all equations together speak of a neighbourhood alone, "nearby" follows.
         """
         if self.determined is not None and self.determined.all():
             return "determined"
-        if self.limit is not None and self.limit.full:
-            return "determined, but not by the recursion"
-        best = self.determined if self.limit is None else self.limit.determined
-        if best is not None and best.any():
-            return "partial"
-        return "undecided" if self.limit is None else "undetermined"
+        if self.limit is None:
+            return "partial" if self.determined is not None and self.determined.any() else "undecided"
+        nearby = "" if self.limit.linear else " nearby"
+        if self.limit.full:
+            return f"determined{nearby}, but not by the recursion"
+        return ("partial" if self.limit.determined.any() else "undetermined") + nearby
 
     @property
     def conclusion(self) -> str:
@@ -146,12 +147,11 @@ class FeasibilityReport(Tabular):
         if not pattern:
             return outcome
         certain = "certify(model, x, target) proves what the gradient of one input x fixes"
+        sides = ", sides=True" if "at random" in pattern.partition("either side")[2] else ""
         if not self.assumed:
             return f"{outcome} Another input may have another pattern; {certain}."
-        return (
-            f"{outcome} Which outputs are active depends on the input: activity=activity_of(network, parameters, x)"
-            f" takes those of x; {certain}."
-        )
+        takes = f"activity=activity_of(network, parameters, x{sides}) takes those of x"
+        return f"{outcome} Which outputs are active depends on the input: {takes}; {certain}."
 
     def _outcome(self, pattern: str) -> str:
         """Return the outcome as a sentence that ends its first clause with the pattern."""
@@ -159,6 +159,8 @@ class FeasibilityReport(Tabular):
         shape, found = shape_text(self.network.input_shape), self.determined
         if found is not None and found.all():
             return f"Determined: the gradient determines every value of the {shape} input{pattern}."
+        if not stops and found is not None and not found.any():
+            return f"Not determined: an activation before the first layer cuts off every value of the {shape} input."
         if not stops:
             outcome = f"Partly determined: the gradient determines {_share(found)}{pattern}"
             return f"{outcome}; an activation before the first layer cuts off the others."
@@ -170,8 +172,10 @@ class FeasibilityReport(Tabular):
         """Return what all equations together determine, and what of it the recursion finds."""
         scope = "" if limit.linear else " nearby, to first order"
         rank = f" (rank {limit.rank:,} of {limit.unknowns:,})"
-        some = self.determined is not None and bool(self.determined.any())
-        by_recursion = f"; the recursion determines {_share(self.determined) if some else 'none of them'}"
+        by_recursion = "; whether the recursion determines them is undecided"
+        if self.determined is not None:
+            some = bool(self.determined.any())
+            by_recursion = f"; the recursion determines {_share(self.determined) if some else 'none of them'}"
         if limit.full:
             return (
                 f"Determined{scope}, but not by the recursion: all equations together determine every value of the"
@@ -185,7 +189,7 @@ class FeasibilityReport(Tabular):
 
     def _open_limit(self, shape: str, pattern: str) -> str:
         """Return what the recursion determines, where all equations together are too many to eliminate."""
-        left = math.prod(self.network.input_shape) - self.limit_high
+        left = 0 if self.limit_high is None else math.prod(self.network.input_shape) - self.limit_high
         rest = f"; at least {left:,} dimensions of the input stay open" if left > 0 else ""
         if self.determined is not None and self.determined.any():
             part = f"Partly determined: the recursion determines {_share(self.determined)}{pattern}"

@@ -122,7 +122,7 @@ def _together(
         gradient_high=min(layer.unknowns, rows),
     )
     found = composed_rank(inside, top, slopes, seed)
-    return _bounded(layer, above, top, bounds, seed) if found is None else _exact(bounds, found)
+    return _bounded(layer, above, known, top, bounds, seed) if found is None else _exact(bounds, found)
 
 
 def _exact(bounds: BoundedRank, found: Composed) -> BoundedRank:
@@ -130,7 +130,12 @@ def _exact(bounds: BoundedRank, found: Composed) -> BoundedRank:
 
 
 def _bounded(
-    layer: PlacedLayer, above: tuple[PlacedLayer, ...], top: Knowledge, bounds: BoundedRank, seed: int
+    layer: PlacedLayer,
+    above: tuple[PlacedLayer, ...],
+    known: Knowledge,
+    top: Knowledge,
+    bounds: BoundedRank,
+    seed: int,
 ) -> BoundedRank:
     """Return bounds for layers too large to eliminate together.
 
@@ -138,19 +143,22 @@ def _bounded(
     output gradient below, so that the lower layer counts with as many filters.
     """
     upper = above[0]
-    if len(above) > 1 or upper.groups > 1 or layer.groups > 1 or not (top.gradient & top.support).all():
+    if len(above) > 1 or upper.groups > 1 or layer.groups > 1:
         return bounds
 
     def determined(channels: int) -> bool:
         fewer = upper.bilinear.place((channels, *upper.input_shape[1:]))
-        rank = bounded_rank(fewer, kinds=["gradient"], seed=seed)
+        rank = bounded_rank(fewer, knowledge=top, seed=seed)
         return rank.low == rank.unknowns
 
     least, most = 0, min(layer.filters, upper.channels)
     while least < most:
         middle = (least + most + 1) // 2
         least, most = (middle, most) if determined(middle) else (least, middle - 1)
-    low = bounded_rank(layer.with_filters(least), kinds=["gradient"], seed=seed).low if least else 0
+    if not least:
+        return bounds
+    some = Knowledge(np.zeros_like(known.output[:least]), known.gradient[:least], known.support[:least])
+    low = bounded_rank(layer.with_filters(least), knowledge=some, kinds=["gradient"], seed=seed).low
     return replace(bounds, low=low, determined=settled(low, bounds.high, layer.unknowns))
 
 

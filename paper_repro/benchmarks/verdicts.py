@@ -21,7 +21,8 @@ def determined(
 ) -> BoolArray | None:
     """Return which input values the gradient of one step at x determines, for almost all weights with these masks.
 
-    Layer by layer from the head, by elimination modulo a prime: no rounding, no tolerance.
+    Layer by layer from the head, by elimination modulo a prime: no rounding, no tolerance. For networks with an
+    activation between any two layers with a weight, where that is exact.
 
     Args:
         network: the layers.
@@ -34,7 +35,7 @@ def determined(
     """
     active = activity_of(network, parameters, x)
     layer = propagation.start_layer(network)
-    known = propagation.at_start(layer)
+    known = propagation.at_start(network, layer, active)
     below = [lower for lower in reversed(network.bilinear) if lower.index < layer.index]
     for lower in [*below, None]:
         found = _layer_determined(layer, *(_packed(mask) for mask in vars(known).values()), limit)

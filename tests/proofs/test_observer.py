@@ -14,7 +14,7 @@ def seen_by_an_observer(c, dtype, count: int = 2):
     gradients = c.gradients(dtype=dtype)
     kind = np.float32 if dtype == torch.float32 else np.float64
     parameters = {name: values.astype(kind) for name, values in c.parameters.items()}
-    result = ca.reconstruct(c.network, parameters, gradients)
+    result = ca.reconstruct(c.network, parameters, gradients, search=0)
     pixels = result.determined.copy()
     open_ones = np.flatnonzero(~result.determined)
     pixels.ravel()[np.random.default_rng(0).choice(open_ones, min(count, len(open_ones)), replace=False)] = True
@@ -54,7 +54,7 @@ def test_error_bars_widen_with_noise_and_the_truth_stays_inside() -> None:
     pixels[0, :2] = True
     for noise in (1e-12, 1e-6, 1e-4):
         noisy = {name: values + noise * rng.standard_normal(values.shape) for name, values in exact.items()}
-        result = ca.reconstruct(net, c.parameters, noisy, noise=noise)
+        result = ca.reconstruct(net, c.parameters, noisy, noise=noise, search=0)
         first = ca.first_layer_equations(net, c.parameters, noisy, noise=noise)
         bounds = result.intervals(first, pixels=pixels)
         assert ((bounds.lower <= c.image) & (c.image <= bounds.upper))[pixels].all()
@@ -65,7 +65,7 @@ def test_error_bars_widen_with_noise_and_the_truth_stays_inside() -> None:
 def test_progress_time_limit_and_repr() -> None:
     c, seen = random_case(8), []
     gradients = c.gradients()
-    result = ca.reconstruct(c.network, c.parameters, gradients)
+    result = ca.reconstruct(c.network, c.parameters, gradients, search=0)
     first = ca.first_layer_equations(c.network, c.parameters, gradients)
     pixels = np.zeros(c.image.shape, dtype=bool)
     pixels[0, 0] = True

@@ -97,7 +97,7 @@ def compare(net, seed, image_seed=0):
     image = np.random.default_rng(image_seed).random(net.input_shape)
     active = ca.activity_of(net, parameters, image)
     try:
-        found = ca.reconstruct(net, parameters, torch_gradients(model, image, 0))
+        found = ca.reconstruct(net, parameters, torch_gradients(model, image, 0), search=0)
     except ca.ZeroGradientError:  # the network is saturated
         return [], []
     report = ca.feasibility(net, activity=active)
