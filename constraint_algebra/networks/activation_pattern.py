@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.errors import LayerProblem, ShapeError, UnsupportedLayerError
+from constraint_algebra.errors import LayerProblem, NonFiniteError, ShapeError, UnsupportedLayerError
 from constraint_algebra.layers.activations import Formulas, formulas
 from constraint_algebra.layers.kinds import Flatten, PlacedLayer
 from constraint_algebra.networks.network import Network
@@ -30,6 +32,30 @@ def first_layer(network: Network) -> PlacedLayer:
         advice = "certify the network from that layer on, for its output as input"
         raise UnsupportedLayerError([LayerProblem(before[0].name, reason, advice)])
     return layer
+
+
+def demand_slopes(network: Network, values: Sequence[FloatArray]) -> None:
+    """Refuse an input at which the slope of an activation does not follow from its output, as on Softplus' jump.
+
+    Args:
+        network: the network.
+        values: what `Network.forward` returned.
+
+    Raises:
+        NonFiniteError: with the layer's name and the index of the output.
+    """
+    for layer in network:
+        if layer.is_activation:
+            slope = formulas(layer.activation).derivative(values[layer.index + 1])
+            if not np.isfinite(slope).all():
+                index = tuple(int(i) for i in np.argwhere(~np.isfinite(slope))[0])
+                raise NonFiniteError(
+                    layer.name,
+                    index,
+                    f"input: the output of layer {layer.name!r} ({layer.kind}) at {index} does not determine the slope"
+                    " there, as on the jump of Softplus at its threshold or beyond the range of numbers; take another"
+                    " input or smaller weights",
+                )
 
 
 def activation_pattern(

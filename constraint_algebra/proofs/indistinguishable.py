@@ -233,7 +233,7 @@ def _is_pinned(network: Network, equations: WholeEquations) -> bool:
 
 def _checked(network: Network, values: ArrayLike, valid_range: tuple[float, float]) -> FloatArray:
     x, (low, high) = np.array(values, dtype=float), valid_range
-    if not low < high:
+    if not (np.isfinite([low, high]).all() and low < high):
         raise ParameterError("valid_range", f"valid_range must be (smallest, largest), got {valid_range}")
     if x.shape != network.input_shape:
         raise ShapeError(f"the input must have shape {network.input_shape}, one sample without batch; got {x.shape}")

@@ -9,6 +9,7 @@
 | `activation_sides` | on which side of its cut-off an output lies, by evidence |
 | `layer_step` | one layer: its equations, its input, what that settles |
 | `joint_equations`, `joint_step` | layers with no activation between them, solved together |
+| `explanations` | several explanations of the same gradients, and what they agree on |
 | `batch` | whether a gradient can tell one sample from several |
 | `contradictions` | filters whose equations contradict the rest |
 | `checks` | the gradients recomputed from the result |

@@ -31,7 +31,7 @@ from constraint_algebra.networks import walk
 from constraint_algebra.networks.losses import label_of
 from constraint_algebra.networks.network import Network, NetworkLike, bind, named
 from constraint_algebra.numerics.blas_threads import one_blas_thread
-from constraint_algebra.recursion import checks, head, joint_step, last_step, layer_step
+from constraint_algebra.recursion import checks, explanations, head, joint_step, last_step, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
 from constraint_algebra.recursion.batch import for_any_batch, tells_one_from_several
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
@@ -51,7 +51,6 @@ PATTERN = (
     "that holds for activations as this gradient shows them: feasibility(network, activity=activity_of(network,"
     " parameters, x)) says what the shapes decide for an input x, and certify which values no method can know"
 )
-FOUND = {Status.DETERMINED, Status.LOCAL}
 STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
 
 
@@ -100,18 +99,18 @@ def reconstruct(
         BatchError: the head's gradient is that of several samples.
         MissingBiasError: no layer gives the output gradient, and the loss is not one that could.
         UnknownNameError: a loss of another name.
-        ArgumentRangeError: a negative time.
+        ArgumentRangeError: a negative time, or a range whose ends are not in order.
         MemoryLimitError: it would take more memory than may be taken.
     """
     assert isinstance(network, Network)  # whatever stood for it
     demand(network)
-    _check_options(batch, loss, search)
+    _check_options(batch, loss, search, valid_range)
     observed = _observation(network, parameters, gradients, noise, seed)
     start, candidates = head.output_gradients(
         network, observed.parameters, observed.gradients, loss, observed.deviations
     )
     fitting = _explanations(observed, start, candidates, loss, last_step.Search(search, seed, valid_range), progress)
-    chosen = _explained(_choose(fitting, valid_range))
+    chosen = _explained(explanations.choose(fitting, valid_range))
     return chosen if batch == 1 or tells_one_from_several(network, loss) else _if_single(chosen, start)
 
 
@@ -157,7 +156,7 @@ def polished(
     for k in candidates:
         judge = partial(_result, observed, summaries=[], start=start, k=k, loss=loss)
         results.append(last_step.polished(x, observed, start, k, judge, search))
-    chosen = _choose(results, search.valid_range)
+    chosen = explanations.choose(results, search.valid_range)
     return chosen if tells_one_from_several(network, loss) else _if_single(chosen, start)
 
 
@@ -175,8 +174,10 @@ def _observation(
     return Observation(network, bound, given, deviations_of(given, rounding, noise), rounding, Ensemble(seed).draw)
 
 
-def _check_options(batch: int | None, loss: str | None, search: float) -> None:
-    """Refuse a number of samples or a loss that cannot be reconstructed, and a time limit that is none."""
+def _check_options(batch: int | None, loss: str | None, search: float, valid_range: tuple[float, float]) -> None:
+    """Refuse a number of samples or a loss that cannot be reconstructed, a time limit or a range that is none."""
+    if not valid_range[0] < valid_range[1]:
+        raise ArgumentRangeError("valid_range", f"valid_range must be (smallest, largest), got {valid_range}")
     if not search >= 0:
         raise ArgumentRangeError("search", f"search must be a time in seconds, 0 for no search, got {search!r}")
     if batch not in {None, 1}:
@@ -225,6 +226,8 @@ def _to_input(
 ) -> tuple[Estimate, list[LayerSolution]] | None:
     """Return the network's input and what was found layer by layer; `None` at a residual above `misfit`.
 
+    With a finite `misfit`, as one of several explanations, also where an activation never has the output found.
+
     Args:
         observed: parameters and gradients.
         start: the layer to start from.
@@ -249,6 +252,8 @@ def _to_input(
             return solved.input, summaries
         at_input = Place(solved.input, layer_step.input_gradient(observed, layer, step.k))
         between = network.between(below, layer) if below is not None else network.layers[: layer.index]
+        if np.isfinite(misfit) and explanations.is_out_of_range(between, solved.input):
+            return None
         place = _through_activations(observed, between, at_input, below)
         group = step.open if joint_step.affine(between) else ()
         if not place.says_something() and not any(above.says_something() for above in group):
@@ -358,19 +363,3 @@ def _if_single(result: Reconstruction, start: PlacedLayer) -> Reconstruction:
     status = Status.IF_SINGLE if result.status is Status.DETERMINED else result.status
     known = result.determined.any()
     return replace(result, status=status, notes=(*result.notes, for_any_batch(start)) if known else result.notes)
-
-
-def _choose(results: list[Reconstruction], valid_range: tuple[float, float]) -> Reconstruction:
-    """Return the result that fits best, with the other inputs that explain the gradients as well."""
-    low, high = valid_range
-    slack = 1e-3 * (high - low)
-
-    def valid(result: Reconstruction) -> bool:
-        inside = (result.input >= low - slack) & (result.input <= high + slack)
-        return bool(inside[result.determined].all())
-
-    consistent = [r for r in results if r.status is not Status.INCONSISTENT] or results
-    best, *others = sorted(consistent, key=lambda r: (not valid(r), max(r.discrepancy.values(), default=np.inf)))
-    rivals = [r for r in others if valid(r) and (best.status is Status.DETERMINED or r.status in FOUND)]
-    status = Status.AMBIGUOUS if best.status in FOUND and rivals else best.status
-    return replace(best, status=status, alternatives=(*best.alternatives, *others))

@@ -107,6 +107,8 @@ def certified(x: FloatArray, jacobian: FloatArray, draws: FloatArray, worst: flo
         draws: of the noise of the rows, in the same units, `(rows, MEMBERS)`.
         worst: the misfit there; beyond 1 it widens the error bars.
     """
+    if not np.isfinite(jacobian).all():
+        return None
     Q, R = la.qr(jacobian, mode="economic", check_finite=False)
     left, s, right = la.svd(R, check_finite=False)
     if not (np.isfinite(s).all() and s[-1] > RTOL * s[0]):
@@ -153,6 +155,8 @@ class Problem:
     def singular_values(self, x: FloatArray) -> FloatArray:
         """Return those of the Jacobian with its rows in units of their noise."""
         rows = self.of_x.jacobian(x) / self.noise.at(x)[:, None]
+        if not np.isfinite(rows).all():  # on a jump of an activation, or beyond the range of numbers
+            return np.zeros(rows.shape[1])
         triangle = np.asarray(la.qr(rows, mode="r", check_finite=False)[0])[: rows.shape[1]]
         return np.asarray(la.svdvals(triangle, check_finite=False))
 
@@ -210,7 +214,7 @@ def take(
         if out_of_time():
             break
         solution = problem.accepted(problem.solved(x, problem.of_x, out_of_time), search.box)
-        ended += not out_of_time()
+        ended += solution is not None or not out_of_time()
         found += [solution] if solution is not None else []
     return concluded(result, found, judge, search, ended)
 
@@ -267,13 +271,13 @@ def concluded(
         tried = f"a search from {ended} starts found no input with these gradients that it could show to be determined"
         return replace(result, notes=(*result.notes, tried))
     group, best = confirmed[0]
-    others = tuple(replace(its, status=Status.LOCAL) for _, its in confirmed[1:])
+    others = tuple(replace(its, status=Status.LOCAL, everywhere=result.determined) for _, its in confirmed[1:])
     notes = (*best.notes, words(group[0], f"{len(group)} of {ended} starts"))
     if is_valid(group) and any(is_valid(other) for other, _ in confirmed[1:]):
-        nothing, forever = np.zeros_like(best.determined), np.full_like(best.error_bar, np.inf)
-        best = replace(best, status=Status.AMBIGUOUS, determined=nothing, error_bar=forever)
+        bars = np.where(result.determined, result.error_bar, np.inf)
+        best = replace(best, status=Status.AMBIGUOUS, determined=result.determined, error_bar=bars)
     else:
-        best = replace(best, status=Status.LOCAL)
+        best = replace(best, status=Status.LOCAL, everywhere=result.determined)
     return replace(best, alternatives=others, notes=notes)
 
 
@@ -304,7 +308,10 @@ def polished(
     found = judge(solution.estimate) if solution is not None else None
     if solution is None or found is None or found.status is not Status.DETERMINED:
         return unaccepted(ended.reshape(x.shape))
-    return replace(found, status=Status.LOCAL, notes=(*found.notes, words(solution, "the start")))
+    nowhere_else = np.zeros_like(found.determined)
+    return replace(
+        found, status=Status.LOCAL, everywhere=nowhere_else, notes=(*found.notes, words(solution, "the start"))
+    )
 
 
 def unaccepted(x: FloatArray, reason: str = "") -> Reconstruction:

@@ -159,6 +159,8 @@ class Reconstruction(Tabular):
         alternatives: other inputs with the same gradients, where a head without bias leaves several.
         guess: the least-squares solution, of which `input` is the determined part; NaN where nothing follows at all.
         notes: what else is to be known of the verdict, a sentence each.
+        everywhere: which of the determined values are unique among all inputs, not only near the one found; all of
+            them, but under `Status.LOCAL`.
     """
 
     input: FloatArray
@@ -171,6 +173,7 @@ class Reconstruction(Tabular):
     alternatives: tuple[Reconstruction, ...] = ()
     guess: FloatArray = None  # type: ignore[assignment]  # the input as given, if none is stated
     notes: tuple[str, ...] = ()
+    everywhere: BoolArray = None  # type: ignore[assignment]  # what is determined, if nothing is stated
 
     def __post_init__(self) -> None:
         """Keep the whole solution as the guess, and of the input what is determined."""
@@ -178,6 +181,9 @@ class Reconstruction(Tabular):
         if not np.shape(guess) == np.shape(self.determined) == np.shape(self.input):
             raise ShapeError("input, determined and guess must have one shape, that of the input")
         object.__setattr__(self, "guess", guess)
+        # What is determined may shrink in a copy, and with it what is determined everywhere.
+        everywhere = self.determined if self.everywhere is None else self.everywhere & self.determined
+        object.__setattr__(self, "everywhere", everywhere)
         object.__setattr__(self, "input", np.where(self.determined, guess, np.nan))
 
     def judged(self, allowed: Mapping[str, float]) -> Reconstruction:
@@ -210,8 +216,7 @@ class Reconstruction(Tabular):
     ) -> PixelBounds:
         """Return what an observer knows of each value: fixed with its error bar, bounded with its interval, or free.
 
-        Bounds hold for all inputs with these gradients, so that what is determined only near the input found is not
-        fixed (`Status.LOCAL`).
+        Bounds hold for all inputs with these gradients, so that only what is determined everywhere is fixed.
 
         Args:
             first: a `FirstLayer`, the `first_layer_equations` of the same network, parameters and gradients.
@@ -219,8 +224,7 @@ class Reconstruction(Tabular):
             time_limit: seconds for each value; its bounds are then wider, and as sound.
             progress: called with (values done, values in all, index).
         """
-        local = Status.LOCAL in {self.status, *(other.status for other in self.alternatives)}
-        known = self.guess, self.determined & (not local), self.error_bar
+        known = self.guess, self.everywhere, self.error_bar
         return first.bounds(*known, pixels=pixels, time_limit=time_limit, progress=progress)
 
     def plot(self, truth: FloatArray | None = None, *, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:

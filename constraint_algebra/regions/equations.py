@@ -29,7 +29,7 @@ import scipy.sparse as sp
 from constraint_algebra import memory
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers.kinds import PlacedLayer
-from constraint_algebra.networks.activation_pattern import activation_pattern, first_layer
+from constraint_algebra.networks.activation_pattern import activation_pattern, demand_slopes, first_layer
 from constraint_algebra.networks.network import Network, chain_rule
 from constraint_algebra.networks.walk import down, down_through, up
 from constraint_algebra.numerics.rows import row_norms
@@ -84,6 +84,7 @@ class _Climb:
     """How tangents of the input come up to the value of a number, and cotangents of that down to the input."""
 
     def __init__(self, network: Network, parameters: Mapping[str, FloatArray], values: Sequence[FloatArray]) -> None:
+        demand_slopes(network, values)
         self.network, self.up, self.down = network, tangents(parameters, values), chain_rule(parameters, values)
 
     def rise(self, P: FloatArray, at: int, to: int) -> FloatArray:

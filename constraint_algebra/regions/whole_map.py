@@ -13,6 +13,7 @@ from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, ParametersLike
 from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
 from constraint_algebra.layers.activations import formulas, is_piecewise_linear
+from constraint_algebra.networks.activation_pattern import demand_slopes
 from constraint_algebra.networks.losses import loss_gradients
 from constraint_algebra.networks.network import Network, NetworkLike, bind, chain_rule
 from constraint_algebra.networks.walk import down
@@ -167,6 +168,7 @@ def _of_equations(
 def _of_jacobian(
     network: Network, parameters: Mapping[str, FloatArray], values: list[FloatArray], k: FloatArray, rtol: float
 ) -> WholeMap:
+    demand_slopes(network, values)
     start = start_layer(network)
     at_output = k[0].reshape(network.output_shape)
     at_start = down(network.layers[start.index + 1 :], at_output, chain_rule(parameters, values))

@@ -204,3 +204,11 @@ def test_at_32_by_32_a_twin_verifies_and_a_time_limit_costs_width_alone() -> Non
     assert early.lower_inner >= full.lower_outer
     assert early.upper_inner <= full.upper_outer
     assert full.doubt < 1e-5
+
+
+@pytest.mark.parametrize("valid_range", [(-np.inf, np.inf), (0.0, np.inf), (1.0, 0.0), (np.nan, 1.0)])
+def test_a_range_without_ends_is_refused(valid_range) -> None:
+    net = ca.Network((4,), [ca.Linear(2), ca.ReLU(), ca.Linear(2)])
+    parameters = {name: np.ones(shape) for name, shape in net.parameter_shapes.items()}
+    with pytest.raises(ca.ParameterError, match="valid_range"):
+        ca.indistinguishable(net, parameters, np.full(4, 0.5), 0, valid_range=valid_range)

@@ -224,12 +224,13 @@ def test_both_explanations_of_a_logistic_head_have_the_same_gradient() -> None:
     result = c.reconstruct()
     explanations = [result, *result.alternatives]
     assert len(explanations) == 4
-    assert min(np.abs(r.input - x).max() for r in explanations) < 1e-14
-    assert len({tuple(np.round(r.input, 9)) for r in explanations}) == 4
+    assert min(np.abs(r.guess - x).max() for r in explanations) < 1e-14
+    assert len({tuple(np.round(r.guess, 9)) for r in explanations}) == 4
     for explanation in explanations:
-        again = ca.torch_gradients(c.model, explanation.input, explanation.label, "logistic")
+        again = ca.torch_gradients(c.model, explanation.guess, explanation.label, "logistic")
         np.testing.assert_allclose(again["0.weight"], c.gradients["0.weight"], rtol=1e-12)
     # Two of them lie in [0, 1]: no one can tell which it was.
-    valid = [r for r in explanations if r.input.min() >= 0 and r.input.max() <= 1]
+    valid = [r for r in explanations if r.guess.min() >= 0 and r.guess.max() <= 1]
     assert result.status is (ca.Status.AMBIGUOUS if len(valid) > 1 else ca.Status.DETERMINED)
     assert any(r is result for r in valid)
+    assert result.determined.all() == (len(valid) == 1)  # what they differ on is not determined
