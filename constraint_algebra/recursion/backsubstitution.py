@@ -84,8 +84,9 @@ def reconstruct(
         batch: number of samples that the gradient comes from, 1 if that is known. Left out, the gradient has to show
             it: where that of several would look the same (`batch` of the room `recursion`), the status says so.
         search: seconds that a search on all equations at once may take where the layers one by one leave values open, 0
-            for none; what it finds is unique near itself (`Status.LOCAL`, `last_step` of the room `recursion`). The
-            number of its starts is fixed, so that the limit changes a result only when reached.
+            for none; what it finds is unique near itself (`Status.LOCAL`, `last_step` of the room `recursion`). With
+            more seconds it takes on larger networks; by default up to 400 input values and a million entries of the
+            Jacobian. The number of its starts is fixed, so that reaching the limit alone makes a difference.
         seed: seed of the noise ensemble and of the starts of the search.
         progress: called with (layers done, layers in all, name) after each layer.
 

@@ -21,7 +21,7 @@ from constraint_algebra.recursion.result import Reconstruction, Status
 FOUND = {Status.DETERMINED, Status.LOCAL}
 AGREEING = 12.0  # error bars within which two explanations of the same gradients agree on a value
 OPEN_RIVAL = (
-    "a head without bias allows another output gradient, which explains the gradients as well and leaves values open"
+    "a head without bias allows another output gradient, which may explain the gradients as well and leaves values open"
 )
 FAR = 1e30  # an input at which every activation has reached the end of its range
 BEYOND = 1e-6  # relative distance from a range that is no rounding
@@ -40,11 +40,16 @@ def choose(results: list[Reconstruction], valid_range: tuple[float, float]) -> R
     best, *others = sorted(consistent, key=lambda r: (not valid(r), max(r.discrepancy.values(), default=np.inf)))
     if not others or best.status in {Status.UNDECIDED, Status.INCONSISTENT}:
         return replace(best, alternatives=(*best.alternatives, *others))
-    rivals = [r for r in others if valid(r)]
-    same = np.logical_and.reduce([best.determined, *(_agreeing(best, rival) for rival in rivals)])
+    rivals = [rival for rival in others if valid(rival)]
     alternatives = (*best.alternatives, *others)
+    known = [rival for rival in rivals if rival.determined.any()]
+    same = np.logical_and.reduce([best.determined, *(_agreeing(best, rival) for rival in known)])
     if np.array_equal(same, best.determined):
-        return replace(best, alternatives=alternatives)
+        if len(known) == len(rivals):
+            return replace(best, alternatives=alternatives)
+        # Nothing follows from a rival by itself, be it that it is impossible: it takes no value away, but is told.
+        status = Status.AMBIGUOUS if best.status in FOUND else best.status
+        return replace(best, status=status, alternatives=alternatives, notes=(*best.notes, OPEN_RIVAL))
     if any(rival.status in FOUND for rival in rivals):
         status, notes = Status.AMBIGUOUS, best.notes
     else:

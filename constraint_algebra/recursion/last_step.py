@@ -39,7 +39,8 @@ from constraint_algebra.regions.gradient_map import GradientMap
 
 STARTS, WITH_KINKS = 6, 4  # at kinks gradients jump, and random starts seldom come back
 SECONDS = 5.0
-UNKNOWNS, ENTRIES = 1_100, 4_000_000  # of a Jacobian at most: a second for each factorisation
+# Unknowns and entries of a Jacobian for each second of the limit, so that at least some ten factorisations fit into it.
+UNKNOWNS, ENTRIES = 80, 200_000
 LOOKED_AT = 3  # starts whose Jacobian is looked at before a search begins
 RTOL = 1e-9  # singular values below this share of the largest count as zero
 AGREES = 4.0  # root mean square of the residuals of a parameter, in units of their noise; right inputs stay below 1.5
@@ -198,7 +199,11 @@ def take(
         search: how long and where to search.
     """
     problem = Problem(observed, GradientMap(observed.network, observed.parameters, start, k))
-    if search.seconds <= 0 or result.status not in {Status.PARTIAL, Status.UNDETERMINED} or not _is_small(problem.of_x):
+    if (
+        search.seconds <= 0
+        or result.status not in {Status.PARTIAL, Status.UNDETERMINED}
+        or not _is_small(problem.of_x, search.seconds)
+    ):
         return result
     end = time.monotonic() + search.seconds
 
@@ -219,11 +224,11 @@ def take(
     return concluded(result, found, judge, search, ended)
 
 
-def _is_small(of_x: GradientMap) -> bool:
+def _is_small(of_x: GradientMap, seconds: float) -> bool:
     """Whether a search can pay: enough equations, not too many, and none of the input values out of sight of all."""
     first = of_x.network.bilinear[0]
     enough = of_x.rows >= of_x.unknowns
-    small = of_x.unknowns <= UNKNOWNS and of_x.rows * of_x.unknowns <= ENTRIES
+    small = of_x.unknowns <= UNKNOWNS * seconds and of_x.rows * of_x.unknowns <= ENTRIES * seconds
     return enough and small and bool(trilinear.touched(first, np.ones(first.output_shape, dtype=bool)).all())
 
 

@@ -146,7 +146,7 @@ def _limit(
         linear=short is None or all(is_piecewise_linear(layer.activation) for layer in below),
         arithmetic=RESIDUES,
         layers=(RowsOfLayer(first.name, last.found.weight_rows + last.found.gradient_rows, last.found.low),),
-        pattern=pattern_below(network, activity, start_layer(network), seed),
+        pattern=pattern_below(network, activity, last.topmost, seed),
         error=last.found.error,
     )
 

@@ -165,6 +165,7 @@ def test_a_model_without_equations_is_refused_by_name(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_saturated_sample_is_told_and_the_others_are_kept(tmp_path) -> None:
     found = audit(tmp_path, "--image", "mnist:4", "--image", "mnist:1", factory="saturated")
     assert found.exit_code == 0, found.output

@@ -96,6 +96,7 @@ def test_a_committed_row_comes_out_again(again) -> None:
             assert row[column] == pytest.approx(before[column], nan_ok=True, **loose), column
 
 
+@pytest.mark.slow
 def test_the_rank_of_what_is_sent_shows_where_the_recursion_breaks() -> None:
     """Layer 2 has 16 × 4 × 4 weight equations for 12 × 8 × 8 unknowns, the head nothing but its gradient."""
     network = small_network()

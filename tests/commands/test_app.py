@@ -72,7 +72,7 @@ def test_inputs_with_the_same_gradient_are_all_kept(folder) -> None:
     result, values = strict(folder / "out/result.json"), storage.load(folder / "out/reconstruction.npz")
     assert (result["status"], result["alternatives"]) == ("ambiguous", 1)
     assert "several valid inputs have the same gradient" in output.stdout
-    found = [values["input"], values["alternatives/0"]]
+    found = [values["guess"], values["alternatives/0"]]
     assert np.abs(found[0] - found[1]).max() > 0.01
     assert min(np.abs(x - truth(folder)).max() for x in found) < 1e-10
     # PyTorch agrees: each of them, with one label or the other, has the gradient that was captured.

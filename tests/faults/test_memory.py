@@ -41,7 +41,9 @@ def feasible(shape: str, layers: str, activity: str = "1.0") -> tuple[str, tuple
 @pytest.mark.parametrize(
     ("shape", "layers", "activity", "verdict"),
     [
-        ("(64, 1250, 1250)", "ca.Conv2d(64, 3, padding=1), ca.ReLU()", "1.0", "determined"),
+        pytest.param(
+            "(64, 1250, 1250)", "ca.Conv2d(64, 3, padding=1), ca.ReLU()", "1.0", "determined", marks=pytest.mark.slow
+        ),
         pytest.param(
             "(64, 1250, 1250)", "ca.Conv2d(64, 3, padding=1), ca.ReLU()", "0.5", "undecided", marks=pytest.mark.slow
         ),

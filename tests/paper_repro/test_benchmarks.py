@@ -71,6 +71,7 @@ def test_accuracy_writes_a_row_a_run_and_resumes(tmp_path) -> None:
     assert len(pd.read_csv(path)) == 8
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_process_gives(tmp_path) -> None:
     wanted = [Run("rconv-relu", "float32", 0.0, 1, image) for image in range(2)]
     rows = accuracy.run(wanted, tmp_path / "accuracy.csv", processes=2)

@@ -122,6 +122,7 @@ def test_an_input_is_not_given_up_for_an_alternative_without_values() -> None:
     assert (row["outcome"], row["determined"], row["reason"], row["exact"]) == ("AMBIGUOUS", 3072, "", True)
 
 
+@pytest.mark.slow
 def test_what_is_not_recognised_has_a_reason() -> None:
     dead = study.judge(Run("cnn6", "relu", "default", "cifar10", 0, "float64", plan.OURS, 2), limit=60.0)
     assert (dead["outcome"], dead["determined"], dead["recognised"]) == ("PARTIAL", 12, False)

@@ -103,6 +103,7 @@ def test_what_is_no_picture_has_no_picture(tmp_path) -> None:
         found.plot()
 
 
+@pytest.mark.slow
 def test_the_picture_says_where_nothing_is_decided() -> None:
     c = random_case(43)
     found = ca.certify(c.model, c.image, c.label)

@@ -57,7 +57,7 @@ def inside(x: np.ndarray, way: np.ndarray) -> float:
     return float(ends.min())
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", [*range(2), *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 10))])
 def test_on_random_networks_twins_verify_and_the_first_layers_twins_are_among_them(block: int) -> None:
     """In all ten blocks: 200 networks."""
     twins = lower = 0

@@ -16,17 +16,17 @@ def systems(layer, rng, shapes_only=False):
     return {"weight": B, "gradient": A, "both": ca.stack(B, A)}
 
 
-def test_each_rung_bounds_the_next_on_300_random_layers():
+def test_each_rung_bounds_the_next_on_random_layers():
     rng = np.random.default_rng(0)
     falls = {"structural": 0, "generic": 0}
-    for layer in random_layers(300, seed=1):
+    for layer in random_layers(120, seed=1):
         for kind, system in systems(layer, rng).items():
             ladder = ca.rank_ladder(system, noise=1e-3)
             rungs = (ladder.counted, ladder.structural, ladder.generic, ladder.numerical, ladder.usable)
             assert list(rungs) == sorted(rungs, reverse=True), (layer, kind, ladder)
             falls["structural"] += ladder.structural < ladder.counted
             falls["generic"] += ladder.generic < ladder.structural
-    assert min(falls.values()) > 20  # the rungs do differ
+    assert min(falls.values()) > 10  # the rungs do differ
 
 
 def test_generic_is_exact_and_numerical_is_that_of_a_dense_svd():

@@ -80,6 +80,7 @@ def test_fewest_filters_of_published_layers(layer, fewest):
     assert ca.fewest_filters(layer()) == (fewest, fewest)
 
 
+@pytest.mark.slow
 def test_fewest_filters_are_what_a_search_finds():
     rng = np.random.default_rng(2)
     found = {"some": 0, "none": 0, "more than counting": 0}

@@ -85,7 +85,7 @@ def test_a_dead_filter(index, photograph) -> None:
     is_right(result, photograph, exact)
 
 
-@pytest.mark.parametrize("index", CONVOLUTIONS)
+@pytest.mark.parametrize("index", [pytest.param(n, marks=[pytest.mark.slow] if n == 4 else []) for n in CONVOLUTIONS])
 def test_two_equal_filters(index, photograph) -> None:
     # Equal weights give equal weight equations: the second says nothing new. The exact answer for almost all weights
     # does not hold for these, so that only what is claimed is held against the truth.

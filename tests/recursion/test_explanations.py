@@ -27,7 +27,7 @@ def without_bias(activation, stride, seed):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_no_value_that_a_rival_has_otherwise_is_determined(stride, activation) -> None:
     open_cases = 0
-    for seed in range(20):
+    for seed in range(8):
         model, x, gradients = without_bias(activation, stride, seed)
         network, parameters = ca.from_torch(model, x.shape)
         result = ca.reconstruct(network, parameters, gradients, loss="logistic", batch=1, search=0)

@@ -138,9 +138,9 @@ def tally(seeds) -> dict[str, int]:
 
 
 def test_a_wrong_input_is_never_accepted() -> None:
-    found = tally(range(60))
-    assert found["right"] >= 20
-    assert found["none"] >= 15
+    found = tally(range(25))
+    assert found["right"] >= 10
+    assert found["none"] >= 5
 
 
 @pytest.mark.slow

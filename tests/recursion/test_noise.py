@@ -86,7 +86,7 @@ def small(name: str) -> ca.Network:
     [
         *[(name, "float32", 0.3) for name in NETWORKS],
         # To first order in errors of a few percent, the bars come out too long.
-        *[(name, "bfloat16", 0.1) for name in ("LeakyReLU", "tanh")],
+        *[pytest.param(name, "bfloat16", 0.1, marks=pytest.mark.slow) for name in ("LeakyReLU", "tanh")],
     ],
 )
 def test_error_bars_agree_with_the_errors_of_rounding(name, dtype, least) -> None:

@@ -32,7 +32,7 @@ def equations_of(c: Case, loss: str | None = "cross_entropy") -> WholeEquations:
     return WholeEquations(c.network, c.parameters, values, k, centred=loss == "cross_entropy")
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", [*range(2), *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 10))])
 def test_the_kernel_is_that_of_automatic_differentiation(block: int) -> None:
     """In all ten blocks: 200 networks."""
     for seed in range(20 * block, 20 * block + 20):

@@ -51,7 +51,7 @@ def rows_of(c: Case, basis: np.ndarray, reach: float):
     return inequalities(c.network, c.parameters, values, c.network.bilinear, basis, bounds)
 
 
-@pytest.mark.parametrize("block", range(4))
+@pytest.mark.parametrize("block", [*range(1), *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 4))])
 def test_a_pattern_ends_where_the_inequalities_say(block: int) -> None:
     """In all four blocks: 120 networks, along random lines in random subspaces."""
     met = 0

@@ -18,6 +18,7 @@ def brute_force(layer, kinds, most=60):
     return None if first is None else groups * (first + 1), first is None or all(enough[first:])
 
 
+@pytest.mark.slow
 def test_fewest_filters_by_both_kinds_are_those_of_a_search() -> None:
     found = {True: 0, False: 0}
     for layer in random_layers(60, seed=21, largest={1: 9, 2: 4, 3: 3}):
