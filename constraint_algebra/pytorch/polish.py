@@ -104,8 +104,19 @@ def polish(
     model = unwrapped(model)
     read = _read(model, x) if isinstance(loss, str) else None
     if read is not None and isinstance(loss, str):
-        return backsubstitution.polished(*read, gradients, x, loss=loss, noise=noise, search=search)
+        found = backsubstitution.polished(*read, gradients, x, loss=loss, noise=noise, search=search)
+        return _of_class(found, target)
     return _by_torch(model, x, gradients, target, loss, noise, search)
+
+
+def _of_class(found: Reconstruction, target: ArrayLike | Tensor | None) -> Reconstruction:
+    """Return a result whose gradients betray another class than the one given to nobody."""
+    given = None if target is None else np.asarray(to_numpy(to_tensor(target))).ravel()
+    if given is not None and found.label is not None and (len(given) != 1 or int(given[0]) != found.label):
+        raise ParameterError(
+            "target", f"target: the gradients are those of class {found.label}, got {given.tolist()}; leave it out"
+        )
+    return found
 
 
 def _read(model: nn.Module, x: FloatArray) -> tuple[Any, Any] | None:

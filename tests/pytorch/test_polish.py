@@ -142,3 +142,13 @@ def test_bad_starts_and_times_are_refused() -> None:
         ca.polish(model, image[0, 0], gradients)
     with pytest.raises(ca.ParameterError, match="is missing"):
         ca.polish(model, image, {"head.bias": gradients["head.bias"]})
+
+
+def test_a_class_that_the_gradients_do_not_have_is_refused() -> None:
+    network = ca.Network((3,), [ca.Linear(4), ca.Tanh(), ca.Linear(3)])
+    model, image = ca.to_torch(network, seed=0, dtype="float64"), np.array([0.2, 0.5, 0.7])
+    gradients = ca.torch_gradients(model, image, 1)
+    assert ca.polish(model, image + 1e-3, gradients, target=1).status is ca.Status.LOCAL
+    for wrong in (0, 7):
+        with pytest.raises(ca.ParameterError, match="those of class 1"):
+            ca.polish(model, image + 1e-3, gradients, target=wrong)
