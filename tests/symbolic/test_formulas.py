@@ -150,6 +150,7 @@ def test_determinant_is_the_number_at_random_points():
     assert several > 5
 
 
+@pytest.mark.slow
 def test_where_one_factor_is_zero_the_rank_drops_and_the_factors_are_irreducible():
     tried = 0
     for system, values in square_systems(400, seed=8):
@@ -168,6 +169,7 @@ def test_where_one_factor_is_zero_the_rank_drops_and_the_factors_are_irreducible
     assert tried > 20
 
 
+@pytest.mark.slow
 def test_determinant_of_fractions_keeps_its_number_and_whole_factors():
     rng = np.random.default_rng(9)
     a, b = sympy.symbols("a b")
