@@ -40,7 +40,7 @@ def rank_ladder() -> Figure:
 
 
 def layer_ranks() -> Figure:
-    """CNN6-d, which is rank-deficient on purpose."""
+    """CNN6-d, whose second layer is rank-deficient on purpose; all equations together are not."""
     figure, ax = single(7, 4)
     ca.feasibility(ca.zoo.network("cnn6-d")).plot(ax)
     return figure
@@ -104,7 +104,7 @@ def singular_values() -> Figure:
 
 
 def knowledge_flow() -> Figure:
-    """CNN6-d, which is rank-deficient on purpose."""
+    """CNN6-d, whose second layer is rank-deficient on purpose; all equations together are not."""
     figure, ax = single(8, 3.8)
     plotting.knowledge_flow(ca.feasibility(ca.zoo.network("cnn6-d")), ax)
     return figure
