@@ -96,6 +96,7 @@ def carry_out(wanted, path, judge, address) -> pd.DataFrame:
         return run_study(wanted, path, COLUMNS, judge, executor=executor)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_command_computes_a_study_on_the_cluster_as_it_does_locally(tmp_path, address) -> None:
     name, there = "rank_vs_filters", tmp_path / "there"

@@ -139,6 +139,7 @@ def by_symbol(values):
     }
 
 
+@pytest.mark.slow
 def test_determinant_is_the_number_at_random_points():
     singular = several = 0
     for system, values in square_systems(400, seed=7):
