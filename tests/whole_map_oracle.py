@@ -137,7 +137,10 @@ def jacobian(
 
 
 def rank_and_determined(J: NDArray[np.float64]) -> tuple[int, NDArray[np.bool_], float]:
-    """Return rank, which columns are determined, and how many times larger the last singular value counted is."""
+    """Return rank, which columns are determined, and how many times larger the last singular value counted is.
+
+    The last is 0 where a column moves so little along the null space that rounding could hide it.
+    """
     n = J.shape[1]
     if not len(J):
         return 0, np.zeros(n, dtype=bool), np.inf
@@ -146,4 +149,6 @@ def rank_and_determined(J: NDArray[np.float64]) -> tuple[int, NDArray[np.bool_],
     s, vectors = np.linalg.svd(J)[1:]
     rank = int(np.count_nonzero(s > 1e-10 * s[0]))
     left = float(s[rank]) if rank < len(s) else 0.0
-    return rank, np.linalg.norm(vectors[rank:], axis=0) < 1e-6, float(s[rank - 1] / max(left, 1e-16 * s[0]))
+    moves = np.linalg.norm(vectors[rank:], axis=0)
+    clear = 0.0 if ((moves > 1e-9) & (moves < 1e-4)).any() else float(s[rank - 1] / max(left, 1e-16 * s[0]))
+    return rank, moves < 1e-6, clear
