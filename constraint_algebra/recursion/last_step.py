@@ -198,12 +198,10 @@ def take(
         judge: makes the result of an input, checked against all gradients.
         search: how long and where to search.
     """
+    if search.seconds <= 0 or result.status not in {Status.PARTIAL, Status.UNDETERMINED}:
+        return result
     problem = Problem(observed, GradientMap(observed.network, observed.parameters, start, k))
-    if (
-        search.seconds <= 0
-        or result.status not in {Status.PARTIAL, Status.UNDETERMINED}
-        or not _is_small(problem.of_x, search.seconds)
-    ):
+    if not _is_small(problem.of_x, search.seconds):
         return result
     end = time.monotonic() + search.seconds
 

@@ -19,7 +19,6 @@ from constraint_algebra.layers.activations import is_piecewise_linear
 from constraint_algebra.layers.kinds import Conv, Linear, PlacedLayer, Shape
 from constraint_algebra.networks.network import Network, NetworkLike
 from constraint_algebra.ranks.bounded import BoundedRank, bounded_rank
-from constraint_algebra.ranks.knowledge import Knowledge
 from constraint_algebra.ranks.polyphase import fewest_filters
 from constraint_algebra.ranks.structural import layer_structural_rank
 from constraint_algebra.ranks.whole_map import RESIDUES, RowsOfLayer, WholeMap
@@ -98,11 +97,8 @@ def _rows(network: Network, found: Sequence[Step], seed: int) -> list[LayerFeasi
     """Return the rows of all layers up to the start, first layer first."""
     rows, seen = list[LayerFeasibility](), dict[int, LayerFeasibility]()
     for step in found:
-        if step.above:
-            rows.append(_row_together(step))
-            continue
         if id(step.found) not in seen:  # a layer of the same kind, shape and knowledge shares it
-            seen[id(step.found)] = _row(step.layer, step.known, step.found, seed)
+            seen[id(step.found)] = _row(step, seed)
         rows.append(replace(seen[id(step.found)], layer=step.layer.name))
     rows = [_follows(row, step, found) for row, step in zip(rows, found, strict=True)]
     left = [layer for layer in network.bilinear if layer.index < found[-1].layer.index]
@@ -165,8 +161,21 @@ def _filters_needed(layer: PlacedLayer) -> int | None:
     return bounds[0] if bounds is not None and bounds[0] == bounds[1] else None
 
 
-def _row(layer: PlacedLayer, known: Knowledge, found: BoundedRank, seed: int) -> LayerFeasibility:
-    weight = bounded_rank(layer, knowledge=known, kinds=["weight"], limit=WEIGHT_LIMIT, seed=seed).rank
+def _row(step: Step, seed: int) -> LayerFeasibility:
+    """Return the row of a step; what is asked of a layer's own equations alone is open where others are among them."""
+    layer, known, found = step.layer, step.known, step.found
+    if step.above:
+        return _row_of(layer, found, reason_together(step.above, found))
+    return replace(
+        _row_of(layer, found, reason_of(layer, known, found)),
+        structural=layer_structural_rank(layer, known, generic_low=found.low, seed=seed),
+        generic_gradient=found.gradient_rank if found.gradient_rank == found.gradient_high else None,
+        generic_weight=bounded_rank(layer, knowledge=known, kinds=["weight"], limit=WEIGHT_LIMIT, seed=seed).rank,
+    )
+
+
+def _row_of(layer: PlacedLayer, found: BoundedRank, reason: str) -> LayerFeasibility:
+    """Return the row of the rank found, without those that ask for more."""
     return LayerFeasibility(
         layer=layer.name,
         kind=layer.kind,
@@ -175,40 +184,17 @@ def _row(layer: PlacedLayer, known: Knowledge, found: BoundedRank, seed: int) ->
         weight_rows=found.weight_rows,
         gradient_rows=found.gradient_rows,
         counted=found.counted,
-        structural=layer_structural_rank(layer, known, generic_low=found.low, seed=seed),
+        structural=None,
         generic=found.rank,
         generic_low=found.low,
         generic_high=found.high,
-        generic_gradient=found.gradient_rank if found.gradient_rank == found.gradient_high else None,
-        generic_weight=weight,
+        generic_gradient=None,
+        generic_weight=None,
         determined=None if found.determined is None else int(found.determined.sum()),
         filters_needed=_filters_needed(layer),
         filters_by_counting=filters_by_counting(layer),
         verdict=verdict_of(found),
-        reason=reason_of(layer, known, found),
-    )
-
-
-def _row_together(step: Step) -> LayerFeasibility:
-    """Return the row of a layer whose equations were taken together with those of layers above it."""
-    found, nothing_settled = step.found, dict.fromkeys(("structural", "generic_gradient", "generic_weight"), None)
-    return LayerFeasibility(
-        layer=step.layer.name,
-        kind=step.layer.kind,
-        input_shape=step.layer.input_shape,
-        unknowns=step.layer.unknowns,
-        weight_rows=found.weight_rows,
-        gradient_rows=found.gradient_rows,
-        counted=found.counted,
-        generic=found.rank,
-        generic_low=found.low,
-        generic_high=found.high,
-        determined=None if found.determined is None else int(found.determined.sum()),
-        filters_needed=_filters_needed(step.layer),
-        filters_by_counting=filters_by_counting(step.layer),
-        verdict=verdict_of(found),
-        reason=reason_together(step.above, found),
-        **nothing_settled,
+        reason=reason,
     )
 
 
@@ -239,7 +225,7 @@ def _above_start(
         )
     own = layer.bias_name is not None and math.prod(layer.outputs) == 1
     known = at_start(network, layer, active) if own else nothing(layer)
-    row = _row(layer, known, bounded_rank(layer, knowledge=known, seed=seed), seed)
+    row = _row(Step(layer, known, bounded_rank(layer, knowledge=known, seed=seed), (), known), seed)
     reason = f"its input is computed forward from that of layer {start.layer.name!r}, where the recursion starts"
     return replace(row, determined=layer.unknowns, verdict="determined", reason=reason)
 
