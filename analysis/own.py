@@ -20,7 +20,7 @@ from analysis.screen import say
 from constraint_algebra.experiments.capture import parse_shape
 from constraint_algebra.experiments.recipe import Recipe
 from constraint_algebra.files.result_folder import ResultFolder
-from constraint_algebra.networks.network import shape_text
+from constraint_algebra.networks.description import shape_text
 
 FILES = ("report.html", "report.json")  # the page comes last: where it is, its twin is of the same model
 ROOM = 2**22  # bytes to ask for before the work: a page of three photographs has about one million

@@ -15,7 +15,7 @@ from analysis.audit import NOT_COMPUTED, Audit
 from analysis.measured import guess
 from constraint_algebra import plotting
 from constraint_algebra.arrays import FloatArray
-from constraint_algebra.networks.network import shape_text
+from constraint_algebra.networks.description import shape_text
 from constraint_algebra.recursion.result import Reconstruction
 
 STYLE = """

@@ -256,7 +256,7 @@ def certify(
 def zoo() -> None:
     """List the networks that come with the library."""
     from constraint_algebra.networks import zoo as networks
-    from constraint_algebra.networks.network import shape_text
+    from constraint_algebra.networks.description import shape_text
 
     table = Table("name", "input", "parameters", "loss", "paper", box=box.SIMPLE)
     for name in networks.names():

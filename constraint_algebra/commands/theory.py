@@ -99,7 +99,8 @@ def _network(model: str, input_shape: str | None) -> Network:
     from constraint_algebra.experiments import capture
     from constraint_algebra.experiments.recipe import call_factory
     from constraint_algebra.networks import zoo
-    from constraint_algebra.networks.network import Network, shape_text
+    from constraint_algebra.networks.description import shape_text
+    from constraint_algebra.networks.network import Network
 
     shape = None if input_shape is None else capture.parse_shape(input_shape)
     if ":" not in model and not model.endswith(".py"):

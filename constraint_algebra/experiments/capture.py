@@ -22,7 +22,8 @@ from constraint_algebra.experiments.recipe import Recipe, is_model_file
 from constraint_algebra.files.result_folder import with_result_kept
 from constraint_algebra.files.writing import write
 from constraint_algebra.layers.kinds import Shape
-from constraint_algebra.networks.network import Network, bind, named, shape_text
+from constraint_algebra.networks.description import shape_text
+from constraint_algebra.networks.network import Network, bind, named
 from constraint_algebra.notes import collected, note
 
 FORMAT = "constraint-algebra capture 1"

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from constraint_algebra.errors import ParameterError, ShapeError, StorageError, UnknownNameError
 from constraint_algebra.layers.kinds import Shape
 from constraint_algebra.networks import zoo
-from constraint_algebra.networks.network import Network, shape_text
+from constraint_algebra.networks.description import shape_text
+from constraint_algebra.networks.network import Network
 
 INITS = ("uniform", "default")
 CASTS = {"float64": "double", "float32": "float", "float16": "half", "bfloat16": "bfloat16"}

@@ -21,7 +21,7 @@ from scipy.special import expit, logit
 from constraint_algebra.arguments import names_checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.layers.kinds import Activation, number, positive
+from constraint_algebra.layers.base import Activation, Shape, number, positive, whole
 
 Function = Callable[[FloatArray], FloatArray]
 
@@ -128,6 +128,31 @@ class ReLU6(Hardtanh):
     high: float = 6.0
 
 
+@names_checked
+@dataclass(frozen=True)
+class PReLU(Activation):
+    """σ(z) = z for z > 0, otherwise slope·z with a slope that is trained (He et al. 2015, arXiv 1502.01852).
+
+    Args:
+        parameters: number of slopes: 1, or one for each channel.
+
+    The gradient of a slope is one more equation: `sum_o k min(z, 0) = dL/dslope`. `sloped` gives its formulas.
+    """
+
+    parameters: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the number of slopes."""
+        object.__setattr__(self, "parameters", whole("PReLU", "parameters", self.parameters, least=1))
+
+    def output_shape(self, *input_shapes: Shape) -> Shape:
+        """Return the same shape; `ShapeError` where the slopes do not fit its channels."""
+        shape = self.single(input_shapes)
+        if self.parameters not in {1, shape[0]}:
+            raise ShapeError(f"PReLU: {self.parameters} slopes came for the {shape[0]} channels of {shape}")
+        return shape
+
+
 class Formulas(NamedTuple):
     """The formulas of one activation.
 
@@ -206,13 +231,31 @@ def formulas(activation: Activation) -> Formulas:
     raise TypeError(f"no formulas for {activation!r}; write them as a new case of formulas()")
 
 
+def sloped(slopes: FloatArray) -> Formulas:
+    """Return the formulas of PReLU at given slopes, which must broadcast to the values.
+
+    An output determines z where the slope is positive, or where it is zero and the output positive.
+
+    >>> f = sloped(np.array([0.25, 0.0]))
+    >>> f.value(np.array([-2.0, -2.0])), f.inverse(np.array([-0.5, 0.0]))
+    (array([-0.5,  0. ]), array([-2., nan]))
+    """
+    safe = np.where(slopes > 0, slopes, 1.0)
+    return Formulas(
+        value=lambda z: np.where(z > 0, z, slopes * z),
+        inverse=lambda y: np.where(slopes < 0, np.nan, np.where(y > 0, y, np.where(slopes > 0, y / safe, np.nan))),
+        derivative=lambda y: np.where(slopes < 0, np.nan, np.where(y > 0, 1.0, slopes)),
+        slope=np.zeros_like,
+    )
+
+
 def is_piecewise_linear(activation: Activation) -> bool:
     """Return whether an activation is linear in pieces, so that its derivative is constant on either side of a kink.
 
     >>> is_piecewise_linear(ReLU()), is_piecewise_linear(ELU())
     (True, False)
     """
-    return isinstance(activation, Identity | ReLU | LeakyReLU | Hardtanh)
+    return isinstance(activation, Identity | ReLU | LeakyReLU | Hardtanh | PReLU)
 
 
 def apply(activation: Activation, z: ArrayLike) -> FloatArray:

@@ -17,10 +17,17 @@ from constraint_algebra.layers.kinds import Shape
 from constraint_algebra.notes import note
 
 # What PyTorch's wrappers put into the names: DataParallel and its distributed kin, compile, the fully sharded ones.
+COUNTER = "num_batches_tracked"  # of batch norm; it has no part in a step
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
-def by_name(shapes: Mapping[str, Shape], order: Sequence[str], arrays: Any, what: str) -> dict[str, Any]:
+def by_name(
+    shapes: Mapping[str, Shape],
+    order: Sequence[str],
+    arrays: Any,
+    what: str,
+    buffers: Mapping[str, Shape] | None = None,
+) -> dict[str, Any]:
     """Return what came under the names of the network's parameters, each array as it is.
 
     Args:
@@ -28,11 +35,17 @@ def by_name(shapes: Mapping[str, Shape], order: Sequence[str], arrays: Any, what
         order: the names in the order of a sequence of arrays.
         arrays: a mapping, a sequence in that order, pairs of name and array, or for parameters a PyTorch model.
         what: "parameters" or "gradients", for the messages.
+        buffers: shapes of what belongs to the parameters and is not trained, by name; it has to be there as well.
 
     Raises:
         ParameterError: something else came, a name is missing or unknown, or an array is `None`.
     """
     named = _named(shapes, order, arrays, what)
+    if what == "parameters":
+        if buffers and hasattr(arrays, "named_buffers"):
+            named |= dict(arrays.named_buffers())
+        named = {name: array for name, array in named.items() if not str(name).endswith(COUNTER)}
+        shapes = {**shapes, **(buffers or {})}
     renamed = _renamed(list(shapes), [str(name) for name in named])
     if renamed:
         old, new = next((old, new) for old, new in renamed.items() if old != new)
@@ -48,11 +61,18 @@ def by_name(shapes: Mapping[str, Shape], order: Sequence[str], arrays: Any, what
             raise ParameterError(
                 name,
                 f"{what}: {name!r} of shape {shape} is missing; {list(named)} came"
-                f"; every parameter's is needed{_free(what)}",
+                f"; every parameter's is needed{_free(what)}{_state(name, buffers)}",
             )
         if named[name] is None:
             raise ParameterError(name, f"{what}: {name!r} is None; every parameter's is needed{_free(what)}")
     return {name: named[name] for name in shapes}
+
+
+def _state(name: str, buffers: Mapping[str, Shape] | None) -> str:
+    """Return where a buffer is found."""
+    if name not in (buffers or {}):
+        return ""
+    return ": it is a buffer of batch norm, which model.state_dict() has beside the parameters"
 
 
 def _free(what: str) -> str:

@@ -1,9 +1,10 @@
-"""A network: layers in order, shapes propagated, parameters and gradients bound to them by name."""
+"""A network: a graph of values, shapes propagated, parameters and gradients bound to its layers by name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -12,32 +13,42 @@ import numpy as np
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, Parameters, TorchModel
 from constraint_algebra.display import Table, Tabular
-from constraint_algebra.errors import ShapeError
+from constraint_algebra.errors import ShapeError, UnknownNameError
 from constraint_algebra.layers import activations, trilinear
+from constraint_algebra.layers.activations import PReLU
 from constraint_algebra.layers.kinds import Layer, PlacedLayer, Shape, check_shape
-from constraint_algebra.networks import binding
-from constraint_algebra.networks.walk import Rules, down_through, up
+from constraint_algebra.layers.normalisation import Standardise
+from constraint_algebra.networks import binding, operations, placing
+from constraint_algebra.networks.description import describe, shape_text
+from constraint_algebra.networks.placing import INPUT
+from constraint_algebra.networks.walk import Rules
 
 if TYPE_CHECKING:
+    import networkx as nx
     import pandas as pd
 
 
 @checked
 class Network(Tabular):
-    """A plain chain of layers with all shapes known; needs no PyTorch and holds no parameter values.
+    """A directed acyclic graph of values with all shapes known; needs no PyTorch and holds no parameter values.
 
     Args:
         input_shape: shape of one sample, `(channels, *spatial)` or `(features,)`.
-        layers: the layers in order; those of another network are taken with their hyper-parameters.
-        names: one name per layer, the prefix of its parameters' names; by default its index, as in `nn.Sequential`.
+        layers: the layers in order: a sequence, each of which reads the one before; or by name, `{name: layer}` or
+            `{name: (layer, "name of an input", ...)}`, where "input" is the network's own and a layer without inputs
+            reads the one before. Those of another network are taken with their hyper-parameters.
+        names: of a sequence, one name per layer, the prefix of its parameters' names; by default its index, as in
+            `nn.Sequential`.
 
     Attributes:
-        layers: the layers, each at its place.
+        layers: the layers, each at its place; `BatchNorm` and the like stand as the layers that they consist of.
+        is_chain: whether each layer reads the one before, and all are convolutions, linear layers, activations or
+            `Flatten`.
         parameter_order: names in the order in which a sequence of parameters or gradients comes: that of the layers, or
             that of the model which `from_torch` read, with those that its forward pass never uses.
 
     Raises:
-        ShapeError: shapes that do not chain, with the name of the layer; or two layers of one name.
+        ShapeError: shapes that do not fit, with the name of the layer; two layers of one name; an input that is none.
 
     >>> from constraint_algebra.layers import Conv2d, Flatten, Linear, ReLU
     >>> net = Network((1, 4, 4), [Conv2d(2, 3, stride=2, padding=1), ReLU(), Flatten(), Linear(3)])
@@ -52,40 +63,35 @@ class Network(Tabular):
        1                                        ReLU  2×2×2           0
        2                                     Flatten      8           0
        3                                  Linear 8→3      3          27
+
+    >>> from constraint_algebra.layers import Add
+    >>> Network((4,), {"a": Linear(4), "b": ReLU(), "sum": (Add(), "b", "input"), "head": Linear(2)})
+    Network: input 4, 4 layers, 30 parameters
+    name   inputs      layer output  parameters
+       a    input Linear 4→4      4          20
+       b        a       ReLU      4           0
+     sum b, input        Add      4           0
+    head      sum Linear 4→2      2          10
     """
 
     def __init__(
-        self, input_shape: Sequence[int], layers: Sequence[Layer | PlacedLayer], names: Sequence[str] | None = None
+        self,
+        input_shape: Sequence[int],
+        layers: Sequence[Layer | PlacedLayer] | Mapping[str, Any],
+        names: Sequence[str] | None = None,
     ) -> None:
-        """Place every layer and check that the shapes chain."""
+        """Place every layer and check that the shapes fit."""
         if not layers:
             raise ShapeError("layers: a network needs at least one layer, got none")
-        if names is not None and len(names) != len(layers):
-            raise ShapeError(f"names: expected one for each of {len(layers)} layers, got {len(names)}")
-        shape = check_shape(input_shape)
-        placed = []
-        for index, layer in enumerate(layers):
-            name = names[index] if names is not None else str(index)
-            plain = layer.layer if isinstance(layer, PlacedLayer) else layer
-            try:
-                placed.append(plain.place(shape, name, index))
-            except ShapeError as error:
-                before = "what precedes it" if index else "the input_shape"
-                raise ShapeError(f"layer {name!r} (number {index}) does not fit {before}: {error}") from None
-            shape = placed[-1].output_shape
-        twice = sorted({layer.name for layer in placed if sum(other.name == layer.name for other in placed) > 1})
-        if twice:
-            raise ShapeError(
-                f"names: each layer needs a name of its own, since parameters go by it; {', '.join(map(repr, twice))}"
-                " came more than once"
-            )
-        self.layers: tuple[PlacedLayer, ...] = tuple(placed)
+        self._input_shape = check_shape(input_shape)
+        self.layers: tuple[PlacedLayer, ...] = tuple(placing.placed(self._input_shape, layers, names))
+        self.is_chain: bool = all(placing.is_link(layer) for layer in self.layers)
         self.parameter_order: tuple[str, ...] = tuple(self.parameter_shapes)
 
     @property
     def input_shape(self) -> Shape:
         """Shape of one input sample."""
-        return self.layers[0].input_shape
+        return self._input_shape
 
     @property
     def output_shape(self) -> Shape:
@@ -104,12 +110,17 @@ class Network(Tabular):
             return None
         last = self.bilinear[-1]
         follows = self.layers[last.index + 1 :]
-        plain = not any(layer.is_activation for layer in follows)
+        plain = all(layer.is_reshape and layer.inputs == (layer.index,) for layer in follows)
         return last if plain and math.prod(last.outputs) == 1 else None
 
     @property
     def start(self) -> PlacedLayer | None:
-        """The lowest layer whose output gradient is at hand: one output position and a bias, or else the head."""
+        """The lowest layer whose output gradient is at hand: one output position and a bias, or else the head.
+
+        In a graph a value may pass such a layer by, and only the head ends all paths.
+        """
+        if not self.is_chain:
+            return self.head
         single = (layer for layer in self.bilinear if math.prod(layer.outputs) == 1 and layer.bias_name is not None)
         return next(single, self.head)
 
@@ -117,16 +128,71 @@ class Network(Tabular):
     def parameter_shapes(self) -> dict[str, Shape]:
         """Shape of every parameter by its name, in order."""
         shapes: dict[str, Shape] = {}
-        for layer in self.bilinear:
-            shapes[layer.weight_name] = layer.weight_shape
-            if layer.bias_name is not None:
-                shapes[layer.bias_name] = (layer.filters,)
+        for layer in self.layers:
+            if layer.is_bilinear:
+                shapes[layer.weight_name] = layer.stored_shape
+                if layer.bias_name is not None:
+                    shapes[layer.bias_name] = (layer.filters,)
+            elif isinstance(layer.layer, PReLU):
+                shapes[layer.weight_name] = (layer.layer.parameters,)
         return shapes
+
+    @property
+    def buffer_shapes(self) -> dict[str, Shape]:
+        """Shape of every buffer by its name: what belongs to the parameters and is not trained."""
+        standardised = [layer for layer in self.layers if isinstance(layer.layer, Standardise)]
+        return {name: layer.input_shape[:1] for layer in standardised for name in operations.buffer_names(layer)}
 
     @property
     def parameter_count(self) -> int:
         """Number of parameter values."""
         return sum(math.prod(shape) for shape in self.parameter_shapes.values())
+
+    def users(self, number: int) -> tuple[PlacedLayer, ...]:
+        """Return the layers that read a value; 0 is the network's input, and `layer.number` what a layer makes."""
+        return self._users[number]
+
+    @cached_property
+    def _users(self) -> tuple[tuple[PlacedLayer, ...], ...]:
+        found: list[list[PlacedLayer]] = [[] for _ in range(len(self.layers) + 1)]
+        for layer in self.layers:
+            for number in dict.fromkeys(layer.inputs):
+                found[number].append(layer)
+        return tuple(map(tuple, found))
+
+    def named(self, name: str) -> PlacedLayer:
+        """Return the layer of a name; `UnknownNameError` where there is none."""
+        found = next((layer for layer in self.layers if layer.name == name), None)
+        if found is None:
+            raise UnknownNameError(
+                f"the network has no layer {name!r}; it has {', '.join(x.name for x in self.layers)}"
+            )
+        return found
+
+    def value_name(self, number: int) -> str:
+        """Return the name of a value: "input", or that of the layer which makes it."""
+        return self.layers[number - 1].name if number else INPUT
+
+    def shape_of(self, number: int) -> Shape:
+        """Return the shape of a value."""
+        return self.layers[number - 1].output_shape if number else self.input_shape
+
+    def graph(self) -> nx.MultiDiGraph[str]:
+        """Return the network as a graph of its values, by name; edges run from what is read to what it makes.
+
+        >>> from constraint_algebra.layers import Add, Linear, ReLU
+        >>> net = Network((4,), {"a": Linear(4), "b": ReLU(), "sum": (Add(), "b", "input")})
+        >>> list(net.graph().edges())
+        [('input', 'a'), ('input', 'sum'), ('a', 'b'), ('b', 'sum')]
+        """
+        import networkx as nx
+
+        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+        graph.add_node(INPUT, layer=None, kind="input", shape=self.input_shape)
+        for layer in self.layers:
+            graph.add_node(layer.name, layer=layer, kind=layer.kind, shape=layer.output_shape)
+            graph.add_edges_from((self.value_name(number), layer.name) for number in layer.inputs)
+        return graph
 
     def between(self, lower: PlacedLayer, upper: PlacedLayer) -> tuple[PlacedLayer, ...]:
         """Return the layers between two layers: activations and reshapes between two that have equations."""
@@ -150,7 +216,7 @@ class Network(Tabular):
 
     def __eq__(self, other: object) -> bool:
         """Whether two networks have the same layers, names and shapes."""
-        return isinstance(other, Network) and self.layers == other.layers
+        return isinstance(other, Network) and self.layers == other.layers and self.input_shape == other.input_shape
 
     def __hash__(self) -> int:
         """Hash of the layers."""
@@ -163,30 +229,36 @@ class Network(Tabular):
         shapes = self.parameter_shapes
         rows = []
         for layer in self.layers:
-            names = [layer.weight_name, layer.bias_name] if layer.is_bilinear else []
-            count = sum(math.prod(shapes[name]) for name in names if name is not None)
-            rows.append((layer.name, describe(layer), shape_text(layer.output_shape), count))
-        return pd.DataFrame(rows, columns=["name", "layer", "output", "parameters"])
+            own = (layer.weight_name, f"{layer.weight_name.removesuffix('weight')}bias")
+            count = sum(math.prod(shapes[name]) for name in own if layer.has_parameters and name in shapes)
+            reads = ", ".join(self.value_name(number) for number in layer.inputs)
+            rows.append((layer.name, reads, describe(layer), shape_text(layer.output_shape), count))
+        frame = pd.DataFrame(rows, columns=["name", "inputs", "layer", "output", "parameters"])
+        return frame.drop(columns="inputs") if self.is_chain else frame
 
     def _shown(self) -> Table:
         size = f"{len(self.layers)} layers, {self.parameter_count:,} parameters"
         return Table(self.to_frame(), f"Network: input {shape_text(self.input_shape)}, {size}")
 
     def forward(self, parameters: Mapping[str, FloatArray], x: FloatArray) -> list[FloatArray]:
-        """Return the input and the output of every layer, `len(network) + 1` arrays."""
+        """Return all values by number, `len(network) + 1` arrays: the input, and what each layer makes.
 
-        def bilinear(layer: PlacedLayer, x: FloatArray) -> FloatArray:
-            y = trilinear.forward(layer, parameters[layer.weight_name], x)
-            if layer.bias_name is not None:
-                y = y + parameters[layer.bias_name].reshape(-1, *(1,) * len(layer.outputs))
-            return y
+        Args:
+            parameters: parameters and buffers by name, as `bind` returns them.
+            x: the input, in its shape.
+        """
+        found = [np.asarray(x, dtype=float).reshape(self.input_shape)]
+        for layer in self.layers:
+            found.append(operations.value(layer, parameters, [found[number] for number in layer.inputs]))
+        return found
 
-        rules = Rules[FloatArray](
-            activation=lambda layer, z: activations.apply(layer.activation, z),
-            reshape=lambda layer, y: y.reshape(layer.output_shape),
-            bilinear=bilinear,
-        )
-        return up(self.layers, np.asarray(x, dtype=float).reshape(self.input_shape), rules)
+    def output_gradients(
+        self, parameters: Mapping[str, FloatArray], values: Sequence[FloatArray], output_gradient: FloatArray
+    ) -> list[FloatArray]:
+        """Return the gradient with respect to every value, by number, from that of the output."""
+        at = operations.pattern(self.layers, parameters, values)
+        k = np.asarray(output_gradient, dtype=float).reshape(self.output_shape)
+        return operations.fall(self.layers, parameters, at, k)
 
     def backward(
         self,
@@ -198,20 +270,24 @@ class Network(Tabular):
         """Return the gradient of every parameter up to a layer.
 
         Args:
-            parameters: parameter values by name.
+            parameters: parameters and buffers by name, as `bind` returns them.
             values: what `forward` returned.
             output_gradient: gradient with respect to the output of the layer `last`.
             last: index of the layer to start from, by default the network's last.
         """
-        last = len(self.layers) - 1 if last is None else last
-        at_last = np.asarray(output_gradient, dtype=float).reshape(self.layers[last].output_shape)
-        k = down_through(self.layers[1 : last + 1], at_last, chain_rule(parameters, values))  # at each layer's output
+        layers = self.layers[: len(self.layers) if last is None else last + 1]
+        at = operations.pattern(layers, parameters, values)
+        at_last = np.asarray(output_gradient, dtype=float).reshape(layers[-1].output_shape)
+        k = operations.fall(layers, parameters, at, at_last)
         gradients: Parameters = {}
-        for layer in self.bilinear:
-            if layer.index <= last:
-                gradients[layer.weight_name] = trilinear.weight_gradient(layer, k[layer.index], values[layer.index])
+        for layer in layers:
+            x, own = values[layer.inputs[0]], k[layer.number]
+            if layer.is_bilinear:
+                gradients[layer.weight_name] = trilinear.weight_gradient(layer, own, x)
                 if layer.bias_name is not None:
-                    gradients[layer.bias_name] = trilinear.bias_gradient(layer, k[layer.index])
+                    gradients[layer.bias_name] = trilinear.bias_gradient(layer, own)
+            elif isinstance(layer.layer, PReLU):
+                gradients[layer.weight_name] = operations.slope_gradient(layer, x, own)
         return gradients
 
 
@@ -241,63 +317,48 @@ def chain_rule(parameters: Mapping[str, FloatArray], values: Sequence[FloatArray
 
 def named(network: Network, arrays: Any, what: str) -> dict[str, Any]:
     """Return what came under the names of the network's parameters, each array as it is: see `bind`."""
-    return binding.by_name(network.parameter_shapes, network.parameter_order, arrays, what)
+    buffers = network.buffer_shapes if what == "parameters" else {}
+    return binding.by_name(network.parameter_shapes, network.parameter_order, arrays, what, buffers)
 
 
 def bind(network: Network, arrays: Any, what: str) -> Parameters:
     """Return parameters or gradients as float64, checked name by name against the network.
 
+    Weights come in the order `(filters, channels / groups, *taps)`, which is PyTorch's but for those of batch norm and
+    of transposed convolutions.
+
     Args:
         network: the network whose parameters the arrays belong to.
         arrays: parameters or gradients by PyTorch's parameter name, with or without the prefixes of wrappers such as
             `DataParallel`; or a tuple or list of them in the order of the parameters, as `torch.autograd.grad` returns.
-            Each is a tensor or an array of any precision.
+            Each is a tensor or an array of any precision. To the parameters belong the buffers of batch norm, as in
+            `model.state_dict()`.
         what: "parameters" or "gradients", for the messages.
 
     Raises:
         ParameterError: a name is missing or unknown, a shape differs, or values are no real numbers.
         NonFiniteError: a value is NaN or infinite.
     """
-    shapes = network.parameter_shapes
-    return {
+    shapes = network.parameter_shapes | network.buffer_shapes
+    bound = {
         name: binding.as_float(name, array, shapes[name], what) for name, array in named(network, arrays, what).items()
     }
+    return canonical(network, bound)
 
 
-def shape_text(shape: Shape) -> str:
-    """Return a shape as people write it.
-
-    >>> shape_text((3, 32, 32))
-    '3×32×32'
-    """
-    return "×".join(map(str, shape)) or "1"
-
-
-def describe(placed: PlacedLayer) -> str:
-    """Return one line that says all about a layer, hyper-parameters at their defaults left out."""
-    layer = placed.layer
-    if not placed.is_bilinear:
-        settings = [f"{key} {value:g}" for key, value in vars(layer).items()]
-        return ", ".join([placed.kind, *settings])
-    words = [f"{placed.kind} {placed.channels}→{placed.filters}"]
-    if placed.taps:
-        conv: Any = layer
-        words.append(f"kernel {shape_text(conv.taps)}")
-        words += [
-            f"{name} {_short(value)}"
-            for name, value, usual in (
-                ("stride", conv.strides, 1),
-                ("padding", tuple(a if a == b else f"{a}+{b}" for a, b in conv.paddings), 0),
-                ("dilation", conv.dilations, 1),
-            )
-            if set(value) != {usual}
-        ]
-        if placed.groups > 1:
-            words.append(f"{placed.groups} groups")
-    if placed.bias_name is None:
-        words.append("no bias")
-    return ", ".join(words)
+def canonical(network: Network, arrays: Mapping[str, FloatArray]) -> Parameters:
+    """Return arrays by parameter name, weights from PyTorch's order to `(filters, channels / groups, *taps)`."""
+    found = dict(arrays)
+    for layer in network.bilinear:
+        if layer.weight_name in found:
+            found[layer.weight_name] = layer.canonical(found[layer.weight_name])
+    return found
 
 
-def _short(values: Sequence[object]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else "×".join(map(str, values))
+def stored(network: Network, arrays: Mapping[str, FloatArray]) -> Parameters:
+    """Return arrays by parameter name as PyTorch stores them; the inverse of `canonical`."""
+    found = dict(arrays)
+    for layer in network.bilinear:
+        if layer.weight_name in found:
+            found[layer.weight_name] = layer.stored(found[layer.weight_name])
+    return found

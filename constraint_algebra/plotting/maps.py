@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.networks.network import shape_text
+from constraint_algebra.networks.description import shape_text
 from constraint_algebra.plotting.canvas import axes_or_new, plain
 from constraint_algebra.plotting.look import BLACK, BLUE, MUTED, PALETTE, SKY, VERMILION, YELLOW, ink
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from constraint_algebra.arguments import checked
 from constraint_algebra.display import Table, Tabular
 from constraint_algebra.layers.kinds import Conv, Linear, PlacedLayer, Shape
-from constraint_algebra.networks.network import Network, NetworkLike, shape_text
+from constraint_algebra.networks.description import shape_text
+from constraint_algebra.networks.network import Network, NetworkLike
 from constraint_algebra.ranks.bounded import bounded_rank
 from constraint_algebra.theory.activity import active_masks, pattern_of
 from constraint_algebra.theory.feasibility import fewest_filters_alone, filters_by_counting

@@ -14,7 +14,8 @@ from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.layers.kinds import Conv, Shape
-from constraint_algebra.networks.network import Network, shape_text
+from constraint_algebra.networks.description import shape_text
+from constraint_algebra.networks.network import Network
 from constraint_algebra.ranks.bounded import bounded_rank
 from constraint_algebra.ranks.whole_map import WholeMap
 from constraint_algebra.theory.activity import all_known

@@ -19,7 +19,7 @@ from constraint_algebra.experiments.capture import Capture, from_image
 from constraint_algebra.experiments.recipe import Recipe
 from constraint_algebra.layers import Activation, Conv2d, PlacedLayer, trilinear
 from constraint_algebra.layers.activations import formulas
-from constraint_algebra.networks.network import describe
+from constraint_algebra.networks.description import describe
 from constraint_algebra.ranks.generic import generic_rank
 from constraint_algebra.ranks.knowledge import Knowledge
 from constraint_algebra.solvers.noisy_equations import LayerEquations

@@ -8,7 +8,8 @@ import torch
 
 import constraint_algebra as ca
 from constraint_algebra.layers import activations
-from constraint_algebra.networks.network import bind, describe, shape_text
+from constraint_algebra.networks.description import describe, shape_text
+from constraint_algebra.networks.network import bind
 
 nn = torch.nn
 # One network per number of axes, with a layer of every family between them.

@@ -1,0 +1,365 @@
+"""The four kinds of operations that a network is made of, and what their hyper-parameters are held to.
+
+| kind | its value | what is known of it |
+| --- | --- | --- |
+| parametric | trilinear in weight, input and output gradient | weight, gradient and bias equations |
+| affine | `M x + c` | M and c, from shapes |
+| pointwise | σ of each value | on which side of each kink: its *pattern* |
+| selection | one entry of each window | which one: its *pattern* |
+
+Shapes are those of one sample, without a batch axis: `(channels, *spatial)`, or `(features,)`.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, SupportsIndex
+
+import numpy as np
+import scipy.sparse as sp
+
+from constraint_algebra.arguments import checked
+from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.errors import ShapeError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A kind of layer with its hyper-parameters, not yet placed in a network."""
+
+    def output_shape(self, *input_shapes: Shape) -> Shape:
+        """Return the shape that the layer makes of its inputs' shapes; `ShapeError` where it cannot take them."""
+        return self.single(input_shapes)
+
+    def single(self, input_shapes: Sequence[Shape]) -> Shape:
+        """Return the shape of the only input; `ShapeError` where there are several."""
+        if len(input_shapes) != 1:
+            raise ShapeError(f"{type(self).__name__} reads one value, got {len(input_shapes)}; join them first")
+        return input_shapes[0]
+
+    def place(self, input_shape: Sequence[int], name: str = "layer", index: int = 0) -> PlacedLayer:
+        """Return the layer bound to an input shape, as `Network` does for each of its layers.
+
+        >>> from constraint_algebra.layers import Conv2d
+        >>> Conv2d(4, 3, padding=1).place((2, 8, 6)).output_shape
+        (4, 8, 6)
+        """
+        shape = check_shape(input_shape)
+        return PlacedLayer(self, name, index, shape, self.output_shape(shape))
+
+
+@dataclass(frozen=True)
+class Parametric(Layer):
+    """A layer with a weight, and so with equations: a convolution, or one at least in other words.
+
+    Each has `filters`, `bias`, and if it is a convolution `groups` and `taps`.
+    """
+
+    def at(self, input_shape: Shape) -> Parametric:  # noqa: ARG002 -- others need it
+        """Return the same layer as a convolution or linear layer over inputs of a shape."""
+        return self
+
+    def stored_shape(self, weight_shape: Shape) -> Shape:
+        """Return the shape in which PyTorch stores the weight."""
+        return weight_shape
+
+    def canonical(self, weight: Any, weight_shape: Shape) -> Any:  # noqa: ARG002 -- others need it
+        """Return a weight as PyTorch stores it in the order `(filters, channels / groups, *taps)`."""
+        return weight
+
+    def stored(self, weight: Any, weight_shape: Shape) -> Any:  # noqa: ARG002 -- others need it
+        """Return a weight as PyTorch stores it; the inverse of `canonical`."""
+        return weight
+
+
+@dataclass(frozen=True)
+class Affine(Layer):
+    """An operation `M x + c` with known coefficients; of several inputs the sum of `M x` of each."""
+
+    def maps(self, *input_shapes: Shape) -> tuple[sp.csr_array, ...]:
+        """Return M for each input, `(outputs, inputs)`, over flat values in C order."""
+        raise NotImplementedError
+
+    def constant(self, *input_shapes: Shape) -> FloatArray | None:  # noqa: ARG002 -- others need it
+        """Return c, flat; `None` where it is zero."""
+        return None
+
+
+@dataclass(frozen=True)
+class Rearrangement(Affine):
+    """The same values in the same order, in another shape."""
+
+    def maps(self, *input_shapes: Shape) -> tuple[sp.csr_array, ...]:
+        """Return the identity."""
+        return (sp.csr_array(sp.eye_array(math.prod(self.single(input_shapes)), format="csr")),)
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """A function applied to each value; the kinds and their mathematics are in `activations`."""
+
+
+@dataclass(frozen=True)
+class Selection(Layer):
+    """One entry of each window: the largest, of equal ones the first."""
+
+    def windows(self, input_shape: Shape) -> IntArray:
+        """Return the flat indices of the entries of each window, `(outputs, most)`, -1 where a window has fewer."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Compound(Layer):
+    """What is written as one layer and stands for several, one after the other; only a `Network` places it."""
+
+    def parts(self, input_shape: Shape) -> list[tuple[str, Layer]]:
+        """Return the layers that it stands for, each with what its name has after that of the compound."""
+        raise NotImplementedError
+
+    def output_shape(self, *input_shapes: Shape) -> Shape:
+        """Return the shape behind all parts."""
+        shape = self.single(input_shapes)
+        for _, layer in self.parts(shape):
+            shape = layer.output_shape(shape)
+        return shape
+
+    def place(self, input_shape: Sequence[int], name: str = "layer", index: int = 0) -> PlacedLayer:  # noqa: ARG002 -- others need it
+        """Refuse: it has no single place."""
+        raise ShapeError(
+            f"{type(self).__name__} stands for several layers; write Network(input_shape, [it]) and choose one of those"
+        )
+
+
+@checked
+@dataclass(frozen=True)
+class PlacedLayer:
+    """A layer at its place in a network: it knows its name, what it reads, and all shapes.
+
+    Values are numbered: 0 is the network's input, and `index + 1` what the layer makes. Parametric layers are
+    *bilinear*; for them the properties below describe one convolution, a linear layer being the one without spatial
+    axes.
+
+    Attributes:
+        layer: its kind and hyper-parameters.
+        name: the prefix of its parameters' names.
+        index: its place among the layers.
+        input_shape, output_shape: of its first input, and of what it makes.
+        inputs: numbers of the values that it reads; by default that of the layer before.
+        further: shapes of the inputs after the first.
+    """
+
+    layer: Layer
+    name: str
+    index: int
+    input_shape: Shape
+    output_shape: Shape
+    inputs: tuple[int, ...] = ()
+    further: tuple[Shape, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Read what the layer before makes, if nothing else is said."""
+        if not self.inputs:
+            object.__setattr__(self, "inputs", (self.index,))
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Shapes of all inputs."""
+        return (self.input_shape, *self.further)
+
+    @property
+    def number(self) -> int:
+        """Number of the value that it makes."""
+        return self.index + 1
+
+    @property
+    def kind(self) -> str:
+        """The layer's class name, for tables and messages."""
+        return type(self.layer).__name__
+
+    @property
+    def is_bilinear(self) -> bool:
+        """Whether the layer has a weight, and so equations."""
+        return isinstance(self.layer, Parametric)
+
+    @property
+    def bilinear(self) -> Any:
+        """The layer as a convolution or linear layer, for those that have equations; `ShapeError` for the others."""
+        if isinstance(self.layer, Parametric):
+            return self.layer.at(self.input_shape)
+        raise ShapeError(f"layer {self.name} ({self.kind}) has no weight and therefore no equations; choose another")
+
+    @property
+    def is_activation(self) -> bool:
+        """Whether the layer applies a function to each value."""
+        return isinstance(self.layer, Activation)
+
+    @property
+    def activation(self) -> Activation:
+        """The layer itself, for those that apply a function to each value; `ShapeError` for the others."""
+        if isinstance(self.layer, Activation):
+            return self.layer
+        raise ShapeError(f"layer {self.name} ({self.kind}) is no activation; choose another")
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the layer is linear with known coefficients."""
+        return isinstance(self.layer, Affine)
+
+    @property
+    def is_reshape(self) -> bool:
+        """Whether the layer only arranges its values in another shape, in the same order."""
+        return isinstance(self.layer, Rearrangement)
+
+    @property
+    def is_selection(self) -> bool:
+        """Whether the layer chooses an entry of each window."""
+        return isinstance(self.layer, Selection)
+
+    @property
+    def selection(self) -> Selection:
+        """The layer itself, for those that choose an entry of each window; `ShapeError` for the others."""
+        if isinstance(self.layer, Selection):
+            return self.layer
+        raise ShapeError(f"layer {self.name} ({self.kind}) selects nothing; choose another")
+
+    @property
+    def is_source(self) -> bool:
+        """Whether what the layer makes is no affine function of what it reads: an unknown of its own."""
+        return self.is_activation or self.is_selection
+
+    @property
+    def groups(self) -> int:
+        """Number of groups, 1 for a linear layer."""
+        return getattr(self.bilinear, "groups", 1) if self.is_bilinear else 1
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels; for a linear layer the number of input features."""
+        return self.input_shape[0]
+
+    @property
+    def filters(self) -> int:
+        """Number of output channels; for a linear layer the number of output features."""
+        filters: int = self.bilinear.filters
+        return filters
+
+    @property
+    def taps(self) -> Shape:
+        """Kernel size along each axis, `()` for a linear layer."""
+        return getattr(self.bilinear, "taps", ())
+
+    @property
+    def positions(self) -> Shape:
+        """Spatial input shape, `()` for a linear layer."""
+        return self.input_shape[1:]
+
+    @property
+    def outputs(self) -> Shape:
+        """Spatial output shape, `()` for a linear layer."""
+        return self.output_shape[1:]
+
+    @property
+    def unknowns(self) -> int:
+        """Number of input values."""
+        return math.prod(self.input_shape)
+
+    @property
+    def weight_shape(self) -> Shape:
+        """Shape of the weight, `(filters, channels / groups, *taps)`; PyTorch's but for what `stored` says."""
+        return (self.filters, self.channels // self.groups, *self.taps)
+
+    @property
+    def stored_shape(self) -> Shape:
+        """Shape in which PyTorch stores the weight."""
+        return self._parametric.stored_shape(self.weight_shape)
+
+    def canonical(self, weight: Any) -> Any:
+        """Return a weight, or its gradient, as PyTorch stores it in the order of `weight_shape`."""
+        return self._parametric.canonical(weight, self.weight_shape)
+
+    def stored(self, weight: Any) -> Any:
+        """Return a weight, or its gradient, as PyTorch stores it; the inverse of `canonical`."""
+        return self._parametric.stored(weight, self.weight_shape)
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether the layer is trained: it has a weight, or slopes."""
+        return self.is_bilinear or bool(getattr(self.layer, "parameters", 0))
+
+    @property
+    def _parametric(self) -> Parametric:
+        assert isinstance(self.layer, Parametric)
+        return self.layer
+
+    @property
+    def weight_name(self) -> str:
+        """PyTorch's name of the weight."""
+        return f"{self.name}.weight" if self.name else "weight"
+
+    @property
+    def bias_name(self) -> str | None:
+        """PyTorch's name of the bias, `None` where the layer has none."""
+        if not self.bilinear.bias:
+            return None
+        return f"{self.name}.bias" if self.name else "bias"
+
+    def with_filters(self, filters: int) -> PlacedLayer:
+        """Return the same layer with another number of filters, as studies of minimum filters need it."""
+        return replace(self.bilinear, filters=filters).place(self.input_shape, self.name, self.index)  # type: ignore[no-any-return]
+
+
+def check_shape(shape: Sequence[int], what: str = "input_shape") -> Shape:
+    """Return the argument `what` as a tuple of positive integers; `ShapeError` otherwise."""
+    if isinstance(shape, str | bytes | Mapping) or not isinstance(shape, Iterable):
+        advice = f"; write ({shape!r},)" if hasattr(shape, "__index__") else ""
+        raise ShapeError(f"{what} must be one whole number for each axis, such as (3, 32, 32), got {shape!r}{advice}")
+    return tuple(whole(what, "size", size, least=1) for size in shape)
+
+
+def flag(kind: str, name: str, value: object) -> bool:
+    """Return a hyper-parameter that is true or false; `ShapeError` otherwise."""
+    if not isinstance(value, bool | np.bool_):
+        raise ShapeError(f"{kind}: {name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def whole(kind: str, name: str, value: object, least: int = 0) -> int:
+    """Return a hyper-parameter that is a whole number of at least `least`; `ShapeError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or _index(value) < least:
+        raise ShapeError(f"{kind}: {name} must be a whole number of at least {least}, got {value!r}")
+    return _index(value)
+
+
+def _index(value: SupportsIndex) -> int:
+    """Return a whole number, -1 for what only looks like one: an array of several, a class."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return -1
+
+
+def number(kind: str, name: str, value: object) -> None:
+    """Raise `ShapeError` for a hyper-parameter that is no real number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ShapeError(f"{kind}: {name} must be a number, got {value!r}")
+
+
+def positive(kind: str, name: str, value: float, advice: str) -> None:
+    """Raise `ShapeError` for a hyper-parameter that is not positive."""
+    number(kind, name, value)
+    if not value > 0:
+        raise ShapeError(f"{kind}: {name} must be positive, got {value}; {advice}")
+
+
+def per_axis(kind: str, name: str, value: int | Sequence[int], axes: int, least: int) -> Shape:
+    """Return one whole number for each axis; one number stands for all; `ShapeError` otherwise."""
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
+    if len(values) != axes:
+        raise ShapeError(f"{kind}: {name} needs one number, or one for each of {axes} axes, got {value!r}")
+    return tuple(whole(kind, name, v, least) for v in values)

@@ -1,0 +1,386 @@
+"""Layers with a weight: convolutions, and what is one in other words.
+
+A linear layer is a convolution with one tap and one position; a scale for each channel, the second half of batch norm,
+is a depthwise convolution with one tap; a transposed convolution is one of its input with zeros between the values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+
+from constraint_algebra.arguments import names_checked
+from constraint_algebra.errors import ShapeError
+from constraint_algebra.layers.base import Affine, Compound, Layer, Parametric, Shape, flag, per_axis, whole
+
+Padding = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Conv(Parametric):
+    """A zero-padded convolution (cross-correlation, as in PyTorch) in as many axes as the subclass says.
+
+    Args:
+        filters: number of output channels.
+        kernel: taps along each axis; one integer stands for all axes, here and below.
+        stride: step of the kernel.
+        padding: zeros added on both sides, or `(before, after)` per axis, or `"valid"` (none), or `"same"`: as PyTorch
+            defines it, an odd total puts the extra zero behind.
+        dilation: distance between taps.
+        groups: number of groups that channels and filters are split into.
+        bias: whether the layer has a bias.
+
+    Raises:
+        ShapeError: a hyper-parameter that no convolution can have.
+
+    >>> Conv2d(12, (5, 4), padding="same")
+    Conv2d(filters=12, kernel=(5, 4), stride=(1, 1), padding=((2, 2), (1, 2)), dilation=(1, 1), groups=1, bias=True)
+    """
+
+    axes: ClassVar[int]
+    argument_note: ClassVar[str] = (
+        "PyTorch's order is another one: input channels follow from the input shape here, so that its Conv2d(3, 12, 5) "
+        "is Conv2d(12, 5)"
+    )
+
+    filters: int
+    kernel: int | Sequence[int]
+    _: KW_ONLY
+    stride: int | Sequence[int] = 1
+    padding: int | str | Sequence[int] | Sequence[tuple[int, int]] = 0
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Bring every hyper-parameter to one integer per axis and check it."""
+        kind = type(self).__name__
+        for name in ("kernel", "stride", "dilation"):
+            object.__setattr__(self, name, per_axis(kind, name, getattr(self, name), self.axes, least=1))
+        for name in ("filters", "groups"):
+            object.__setattr__(self, name, whole(kind, name, getattr(self, name), least=1))
+        if self.filters % self.groups:
+            raise ShapeError(
+                f"{kind}: filters must be a multiple of groups, got {self.filters} filters and {self.groups} groups"
+            )
+        object.__setattr__(self, "padding", self._normal_padding(kind))
+        object.__setattr__(self, "bias", flag(kind, "bias", self.bias))
+
+    def _normal_padding(self, kind: str) -> Padding:
+        kernel, stride, dilation = self.taps, self.strides, self.dilations
+        named = self.padding if isinstance(self.padding, str) else None
+        if named == "valid":
+            return ((0, 0),) * self.axes
+        if named == "same":
+            if any(step != 1 for step in stride):
+                raise ShapeError(f'{kind}: padding="same" needs stride 1, got {stride}; give the padding as numbers')
+            totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+            return tuple((total // 2, total - total // 2) for total in totals)
+        if named is not None:
+            raise ShapeError(f'{kind}: padding must be numbers, "valid" or "same", got "{named}"')
+        if not isinstance(self.padding, Sequence):
+            return ((whole(kind, "padding", self.padding),) * 2,) * self.axes
+        if len(self.padding) != self.axes:
+            raise ShapeError(f"{kind}: padding needs one entry for each of {self.axes} axes, got {self.padding}")
+        sides = [tuple(p) if isinstance(p, Sequence) else (p, p) for p in self.padding]
+        for side in sides:
+            if len(side) != 2:
+                raise ShapeError(f"{kind}: padding of an axis is one number or (before, after), got {side}")
+        return tuple((whole(kind, "padding", a), whole(kind, "padding", b)) for a, b in sides)
+
+    # The constructor accepts short forms; these give the normal form with its exact type.
+    @property
+    def taps(self) -> Shape:
+        """Kernel size along each axis."""
+        return tuple(self.kernel)  # type: ignore[arg-type]
+
+    @property
+    def strides(self) -> Shape:
+        """Stride along each axis."""
+        return tuple(self.stride)  # type: ignore[arg-type]
+
+    @property
+    def dilations(self) -> Shape:
+        """Dilation along each axis."""
+        return tuple(self.dilation)  # type: ignore[arg-type]
+
+    @property
+    def paddings(self) -> Padding:
+        """Zeros `(before, after)` along each axis."""
+        return tuple(self.padding)  # type: ignore[arg-type]
+
+    def output_shape(self, *input_shapes: Shape) -> Shape:
+        """Return `(filters, *spatial)`; `ShapeError` where the input does not fit."""
+        kind, input_shape = type(self).__name__, self.single(input_shapes)
+        if len(input_shape) != self.axes + 1:
+            axes = ", ".join(["channels", *("depth", "height", "width")[-self.axes :]])
+            batch = f"; a batch axis is left out: {input_shape[1:]}" if len(input_shape) == self.axes + 2 else ""
+            raise ShapeError(f"{kind} needs an input of shape ({axes}), got {input_shape}{batch}")
+        if input_shape[0] % self.groups:
+            raise ShapeError(f"{kind}: {input_shape[0]} input channels cannot be split into {self.groups} groups")
+        sizes = tuple(
+            (n + before + after - d * (k - 1) - 1) // s + 1
+            for n, k, s, (before, after), d in zip(
+                input_shape[1:], self.taps, self.strides, self.paddings, self.dilations, strict=True
+            )
+        )
+        if min(sizes, default=1) < 1:
+            raise ShapeError(
+                f"{kind}: kernel {self.taps} with dilation {self.dilations} is larger than the padded input "
+                f"{input_shape[1:]} (padding {self.paddings}); use a smaller kernel or more padding"
+            )
+        return (self.filters, *sizes)
+
+
+@names_checked
+@dataclass(frozen=True)
+class Conv1d(Conv):
+    """A convolution over `(channels, width)`; see `Conv`."""
+
+    axes: ClassVar[int] = 1
+
+
+@names_checked
+@dataclass(frozen=True)
+class Conv2d(Conv):
+    """A convolution over `(channels, height, width)`; see `Conv`."""
+
+    axes: ClassVar[int] = 2
+
+
+@names_checked
+@dataclass(frozen=True)
+class Conv3d(Conv):
+    """A convolution over `(channels, depth, height, width)`; see `Conv`."""
+
+    axes: ClassVar[int] = 3
+
+
+@names_checked
+@dataclass(frozen=True)
+class Linear(Parametric):
+    """A fully connected layer, `z = W x + b`: a convolution with one tap and one position.
+
+    >>> Linear(10).output_shape((192,))
+    (10,)
+    """
+
+    argument_note: ClassVar[str] = (
+        "PyTorch's order is another one: input features follow from the input shape here, so that its Linear(20, 10) "
+        "is Linear(10)"
+    )
+
+    filters: int
+    _: KW_ONLY
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the number of output features."""
+        object.__setattr__(self, "filters", whole("Linear", "filters", self.filters, least=1))
+        object.__setattr__(self, "bias", flag("Linear", "bias", self.bias))
+
+    def output_shape(self, *input_shapes: Shape) -> Shape:
+        """Return `(filters,)`; `ShapeError` where the input is not a vector."""
+        input_shape = self.single(input_shapes)
+        if len(input_shape) != 1:
+            raise ShapeError(f"Linear needs an input of shape (features,), got {input_shape}; put Flatten() before it")
+        return (self.filters,)
+
+
+@names_checked
+@dataclass(frozen=True)
+class ChannelScale(Parametric):
+    """A factor, and a shift, for each channel: a depthwise convolution with one tap; the second half of batch norm.
+
+    >>> ChannelScale().place((4, 8, 8)).weight_shape, ChannelScale().place((4, 8, 8)).stored_shape
+    ((4, 1, 1, 1), (4,))
+    """
+
+    _: KW_ONLY
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the flag."""
+        object.__setattr__(self, "bias", flag("ChannelScale", "bias", self.bias))
+
+    def at(self, input_shape: Shape) -> Conv:
+        """Return the depthwise convolution."""
+        axes, channels = len(input_shape) - 1, input_shape[0]
+        return _in_axes(axes)(channels, (1,) * axes, groups=channels, bias=self.bias)
+
+    def stored_shape(self, weight_shape: Shape) -> Shape:
+        """Return `(channels,)`."""
+        return weight_shape[:1]
+
+    def canonical(self, weight: Any, weight_shape: Shape) -> Any:
+        """Return the factors with the axes of a weight."""
+        return weight.reshape(weight_shape)
+
+    def stored(self, weight: Any, weight_shape: Shape) -> Any:
+        """Return the factors as a vector."""
+        return weight.reshape(weight_shape[:1])
+
+
+@lru_cache(maxsize=16)
+def _in_axes(axes: int) -> type[Conv]:
+    """Return the class of convolutions in a number of axes."""
+    known = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+    return known.get(axes) or type(f"Conv{axes}d", (Conv,), {"axes": axes, "__doc__": "Convolution in other axes."})
+
+
+@dataclass(frozen=True)
+class Spread(Affine):
+    """Zeros between the values along each spatial axis, and around them: what a transposed convolution does first.
+
+    Args:
+        steps: distance of neighbouring values along each axis afterwards.
+        sides: places added `(before, after)` along each axis; negative numbers cut off.
+    """
+
+    steps: Shape
+    sides: Padding
+
+    def output_shape(self, *input_shapes: Shape) -> Shape:
+        """Return `(channels, *spread)`."""
+        channels, *sizes = self.single(input_shapes)
+        axes = zip(sizes, self.steps, self.sides, strict=True)
+        return (channels, *((n - 1) * step + 1 + before + after for n, step, (before, after) in axes))
+
+    def maps(self, *input_shapes: Shape) -> tuple[sp.csr_array, ...]:
+        """Return the matrix that puts each value to its place."""
+        shape = self.single(input_shapes)
+        places = np.indices(shape).reshape(len(shape), -1)
+        for axis, (step, (before, _)) in enumerate(zip(self.steps, self.sides, strict=True), start=1):
+            places[axis] = places[axis] * step + before
+        after = self.output_shape(shape)
+        inside = ((places >= 0) & (places < np.array(after)[:, None])).all(axis=0)
+        rows, columns = np.ravel_multi_index(tuple(places[:, inside]), after), np.flatnonzero(inside)
+        return (sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(math.prod(after), math.prod(shape))),)
+
+
+class _Turned:
+    """A convolution whose weight PyTorch stores with channels first and its taps turned about."""
+
+    def stored_shape(self, weight_shape: Shape) -> Shape:
+        """Return `(channels, filters / groups, *taps)`."""
+        groups: int = self.groups  # type: ignore[attr-defined]
+        return (weight_shape[1] * groups, weight_shape[0] // groups, *weight_shape[2:])
+
+    def canonical(self, weight: Any, weight_shape: Shape) -> Any:
+        """Return `(filters, channels / groups, *taps)`."""
+        return self._turned(weight).reshape(weight_shape + weight.shape[len(weight_shape) :])
+
+    def stored(self, weight: Any, weight_shape: Shape) -> Any:
+        """Return `(channels, filters / groups, *taps)`."""
+        return self._turned(weight).reshape(self.stored_shape(weight_shape) + weight.shape[len(weight_shape) :])
+
+    def _turned(self, weight: Any) -> Any:
+        groups: int = self.groups  # type: ignore[attr-defined]
+        taps = tuple(range(3, 3 + self.axes))  # type: ignore[attr-defined]
+        by_group = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        return np.flip(by_group.swapaxes(1, 2), axis=taps)
+
+
+@dataclass(frozen=True)
+class TurnedConv1d(_Turned, Conv1d):
+    """The convolution inside `ConvTranspose1d`."""
+
+
+@dataclass(frozen=True)
+class TurnedConv2d(_Turned, Conv2d):
+    """The convolution inside `ConvTranspose2d`."""
+
+
+@dataclass(frozen=True)
+class TurnedConv3d(_Turned, Conv3d):
+    """The convolution inside `ConvTranspose3d`."""
+
+
+@dataclass(frozen=True)
+class ConvTranspose(Compound):
+    """A transposed convolution: zeros between the values of its input, and then a convolution of stride 1.
+
+    Args:
+        filters: number of output channels.
+        kernel: taps along each axis; one integer stands for all axes, here and below.
+        stride: distance of neighbouring input values in the output.
+        padding: values cut off on both sides of each axis.
+        output_padding: values added at the end of each axis.
+        dilation: distance between taps.
+        groups: number of groups that channels and filters are split into.
+        bias: whether the layer has a bias.
+
+    Raises:
+        ShapeError: a hyper-parameter that no transposed convolution can have.
+
+    >>> from constraint_algebra.layers import ConvTranspose2d
+    >>> ConvTranspose2d(3, 4, stride=2, padding=1).output_shape((8, 5, 6))
+    (3, 10, 12)
+    """
+
+    axes: ClassVar[int]
+    inner: ClassVar[type[Conv]]
+
+    filters: int
+    kernel: int | Sequence[int]
+    _: KW_ONLY
+    stride: int | Sequence[int] = 1
+    padding: int | Sequence[int] = 0
+    output_padding: int | Sequence[int] = 0
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        """Bring every hyper-parameter to one integer per axis; the convolution checks the others."""
+        kind = type(self).__name__
+        for name, least in (("kernel", 1), ("stride", 1), ("dilation", 1), ("padding", 0), ("output_padding", 0)):
+            object.__setattr__(self, name, per_axis(kind, name, getattr(self, name), self.axes, least=least))
+        self._convolution()
+
+    def _convolution(self) -> Conv:
+        return self.inner(self.filters, self.kernel, dilation=self.dilation, groups=self.groups, bias=self.bias)
+
+    def parts(self, input_shape: Shape) -> list[tuple[str, Layer]]:  # noqa: ARG002 -- others need it
+        """Return the spreading and the convolution."""
+        conv = self._convolution()
+        axes = zip(conv.taps, conv.dilations, _shape(self.padding), _shape(self.output_padding), strict=True)
+        sides = tuple((d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in axes)
+        return [(".spread", Spread(_shape(self.stride), sides)), ("", conv)]
+
+
+def _shape(values: int | Sequence[int]) -> Shape:
+    return tuple(values)  # type: ignore[arg-type]
+
+
+@names_checked
+@dataclass(frozen=True)
+class ConvTranspose1d(ConvTranspose):
+    """A transposed convolution over `(channels, width)`; see `ConvTranspose`."""
+
+    axes: ClassVar[int] = 1
+    inner: ClassVar[type[Conv]] = TurnedConv1d
+
+
+@names_checked
+@dataclass(frozen=True)
+class ConvTranspose2d(ConvTranspose):
+    """A transposed convolution over `(channels, height, width)`; see `ConvTranspose`."""
+
+    axes: ClassVar[int] = 2
+    inner: ClassVar[type[Conv]] = TurnedConv2d
+
+
+@names_checked
+@dataclass(frozen=True)
+class ConvTranspose3d(ConvTranspose):
+    """A transposed convolution over `(channels, depth, height, width)`; see `ConvTranspose`."""
+
+    axes: ClassVar[int] = 3
+    inner: ClassVar[type[Conv]] = TurnedConv3d
