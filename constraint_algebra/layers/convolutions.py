@@ -211,8 +211,7 @@ class ChannelScale(Parametric):
 
     def at(self, input_shape: Shape) -> Conv:
         """Return the depthwise convolution."""
-        axes, channels = len(input_shape) - 1, input_shape[0]
-        return _in_axes(axes)(channels, (1,) * axes, groups=channels, bias=self.bias)
+        return _depthwise(len(input_shape) - 1, input_shape[0], self.bias)
 
     def stored_shape(self, weight_shape: Shape) -> Shape:
         """Return `(channels,)`."""
@@ -225,6 +224,11 @@ class ChannelScale(Parametric):
     def stored(self, weight: Any, weight_shape: Shape) -> Any:
         """Return the factors as a vector."""
         return weight.reshape(weight_shape[:1])
+
+
+@lru_cache(maxsize=256)
+def _depthwise(axes: int, channels: int, bias: bool) -> Conv:
+    return _in_axes(axes)(channels, (1,) * axes, groups=channels, bias=bias)
 
 
 @lru_cache(maxsize=16)

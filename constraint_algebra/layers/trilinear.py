@@ -72,6 +72,17 @@ def weight_gradient(layer: PlacedLayer, k: RealArray, x: RealArray) -> RealArray
     return members_last.reshape(layer.weight_shape + several)
 
 
+def weight_gradients(layer: PlacedLayer, k: RealArray, inputs: RealArray) -> RealArray:
+    """Return `A(k) x` for several inputs x at once, shape `(*weight_shape, n)` for `(*input_shape, n)`."""
+    S, G, n = incidence(layer), layer.groups, inputs.shape[-1]
+    A = np.zeros((layer.filters, S.tap_count, S.position_count + 1))  # the last position stands for the padding
+    A[:, np.arange(S.tap_count)[:, None], S.positions_seen.T] = k.reshape(layer.filters, 1, S.output_count)
+    by_group = A[..., :-1].reshape(G, 1, -1, S.position_count)
+    product = by_group @ inputs.reshape(G, layer.channels // G, S.position_count, n)
+    ordered = product.reshape(G, layer.channels // G, layer.filters // G, S.tap_count, n).swapaxes(1, 2)
+    return np.ascontiguousarray(ordered).reshape(*layer.weight_shape, n)
+
+
 def bias_gradient(layer: PlacedLayer, k: RealArray) -> RealArray:
     """Return `sum over outputs of k[f, output]`, shape `(filters,)`."""
     return np.asarray(k.reshape(layer.filters, -1).sum(axis=1))

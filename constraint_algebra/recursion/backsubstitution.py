@@ -31,7 +31,7 @@ from constraint_algebra.networks import walk
 from constraint_algebra.networks.losses import label_of
 from constraint_algebra.networks.network import Network, NetworkLike, bind, named
 from constraint_algebra.numerics.blas_threads import one_blas_thread
-from constraint_algebra.recursion import checks, explanations, head, joint_step, last_step, layer_step
+from constraint_algebra.recursion import checks, explanations, graph_recursion, head, joint_step, last_step, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
 from constraint_algebra.recursion.batch import for_any_batch, tells_one_from_several
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
@@ -127,7 +127,8 @@ def _explanations(
 
     def explanation(k: FloatArray, misfit: float) -> Reconstruction | None:
         own = replace(observed, draw=Ensemble(search.seed).draw)
-        found = _to_input(own, start, k, misfit, progress)
+        recursion = _to_input if observed.network.is_chain else _through_graph
+        found = recursion(own, start, k, misfit, progress)
         if found is None:
             return None
         judge = partial(_result, own, summaries=found[1], start=start, k=k, loss=loss)
@@ -260,6 +261,14 @@ def _to_input(
         if not place.says_something() and not any(above.says_something() for above in group):
             return Estimate.unknown(network.input_shape, MEMBERS), summaries
     return place.values, summaries
+
+
+def _through_graph(
+    observed: Observation, start: PlacedLayer, k: FloatArray, misfit: float, progress: Progress | None
+) -> tuple[Estimate, list[LayerSolution]] | None:
+    """Return the same for a network that is no chain."""
+    found = graph_recursion.to_input(observed, start, _start_gradient(observed, start, k), misfit, progress)
+    return None if found is None else (found[0].values[0], found[1])
 
 
 def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) -> Estimate:

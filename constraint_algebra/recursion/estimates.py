@@ -82,10 +82,22 @@ def through_activation(
             stored value, so that only z is off: by much where σ is flat.
         check: the bias equations of the layer below, whose outputs are the z.
     """
-    f = formulas(activation)
-    value, decided, doubt = _sides(f, y, dy, check)
+    return through_formulas(formulas(activation), y, dy, stored, check, one_to_one=isinstance(activation, Identity))
+
+
+def through_formulas(
+    f: Formulas,
+    y: Estimate,
+    dy: Estimate,
+    stored: FloatArray | float = 0.0,
+    check: BiasCheck | None = None,
+    *,
+    one_to_one: bool = False,
+) -> tuple[Estimate, Estimate]:
+    """Return the same for an activation by its formulas; `one_to_one` says that dL/dy is dL/dz whatever y is."""
+    value, decided, doubt = sides(f, y, dy, check)
     d, slope = f.derivative(value), f.slope(value)
-    steep = (y.known | isinstance(activation, Identity)) & decided & np.isfinite(d)
+    steep = (y.known | one_to_one) & decided & np.isfinite(d)
     d, slope = np.where(steep, d, 0.0), np.where(steep, slope, 0.0)
     moved = np.where(y.known[..., None], y.perturbations, 0.0)
     arriving = np.where(dy.known, dy.value, 0.0)
@@ -106,7 +118,7 @@ def through_activation(
     return Estimate(np.where(known, z, value), known, (y.perturbations + stored) / steepness[..., None]), dz
 
 
-def _sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> tuple[FloatArray, BoolArray, FloatArray]:
+def sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> tuple[FloatArray, BoolArray, FloatArray]:
     """Return the outputs, each on the side of its edge where the evidence puts it; where that is decided; doubts."""
     if not f.plateaus and f.kink is None:
         return y.value, np.ones(y.value.shape, dtype=bool), np.zeros(y.value.shape)

@@ -111,7 +111,7 @@ def _settled(observed: Observation, layers: tuple[OpenLayer, ...], x: Estimate) 
         return layers
     h = x
     for place, above in zip(layers[:0:-1], layers[-2::-1], strict=True):
-        h = _output(observed, place.layer, h).reshape(above.layer.input_shape)
+        h = layer_step.output_of(observed, place.layer, h).reshape(above.layer.input_shape)
     W, b = observed.parameters[highest.layer.weight_name], observed.bias(highest.layer)
     none = np.zeros(highest.layer.filters, dtype=bool)
     k = contradictions.settled_by_input(highest.layer, W, b, highest.above, h, highest.k, none)
@@ -123,16 +123,3 @@ def _settled(observed: Observation, layers: tuple[OpenLayer, ...], x: Estimate) 
         k = layer_step.input_gradient(observed, above.layer, above.k).reshape(place.layer.output_shape)
         found.append(replace(place, k=k))
     return tuple(found)
-
-
-def _output(observed: Observation, layer: PlacedLayer, x: Estimate) -> Estimate:
-    """Return the output of a layer, bias included: known where all the inputs that it reads are."""
-    W, arithmetic = observed.parameters[layer.weight_name], observed.rounding.arithmetic
-    b = observed.bias(layer).reshape(-1, *(1,) * len(layer.outputs))
-    moved = trilinear.forward(layer, W, np.where(x.known[..., None], x.perturbations, 0.0))
-    rounded = arithmetic * (np.sqrt(trilinear.forward(layer, W**2, x.filled() ** 2)) + np.abs(b))
-    return Estimate(
-        value=trilinear.forward(layer, W, x.filled()) + b,
-        known=trilinear.forward(layer, (W != 0).astype(float), (~x.known).astype(float)) == 0,
-        perturbations=moved + observed.draw(rounded, layer.output_shape),
-    )

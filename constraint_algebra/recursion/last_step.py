@@ -198,7 +198,8 @@ def take(
         judge: makes the result of an input, checked against all gradients.
         search: how long and where to search.
     """
-    if search.seconds <= 0 or result.status not in {Status.PARTIAL, Status.UNDETERMINED}:
+    openness = {Status.PARTIAL, Status.UNDETERMINED}
+    if search.seconds <= 0 or result.status not in openness or not observed.network.is_chain:
         return result
     problem = Problem(observed, GradientMap(observed.network, observed.parameters, start, k))
     if not _is_small(problem.of_x, search.seconds):

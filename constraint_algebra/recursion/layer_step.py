@@ -115,6 +115,19 @@ def input_gradient(observed: Observation, layer: PlacedLayer, k: Estimate) -> Es
     )
 
 
+def output_of(observed: Observation, layer: PlacedLayer, x: Estimate) -> Estimate:
+    """Return the output of a layer, bias included: known where all the inputs that it reads are."""
+    W, arithmetic = observed.parameters[layer.weight_name], observed.rounding.arithmetic
+    b = observed.bias(layer).reshape(-1, *(1,) * len(layer.outputs))
+    moved = trilinear.forward(layer, W, np.where(x.known[..., None], x.perturbations, 0.0))
+    rounded = arithmetic * (np.sqrt(trilinear.forward(layer, W**2, x.filled() ** 2)) + np.abs(b))
+    return Estimate(
+        value=trilinear.forward(layer, W, x.filled()) + b,
+        known=trilinear.forward(layer, (W != 0).astype(float), (~x.known).astype(float)) == 0,
+        perturbations=moved + observed.draw(rounded, layer.output_shape),
+    )
+
+
 def layer_equations(
     observed: Observation, layer: PlacedLayer, k: Estimate, z: Estimate, scale: float | None = None
 ) -> tuple[LayerEquations, OwnNoise]:

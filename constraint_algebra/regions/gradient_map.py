@@ -162,7 +162,7 @@ class GradientMap:
         for layer in self.layers:
             if layer.is_bilinear:
                 i = layer.index
-                rows[layer.weight_name] = _weight_gradients(layer, at.k[i], dh[i])
+                rows[layer.weight_name] = trilinear.weight_gradients(layer, at.k[i], dh[i])
                 moved, n = dk[i], several.shape[-1:]
                 if moved is not None:
                     rows[layer.weight_name] += trilinear.weight_gradient(layer, moved, at.values[i])
@@ -277,14 +277,3 @@ class GradientMap:
 
         rules = Rules[FloatArray | None](activation=activation, reshape=reshape, bilinear=bilinear)
         return down_through(layers, None, rules)
-
-
-def _weight_gradients(layer: PlacedLayer, k: FloatArray, inputs: FloatArray) -> FloatArray:
-    """Return `A(k) x` for several inputs x at once, shape `(*weight_shape, n)` for `(*input_shape, n)`."""
-    S, G, n = incidence(layer), layer.groups, inputs.shape[-1]
-    A = np.zeros((layer.filters, S.tap_count, S.position_count + 1))  # the last position stands for the padding
-    A[:, np.arange(S.tap_count)[:, None], S.positions_seen.T] = k.reshape(layer.filters, 1, S.output_count)
-    by_group = A[..., :-1].reshape(G, 1, -1, S.position_count)
-    product = by_group @ inputs.reshape(G, layer.channels // G, S.position_count, n)
-    ordered = product.reshape(G, layer.channels // G, layer.filters // G, S.tap_count, n).swapaxes(1, 2)
-    return np.ascontiguousarray(ordered).reshape(*layer.weight_shape, n)

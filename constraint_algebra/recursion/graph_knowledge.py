@@ -1,0 +1,140 @@
+"""What is known of a graph of values: every value and every output gradient, entry by entry, with its noise.
+
+Values are numbered as in `Network`. The gradient k at a value is the sum of what all layers that read it send back: of
+the parts that are known, `parts` keeps those that have been computed. Whatever a rule learns is added entry by entry;
+what is known already stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
+from constraint_algebra.layers.base import PlacedLayer
+from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.observation import Observation
+from constraint_algebra.recursion.result import LayerSolution
+
+
+@dataclass
+class GraphKnowledge:
+    """What is known so far.
+
+    Attributes:
+        observed: parameters and gradients.
+        values: what is known of each value, by number.
+        gradients: what is known of the gradient at each value, by number.
+        winners: flat index of the entry that each window of a selection takes, by the layer's index; -1 if unknown.
+        doubted: outputs of an activation whose side the evidence from above got wrong, by the layer's index.
+        solutions: what was found out about the input of a layer when it was last solved for, by the layer's index.
+        news: how often anything was learnt at each value, of itself and of its gradient; what a rule has seen.
+    """
+
+    observed: Observation
+    values: list[Estimate]
+    gradients: list[Estimate]
+    winners: dict[int, IntArray]
+    doubted: dict[int, BoolArray] = field(default_factory=dict)
+    solutions: dict[int, LayerSolution] = field(default_factory=dict)
+    news: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def nothing(cls, observed: Observation) -> GraphKnowledge:
+        """Return the state in which nothing is known."""
+        network = observed.network
+        shapes = [network.shape_of(number) for number in range(len(network) + 1)]
+        return cls(
+            observed,
+            [Estimate.unknown(shape, MEMBERS) for shape in shapes],
+            [Estimate.unknown(shape, MEMBERS) for shape in shapes],
+            {layer.index: np.full(layer.output_shape, -1) for layer in network if layer.is_selection},
+        )
+
+    @property
+    def network(self) -> Network:
+        """The network."""
+        return self.observed.network
+
+    def learn_value(self, number: int, found: Estimate) -> bool:
+        """Take in what was found of a value; return whether anything was new."""
+        return self._learn("value", self.values, number, found)
+
+    def learn_gradient(self, number: int, found: Estimate) -> bool:
+        """Take in what was found of the gradient at a value; return whether anything was new."""
+        return self._learn("gradient", self.gradients, number, found)
+
+    def _learn(self, what: str, held: list[Estimate], number: int, found: Estimate) -> bool:
+        before = held[number]
+        fresh = found.known & ~before.known & np.isfinite(found.value)
+        if not fresh.any():
+            return False
+        held[number] = Estimate(
+            np.where(fresh, found.value, before.value),
+            before.known | fresh,
+            np.where(fresh[..., None], found.perturbations, before.perturbations),
+        )
+        self.news[what, number] = self.news.get((what, number), 0) + 1
+        return True
+
+    def learn_winners(self, layer: PlacedLayer, found: IntArray) -> bool:
+        """Take in the winners of windows, -1 where unknown; return whether anything was new."""
+        held = self.winners[layer.index]
+        fresh = (held < 0) & (found >= 0)
+        if not fresh.any():
+            return False
+        self.winners[layer.index] = np.where(fresh, found, held)
+        self.news["winners", layer.index] = self.news.get(("winners", layer.index), 0) + 1
+        return True
+
+    def doubt(self, number: int, filters: BoolArray) -> None:
+        """Forget the gradients of some channels at a value, and doubt the sides of the activations they came from."""
+        k = self.gradients[number]
+        mask = np.broadcast_to(filters.reshape(-1, *(1,) * (k.known.ndim - 1)), k.known.shape)
+        self.gradients[number] = Estimate(k.value, k.known & ~mask, k.perturbations)
+        self.news["gradient", number] = self.news.get(("gradient", number), 0) + 1
+        for user in self.network.users(number):
+            if user.is_activation:
+                before = self.doubted.get(user.index, np.zeros(mask.shape, dtype=bool))
+                self.doubted[user.index] = before | mask
+            elif user.output_shape == self.network.shape_of(number) and not is_mixing(user):
+                self.doubt(user.number, filters)
+
+    def seen(self, layer: PlacedLayer) -> tuple[int, ...]:
+        """Return how much was learnt at a layer: of what it reads and makes, and of their gradients."""
+        numbers = (*layer.inputs, layer.number)
+        counts = [self.news.get((what, n), 0) for n in numbers for what in ("value", "gradient")]
+        return (*counts, self.news.get(("winners", layer.index), 0))
+
+
+def is_mixing(layer: PlacedLayer) -> bool:
+    """Return whether a layer makes an output of several values of one input, or of other channels."""
+    return (layer.is_bilinear and layer.groups != layer.channels) or math.prod(layer.taps if layer.is_bilinear else ()) > 1
+
+
+def add(first: Estimate, second: Estimate, sign: float = 1.0) -> Estimate:
+    """Return the sum, or with sign -1 the difference, of two estimates, known where both are."""
+    return Estimate(
+        first.filled() + sign * second.filled(),
+        first.known & second.known,
+        first.perturbations + sign * second.perturbations,
+    )
+
+
+def kept(estimate: Estimate) -> FloatArray:
+    """Return the perturbations, zero where the value is not known."""
+    return np.where(estimate.known[..., None], estimate.perturbations, 0.0)
+
+
+def rounded(observed: Observation, estimate: Estimate) -> Estimate:
+    """Return an estimate with the noise of a client that computed it in its precision."""
+    noise = observed.draw(observed.rounding.arithmetic * np.abs(estimate.filled()), estimate.value.shape)
+    return Estimate(estimate.value, estimate.known, estimate.perturbations + noise)
+
+
+Rule = Callable[[GraphKnowledge, PlacedLayer], bool]

@@ -1,0 +1,179 @@
+"""The recursion on a graph: knowledge of values and gradients flows down and up until nothing changes.
+
+The rules are in `graph_rules`, `graph_windows`, `graph_solving`, `graph_joint` and `graph_blind`; here is their order.
+What is cheap comes first: a sweep down (gradients from what reads a value, values from what they make), a sweep up
+(forward, the gradients that a known input gives, gradients on single paths), and only where both stand still the
+equations of several sources at once, and the blind start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from constraint_algebra.arrays import FloatArray, Progress
+from constraint_algebra.layers.base import PlacedLayer
+from constraint_algebra.networks import operations
+from constraint_algebra.recursion import graph_rules, graph_windows
+from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.graph_blind import blind_start
+from constraint_algebra.recursion.graph_joint import joint
+from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, Rule
+from constraint_algebra.recursion.graph_solving import by_scale, dual, solve
+from constraint_algebra.recursion.observation import Observation
+from constraint_algebra.recursion.result import LayerSolution
+
+ROUNDS = 200  # of sweeps; each learns something, so that this is never reached but by a fault
+
+
+def to_input(
+    observed: Observation, start: PlacedLayer, k: Estimate, misfit: float, progress: Progress | None
+) -> tuple[GraphKnowledge, list[LayerSolution]] | None:
+    """Return what is known of the graph, and what was found layer by layer, last layer first; `None` above `misfit`.
+
+    Args:
+        observed: parameters and gradients.
+        start: the layer whose output gradient is at hand.
+        k: that gradient.
+        misfit: the largest residual of a layer, relative to its right-hand sides.
+        progress: told how many layers with a weight have a known input.
+    """
+    knows = GraphKnowledge.nothing(observed)
+    knows.learn_gradient(start.number, k)
+    _seed(knows)
+    _flow(knows, progress)
+    summaries = [_summary(knows, layer) for layer in reversed(observed.network.bilinear)]
+    if any(line.residual > misfit for line in summaries):
+        return None
+    return knows, summaries
+
+
+def _seed(knows: GraphKnowledge) -> None:
+    """Learn the output gradients that are bias gradients: those of layers with one output position."""
+    observed = knows.observed
+    for layer in knows.network.bilinear:
+        if layer.bias_name is not None and math.prod(layer.outputs) == 1:
+            db, own = observed.gradients[layer.bias_name], observed.deviations[layer.bias_name]
+            known = np.ones(layer.output_shape, dtype=bool)
+            found = Estimate(db.reshape(layer.output_shape), known, observed.draw(own, own.shape).reshape(*known.shape, -1))
+            knows.learn_gradient(layer.number, found)
+
+
+class _Once:
+    """Applies a rule at a layer only where something was learnt there since it was last applied."""
+
+    def __init__(self, knows: GraphKnowledge) -> None:
+        self.knows = knows
+        self._seen: dict[tuple[Rule, int], object] = {}
+
+    def __call__(self, rule: Rule, layer: PlacedLayer) -> bool:
+        around = self._around(layer)
+        if self._seen.get((rule, layer.index)) == around:
+            return False
+        self._seen[rule, layer.index] = around
+        return rule(self.knows, layer)
+
+    def _around(self, layer: PlacedLayer) -> object:
+        """Return how much was learnt at a layer, and at all others that read what it reads."""
+        readers = {user.index: user for number in layer.inputs for user in self.knows.network.users(number)}
+        return tuple(self.knows.seen(user) for user in (layer, *readers.values()))
+
+
+def _flow(knows: GraphKnowledge, progress: Progress | None) -> None:
+    network, once = knows.network, _Once(knows)
+    last_resort: tuple[Callable[[], bool], ...] = (
+        lambda: any(once(blind_start, layer) for layer in reversed(network.bilinear)),
+        lambda: joint(knows),
+    )
+    for _ in range(ROUNDS):
+        learnt = [_down(once, layer) for layer in reversed(network.layers)]
+        learnt += [graph_rules.pull(knows, 0), *(_up(once, layer) for layer in network.layers)]
+        _report(knows, progress)
+        if not any(learnt) and not any(step() for step in last_resort):
+            return
+
+
+def _down(once: _Once, layer: PlacedLayer) -> bool:
+    learnt = once(_pull, layer)
+    learnt |= once(graph_rules.invert, layer)
+    learnt |= once(graph_rules.below_activation, layer)
+    if layer.is_selection:
+        learnt |= once(_winners, layer)
+    if layer.is_bilinear:
+        learnt |= once(by_scale if graph_rules.is_scale(layer) else _solve, layer)
+    return learnt
+
+
+def _up(once: _Once, layer: PlacedLayer) -> bool:
+    learnt = once(graph_rules.forward, layer)
+    if layer.is_bilinear:
+        learnt |= once(dual, layer)
+    return once(graph_rules.push, layer) or learnt
+
+
+def _pull(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
+    return graph_rules.pull(knows, layer.number)
+
+
+def _solve(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
+    number = layer.inputs[0]
+    first = next(user for user in knows.network.users(number) if user.is_bilinear and not graph_rules.is_scale(user))
+    return layer is first and solve(knows, number)
+
+
+def _winners(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
+    return graph_windows.by_gradient(knows, layer, graph_rules.own_part(knows, layer, 0))
+
+
+def _report(knows: GraphKnowledge, progress: Progress | None) -> None:
+    if progress is not None:
+        layers = knows.network.bilinear
+        done = [layer for layer in layers if knows.values[layer.inputs[0]].known.all()]
+        progress(len(done), len(layers), done[0].name if done else "")
+
+
+def _summary(knows: GraphKnowledge, layer: PlacedLayer) -> LayerSolution:
+    """Return the line of a layer in the result: of the last time that its input was solved for, if it was."""
+    known = int(knows.values[layer.inputs[0]].known.sum())
+    found = knows.solutions.get(layer.index)
+    if found is not None:
+        return replace(found, determined=known)
+    return LayerSolution(
+        name=layer.name,
+        kind=layer.kind,
+        unknowns=layer.unknowns,
+        weight_rows=0,
+        gradient_rows=0,
+        rank=None,
+        determined=known,
+        condition=1.0,
+        residual=0.0,
+    )
+
+
+def bias_map(observed: Observation) -> tuple[list[PlacedLayer], FloatArray]:
+    """Return the layers with a bias that only affine operations part from the output, and their bias gradients.
+
+    As linear functions of the output gradient: rows `(filters of all these layers, outputs)`.
+    """
+    network = observed.network
+    size = math.prod(network.output_shape)
+    found: dict[int, FloatArray] = {len(network): np.eye(size).reshape(*network.output_shape, size)}
+    layers, rows = [], []
+    for layer in reversed(network.layers):
+        k = found.pop(layer.number, None)
+        if k is None or layer.is_source:
+            continue
+        if layer.is_bilinear:
+            if layer.bias_name is not None:
+                layers.append(layer)
+                rows.append(k.reshape(layer.filters, -1, size).sum(axis=1))
+        sent = operations.cotangents(layer, observed.parameters, {}, k)
+        for number, part in zip(layer.inputs, sent, strict=True):
+            if len(network.users(number)) == 1:
+                found[number] = part
+    return layers, np.concatenate(rows) if rows else np.zeros((0, size))

@@ -1,0 +1,366 @@
+"""The equations of one value that several layers read: all of their gradient and weight equations together.
+
+A value h that several convolutions read has the gradient equations `A_l(k_l) h[c] = dL/dW_l[:, c]` of each of them, and
+the weight equations `B(W_l) h = z_l - b_l` of their known outputs; entries of h that are known already are equations
+too. The elimination has two stages, as for a layer by itself: what the gradient equations leave open is the same for
+all channels that lie in the same groups of all layers, and the others are solved in its coordinates. Rows are weighed
+by their noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg as la
+
+from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
+from constraint_algebra.layers import trilinear
+from constraint_algebra.layers.base import PlacedLayer
+from constraint_algebra.layers.incidence import incidence
+from constraint_algebra.numerics.dense_least_squares import Reduced
+from constraint_algebra.recursion import contradictions
+from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.layer_step import OwnNoise, layer_equations
+from constraint_algebra.recursion.noise import STORED_SOLUTION
+from constraint_algebra.recursion.observation import Observation
+from constraint_algebra.recursion.result import LayerSolution
+from constraint_algebra.solvers.noisy_equations import LayerEquations, noise_cut, residual
+
+TOLERANCE = 1e-5  # share of a null vector above which an unknown counts as undetermined, as for a layer by itself
+ENTRIES, OPERATIONS = 6e7, 2e11  # of the second stage, dense: beyond, it is left out
+LEAKING = 10.0  # times its noise, what is open may move a value at most that counts as determined
+ROUNDED = 1e2 * float(np.finfo(float).eps)  # what factorising leaves of a share that is zero, and a margin
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads the value, with what is known at its output.
+
+    Attributes:
+        layer: the layer.
+        k: the gradient there.
+        z: its output, bias included.
+    """
+
+    layer: PlacedLayer
+    k: Estimate
+    z: Estimate
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The equations of one reader, with their noise."""
+
+    reader: Reader
+    equations: LayerEquations
+    noise: OwnNoise
+
+    @property
+    def whiten(self) -> FloatArray:
+        """Factor of each gradient row, `(filters, taps)`."""
+        eq = self.equations
+        return np.where(eq.gradient_rows, 1 / np.where(eq.gradient_rows, eq.gradient_noise, 1.0), 0.0)
+
+    def block(self, group: int) -> FloatArray:
+        """Return the whitened gradient rows of a channel of a group that count, `(rows, positions)`."""
+        layer, S = self.reader.layer, incidence(self.reader.layer)
+        F = layer.filters // layer.groups
+        filters = slice(group * F, (group + 1) * F)
+        k = np.pad(self.equations.output_gradient.reshape(layer.filters, -1)[filters], ((0, 0), (0, 1)))
+        rows = k[:, S.meeting] * self.whiten[filters][..., None]
+        return rows[self.equations.gradient_rows[filters]]
+
+    def sides(self, weight_gradient: FloatArray, channel: int) -> FloatArray:
+        """Return n right-hand sides `(*weight_shape, n)` of the gradient rows of a channel, `(rows, n)`."""
+        layer = self.reader.layer
+        F, C = layer.filters // layer.groups, layer.channels // layer.groups
+        filters = slice(channel // C * F, (channel // C + 1) * F)
+        by_tap = weight_gradient.reshape(layer.filters, C, self.whiten.shape[1], -1)[filters, channel % C]
+        return np.asarray((by_tap * self.whiten[filters][..., None])[self.equations.gradient_rows[filters]])
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The first stage of the channels that lie in the same groups of all readers."""
+
+    channels: IntArray
+    left: FloatArray
+    singular: FloatArray
+    right: FloatArray
+    strong: int
+
+    def solved(self, rhs: FloatArray) -> FloatArray:
+        """Return the strong part for right-hand sides `(rows, n)`, `(positions, n)`."""
+        s = self.strong
+        return np.asarray(self.right[:, :s] @ ((self.left[:, :s].T @ rhs) / self.singular[:s, None]))
+
+    def weak(self, rhs: FloatArray) -> FloatArray:
+        """Return the right-hand sides of the weak directions, `(weak, n)`."""
+        return np.asarray(self.left[:, self.strong : len(self.singular)].T @ rhs)
+
+    @property
+    def open(self) -> FloatArray:
+        """Basis of what the strong directions leave open: the weak ones first, `(positions, open)`."""
+        return self.right[:, self.strong :]
+
+
+class ValueEquations:
+    """All equations of one value, eliminated.
+
+    Args:
+        observed: parameters and gradients.
+        value: what is known of the value.
+        readers: the layers that read it.
+        left_out: filters of each reader whose gradient equations do not count.
+
+    Attributes:
+        basis: what the first stage leaves open, `(*shape, open)`.
+        null: orthonormal basis of what all equations leave open, in coordinates of `basis`.
+        rank: their numerical rank; `None` where the second stage is too large.
+    """
+
+    def __init__(
+        self,
+        observed: Observation,
+        value: Estimate,
+        readers: Sequence[Reader],
+        left_out: Sequence[BoolArray] | None = None,
+    ) -> None:
+        """Weigh the rows, and eliminate."""
+        self.observed, self.value, self.shape = observed, value, value.value.shape
+        self.parts = _parts(observed, readers, left_out)
+        self.scale = max(part.equations.scale for part in self.parts)
+        self.cut = max(noise_cut(part.equations) for part in self.parts) / self.scale
+        self.blocks = list(self._blocks())
+        self.opens = sum(block.open.shape[1] * len(block.channels) for block in self.blocks)
+        self.entry_noise = np.maximum(value.deviation, float(np.finfo(float).eps) * self.scale)
+        self.null, self.reduced = np.eye(0), None
+        if self.opens:
+            self._second_stage()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the second stage can be held and factored."""
+        rows = int(self.value.known.sum()) + sum(part.equations.weight_row_count for part in self.parts) + self.opens
+        widest = max(math.prod(self.shape), *(math.prod(part.reader.layer.output_shape) for part in self.parts))
+        return widest * self.opens <= ENTRIES and rows * self.opens**2 <= OPERATIONS
+
+    @property
+    def rank(self) -> int | None:
+        """Numerical rank of all equations."""
+        return None if self.opens and not self.is_small else math.prod(self.shape) - self.null.shape[1]
+
+    def _blocks(self) -> Iterator[_Block]:
+        C = self.shape[0]
+        groups = np.array([np.arange(C) // (C // part.reader.layer.groups) for part in self.parts])
+        kinds, which = np.unique(groups, axis=1, return_inverse=True)
+        positions = math.prod(self.shape[1:])
+        for number, of_readers in enumerate(kinds.T):
+            pairs = zip(self.parts, of_readers, strict=True)
+            A = np.concatenate([np.zeros((0, positions)), *(part.block(int(group)) for part, group in pairs)])
+            U, s, Vt = la.svd(A, full_matrices=len(A) < positions, check_finite=False)
+            keep = int(np.count_nonzero(s > max(A.shape) * np.finfo(float).eps * s.max(initial=0.0)))
+            strong = int(np.count_nonzero(s[:keep] > self.cut))
+            channels = np.flatnonzero(which.ravel() == number)
+            yield _Block(channels, U[:, :keep], s[:keep], Vt.T, strong)
+
+    def _second_stage(self) -> None:
+        """Factor what is left, in the coordinates of what the first stage leaves open."""
+        if not self.is_small:
+            return
+        self.basis = self._basis()
+        rows = [self._weak_rows(), *(self._weight_rows(part) for part in self.parts), self._entry_rows()]
+        matrix = np.concatenate(rows)
+        size = float(np.sqrt((matrix**2).sum(axis=1)).max(initial=0.0)) or 1.0
+        self.unit = 1 / size
+        rounding = self.opens * float(np.finfo(float).eps)
+        if len(matrix):
+            self.reduced = Reduced(matrix * self.unit, max(self.unit * self.cut, rounding))
+            self.null = self.reduced.null
+        else:
+            self.null = np.eye(self.opens)
+
+    def _basis(self) -> FloatArray:
+        basis = np.zeros((self.shape[0], math.prod(self.shape[1:]), self.opens))
+        for channel, block, columns in self._columns():
+            basis[channel][:, columns] = block.open
+        return basis.reshape(*self.shape, self.opens)
+
+    def _columns(self) -> Iterator[tuple[int, _Block, slice]]:
+        """Yield each channel with its block and the columns of its open directions."""
+        at = 0
+        for block in self.blocks:
+            width = block.open.shape[1]
+            for channel in block.channels.tolist():
+                yield channel, block, slice(at, at + width)
+                at += width
+
+    def _weak_rows(self) -> FloatArray:
+        rows = []
+        for _, block, columns in self._columns():
+            weak = block.singular[block.strong :]
+            some = np.zeros((len(weak), self.opens))
+            some[np.arange(len(weak)), columns.start + np.arange(len(weak))] = weak
+            rows.append(some)
+        return np.concatenate(rows)
+
+    def _weight_rows(self, part: _Part) -> FloatArray:
+        eq = part.equations
+        known = eq.weight_rows
+        if not known.any():
+            return np.zeros((0, self.opens))
+        rows = trilinear.forward(part.reader.layer, eq.weight, self.basis)[known]
+        return np.asarray(rows / eq.output_noise[known][:, None])
+
+    def _entry_rows(self) -> FloatArray:
+        known = self.value.known
+        return np.asarray(self.basis[known] / self.entry_noise[known][:, None])
+
+    def solve(
+        self, weight_gradients: Sequence[FloatArray], outputs: Sequence[FloatArray], entries: FloatArray
+    ) -> FloatArray:
+        """Return the least-squares value for n right-hand sides, `(*shape, n)`.
+
+        Args:
+            weight_gradients: for each reader dL/dW, `(*weight_shape, n)`.
+            outputs: for each reader z - b, `(*output_shape, n)`; what is unknown does not matter.
+            entries: of the value itself, `(*shape, n)`; what is unknown does not matter.
+        """
+        n = entries.shape[-1]
+        x = np.zeros((self.shape[0], math.prod(self.shape[1:]), n))
+        weak = []
+        for channel, block, _ in self._columns():
+            rhs = np.concatenate(
+                [
+                    np.zeros((0, n)),
+                    *(part.sides(dW, channel) for part, dW in zip(self.parts, weight_gradients, strict=True)),
+                ]
+            )
+            x[channel] = block.solved(rhs)
+            weak.append(block.weak(rhs))
+        x = x.reshape(*self.shape, n)
+        if self.reduced is None:
+            return x
+        sides = [np.concatenate(weak)]
+        for part, output in zip(self.parts, outputs, strict=True):
+            known = part.equations.weight_rows
+            lacking = output[known] - trilinear.forward(part.reader.layer, part.equations.weight, x)[known]
+            sides.append(lacking / part.equations.output_noise[known][:, None])
+        known = self.value.known
+        sides.append((entries - x)[known] / self.entry_noise[known][:, None])
+        y = self.reduced.solve(self.unit * np.concatenate(sides))
+        return np.asarray(x + self.basis @ y)
+
+    def solution(self) -> FloatArray:
+        """Return the value; of what is open the part of least norm."""
+        found = self.solve(
+            [part.equations.weight_gradient[..., None] for part in self.parts],
+            [np.nan_to_num(part.equations.output)[..., None] for part in self.parts],
+            self.value.filled()[..., None],
+        )
+        return np.asarray(found[..., 0])
+
+    def moved(self, x: FloatArray) -> FloatArray:
+        """Return how each perturbation moves the value x, to first order, `(*shape, MEMBERS)`."""
+        observed, gradients, outputs = self.observed, [], []
+        for part in self.parts:
+            layer, k, z = part.reader.layer, part.reader.k, part.reader.z
+            perturbed = np.where(k.known[..., None], k.perturbations, 0.0)
+            gradient = observed.draw(part.noise.weight_gradient, layer.weight_shape)
+            gradients.append(gradient - trilinear.weight_gradient(layer, perturbed, x))
+            own = np.broadcast_to(part.noise.output, layer.output_shape)
+            outputs.append(np.where(z.known[..., None], z.perturbations, 0.0) + observed.draw(own, layer.output_shape))
+        entries = np.where(self.value.known[..., None], self.value.perturbations, 0.0)
+        return self.solve(gradients, outputs, entries) + observed.draw(STORED_SOLUTION * np.abs(x), self.shape)
+
+    def shares(self) -> FloatArray:
+        """Return the share that what is open has of each entry."""
+        if not self.opens:
+            return np.zeros(self.shape)
+        if self.reduced is None and not self.is_small:
+            flat = np.zeros((self.shape[0], math.prod(self.shape[1:])))
+            for channel, block, _ in self._columns():
+                flat[channel] = np.sqrt((block.open**2).sum(axis=1))
+            return flat.reshape(self.shape)
+        left = self.basis @ self.null
+        return np.asarray(np.sqrt((left**2).sum(axis=-1)))
+
+    def estimate(self) -> Estimate:
+        """Return the value with its noise; what the equations leave open counts as unknown."""
+        x, shares = self.solution(), self.shares()
+        moved, leaking = self.moved(x), self.scale * shares
+        noise = np.sqrt((moved**2).mean(axis=-1)) + ROUNDED * self.scale
+        determined = (shares < TOLERANCE) & (leaking <= LEAKING * noise)
+        moved += self.observed.draw(leaking, self.shape)
+        return Estimate(x, determined, np.where(determined[..., None], moved, 0.0))
+
+    def summary(self, part: _Part, found: Estimate) -> LayerSolution:
+        """Return the line of one reader in the result."""
+        kept = [block.singular[: block.strong] for block in self.blocks if block.strong]
+        largest = max((float(s.max()) for s in kept), default=1.0)
+        least = min((float(s.min()) for s in kept), default=1.0)
+        others = tuple(other.reader.layer.name for other in self.parts if other is not part)
+        return LayerSolution(
+            name=part.reader.layer.name,
+            kind=part.reader.layer.kind,
+            unknowns=math.prod(self.shape),
+            weight_rows=sum(p.equations.weight_row_count for p in self.parts),
+            gradient_rows=sum(p.equations.gradient_row_count for p in self.parts),
+            rank=self.rank,
+            determined=int(found.known.sum()),
+            condition=largest / least,
+            residual=max(residual(p.equations, found.value) for p in self.parts),
+            misfit=self.misfit(found.value),
+            together=others,
+        )
+
+    def misfit(self, x: FloatArray) -> float:
+        """Return the largest misfit of a filter of any reader."""
+        return max(float(contradictions.misfits(part.equations, x).max(initial=0.0)) for part in self.parts)
+
+
+def _parts(
+    observed: Observation, readers: Sequence[Reader], left_out: Sequence[BoolArray] | None
+) -> tuple[_Part, ...]:
+    """Return the equations of all readers, with one size of a typical value for all."""
+    own = [layer_equations(observed, r.layer, r.k, r.z) for r in readers]
+    scale = max(equations.scale for equations, _ in own if _says(equations)) if any(_says(e) for e, _ in own) else 1.0
+    parts = []
+    for number, reader in enumerate(readers):
+        equations, noise = layer_equations(observed, reader.layer, reader.k, reader.z, scale)
+        if left_out is not None:
+            equations = contradictions.without(equations, left_out[number])
+        parts.append(_Part(reader, equations, noise))
+    return tuple(parts)
+
+
+def _says(equations: LayerEquations) -> bool:
+    return bool(equations.gradient_rows.any() or equations.weight_rows.any())
+
+
+def healed(
+    observed: Observation, value: Estimate, readers: Sequence[Reader]
+) -> tuple[ValueEquations, Estimate, list[BoolArray]]:
+    """Solve; where filters' gradient equations contradict the rest, solve without them, if the rest then agrees."""
+    none = [np.zeros(reader.layer.filters, dtype=bool) for reader in readers]
+    whole = ValueEquations(observed, value, readers)
+    found = whole.estimate()
+    out, system, again = none, whole, found
+    while True:
+        pairs = zip(out, system.parts, strict=True)
+        news = [contradictions.suspects(part.equations, again.value) & ~left for left, part in pairs]
+        if not any(new.any() for new in news) or any((a | b).sum() > len(a) // 2 for a, b in zip(out, news, strict=True)):
+            break
+        out = [a | b for a, b in zip(out, news, strict=True)]
+        system = ValueEquations(observed, value, readers, out)
+        again = system.estimate()
+    clean = all(contradictions.resolved(part.equations, again.value) for part in system.parts)
+    if any(left.any() for left in out) and clean and again.known.sum() >= found.known.sum():
+        return system, again, out
+    return whole, found, none
+
+
