@@ -236,7 +236,9 @@ class PlacedLayer:
     @property
     def groups(self) -> int:
         """Number of groups, 1 for a linear layer."""
-        return getattr(self.bilinear, "groups", 1) if self.is_bilinear else 1
+        layer = self.layer.at(self.input_shape) if isinstance(self.layer, Parametric) else self.layer
+        groups: int = layer.groups if hasattr(type(layer), "groups") else 1  # type: ignore[attr-defined]
+        return groups
 
     @property
     def channels(self) -> int:
@@ -252,7 +254,9 @@ class PlacedLayer:
     @property
     def taps(self) -> Shape:
         """Kernel size along each axis, `()` for a linear layer."""
-        return getattr(self.bilinear, "taps", ())
+        layer = self.bilinear
+        taps: Shape = layer.taps if hasattr(type(layer), "taps") else ()
+        return taps
 
     @property
     def positions(self) -> Shape:
@@ -290,7 +294,7 @@ class PlacedLayer:
     @property
     def has_parameters(self) -> bool:
         """Whether the layer is trained: it has a weight, or slopes."""
-        return self.is_bilinear or bool(getattr(self.layer, "parameters", 0))
+        return self.is_bilinear or hasattr(type(self.layer), "parameters")
 
     @property
     def _parametric(self) -> Parametric:

@@ -16,6 +16,7 @@
 | `row_noise` | how far noise may put each gradient entry from what an input gives |
 | `sides_by_sums` | the pattern of a network of pieces, as its bias gradients name it |
 | `last_step` | a search on all equations at once, where the layers one by one stop |
+| `blind_start` | what the gradient of a single layer tells by itself |
 | `backsubstitution` | layer after layer |
 | `result` | what came out, with its status |
 

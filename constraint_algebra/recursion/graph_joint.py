@@ -22,7 +22,7 @@ from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.layer_step import layer_equations
-from constraint_algebra.recursion.value_equations import ENTRIES, LEAKING, OPERATIONS, ROUNDED, TOLERANCE
+from constraint_algebra.recursion.value_equations import ENTRIES, LEAKING, ROUNDED, TOLERANCE, is_affordable
 from constraint_algebra.solvers.noisy_equations import noise_cut
 
 
@@ -84,11 +84,11 @@ def _together(knows: GraphKnowledge, sources: list[int]) -> bool:
         n += len(entries)
     reached = _reached(knows, set(sources))
     widest = max(int(np.prod(knows.network.shape_of(number))) for number in reached)
-    if n * widest > ENTRIES or n**3 > OPERATIONS:
+    if n * widest > ENTRIES or not is_affordable(n, n):
         return False
     tangents, bases = _maps(knows, columns, n, reached)
     rows = [part for number in reached for part in _rows_at(knows, number, tangents, bases)]
-    if not rows or sum(len(part.matrix) for part in rows) * n**2 > OPERATIONS:
+    if not rows or not is_affordable(sum(len(part.matrix) for part in rows), n):
         return False
     found, determined, moved = _solved(rows, n)
     learnt = False
@@ -126,8 +126,8 @@ def _maps(
         T = np.zeros((int(np.prod(shape)), n))
         T[part.entries, part.start + np.arange(len(part.entries))] = 1.0
         tangents[part.number] = T.reshape(*shape, n)
-        value = knows.values[part.number]
-        bases[part.number] = Estimate(value.filled(), np.ones(shape, dtype=bool), kept(value))
+        held = knows.values[part.number]
+        bases[part.number] = Estimate(held.filled(), np.ones(shape, dtype=bool), kept(held))
     for number in reached:
         if number in tangents:
             continue
@@ -169,8 +169,9 @@ def _known_entries(knows: GraphKnowledge, number: int, T: FloatArray, base: Esti
     if not counts.any():
         return None
     size = float(np.sqrt((value.value[counts] ** 2).mean()))
-    noise = np.hypot(value.deviation, base.deviation)[counts] + observed.rounding.arithmetic * (size or 1.0)
-    moved = (kept(value) - base.perturbations)[counts] + observed.draw(observed.rounding.arithmetic * size, noise.shape)
+    rounding = np.full(int(counts.sum()), observed.rounding.arithmetic * (size or 1.0))
+    noise = np.hypot(value.deviation, base.deviation)[counts] + rounding
+    moved = (kept(value) - base.perturbations)[counts] + observed.draw(rounding, noise.shape)
     return _Rows(T[counts] / noise[:, None], (value.value - base.value)[counts] / noise, moved / noise[:, None], 3.0)
 
 

@@ -114,7 +114,9 @@ class GraphKnowledge:
 
 def is_mixing(layer: PlacedLayer) -> bool:
     """Return whether a layer makes an output of several values of one input, or of other channels."""
-    return (layer.is_bilinear and layer.groups != layer.channels) or math.prod(layer.taps if layer.is_bilinear else ()) > 1
+    return (layer.is_bilinear and layer.groups != layer.channels) or math.prod(
+        layer.taps if layer.is_bilinear else ()
+    ) > 1
 
 
 def add(first: Estimate, second: Estimate, sign: float = 1.0) -> Estimate:

@@ -18,7 +18,6 @@ from constraint_algebra.arrays import FloatArray, Progress
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.networks import operations
 from constraint_algebra.recursion import graph_rules, graph_windows
-from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_blind import blind_start
 from constraint_algebra.recursion.graph_joint import joint
@@ -59,7 +58,9 @@ def _seed(knows: GraphKnowledge) -> None:
         if layer.bias_name is not None and math.prod(layer.outputs) == 1:
             db, own = observed.gradients[layer.bias_name], observed.deviations[layer.bias_name]
             known = np.ones(layer.output_shape, dtype=bool)
-            found = Estimate(db.reshape(layer.output_shape), known, observed.draw(own, own.shape).reshape(*known.shape, -1))
+            found = Estimate(
+                db.reshape(layer.output_shape), known, observed.draw(own, own.shape).reshape(*known.shape, -1)
+            )
             knows.learn_gradient(layer.number, found)
 
 
@@ -78,23 +79,30 @@ class _Once:
         return rule(self.knows, layer)
 
     def _around(self, layer: PlacedLayer) -> object:
-        """Return how much was learnt at a layer, and at all others that read what it reads."""
-        readers = {user.index: user for number in layer.inputs for user in self.knows.network.users(number)}
+        """Return how much was learnt at a layer, and at all that read what it reads or makes."""
+        numbers = (*layer.inputs, layer.number)
+        readers = {user.index: user for number in numbers for user in self.knows.network.users(number)}
         return tuple(self.knows.seen(user) for user in (layer, *readers.values()))
 
 
 def _flow(knows: GraphKnowledge, progress: Progress | None) -> None:
+    """Apply the rules, the cheap ones until they stand still, then one of the others, and so on."""
     network, once = knows.network, _Once(knows)
-    last_resort: tuple[Callable[[], bool], ...] = (
-        lambda: any(once(blind_start, layer) for layer in reversed(network.bilinear)),
+    upwards, downwards = network.layers, network.layers[::-1]
+    parametric = [layer for layer in downwards if layer.is_bilinear]
+    dearer: tuple[Callable[[], bool], ...] = (
+        lambda: any(once(_solve, layer) for layer in parametric),
+        lambda: any(once(dual, layer) for layer in parametric),
+        lambda: any(once(blind_start, layer) for layer in parametric),
         lambda: joint(knows),
     )
     for _ in range(ROUNDS):
-        learnt = [_down(once, layer) for layer in reversed(network.layers)]
-        learnt += [graph_rules.pull(knows, 0), *(_up(once, layer) for layer in network.layers)]
-        _report(knows, progress)
-        if not any(learnt) and not any(step() for step in last_resort):
-            return
+        learnt = [_down(once, layer) for layer in downwards]
+        learnt += [graph_rules.pull(knows, 0), *(_up(once, layer) for layer in upwards)]
+        if not any(learnt):
+            _report(knows, progress)
+            if not any(step() for step in dearer):
+                return
 
 
 def _down(once: _Once, layer: PlacedLayer) -> bool:
@@ -103,15 +111,11 @@ def _down(once: _Once, layer: PlacedLayer) -> bool:
     learnt |= once(graph_rules.below_activation, layer)
     if layer.is_selection:
         learnt |= once(_winners, layer)
-    if layer.is_bilinear:
-        learnt |= once(by_scale if graph_rules.is_scale(layer) else _solve, layer)
-    return learnt
+    return (layer.is_bilinear and once(by_scale, layer)) or learnt
 
 
 def _up(once: _Once, layer: PlacedLayer) -> bool:
     learnt = once(graph_rules.forward, layer)
-    if layer.is_bilinear:
-        learnt |= once(dual, layer)
     return once(graph_rules.push, layer) or learnt
 
 
@@ -120,9 +124,10 @@ def _pull(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
 
 
 def _solve(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
+    """Solve for what a layer reads, once for all that read it."""
     number = layer.inputs[0]
-    first = next(user for user in knows.network.users(number) if user.is_bilinear and not graph_rules.is_scale(user))
-    return layer is first and solve(knows, number)
+    those = [user for user in knows.network.users(number) if user.is_bilinear and not graph_rules.is_scale(user)]
+    return layer in those[:1] and solve(knows, number)
 
 
 def _winners(knows: GraphKnowledge, layer: PlacedLayer) -> bool:

@@ -25,7 +25,7 @@ from constraint_algebra.recursion import graph_windows, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
 from constraint_algebra.recursion.contradictions import SIDES
 from constraint_algebra.recursion.ensemble import MEMBERS
-from constraint_algebra.recursion.estimates import Estimate, through_formulas
+from constraint_algebra.recursion.estimates import Estimate, sides, through_formulas
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, add, kept, rounded
 
 STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
@@ -87,8 +87,10 @@ def invert(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
 
 def is_scale(layer: PlacedLayer) -> bool:
     """Return whether a layer with a weight makes each output of one input alone: a factor for each channel."""
-    return layer.groups == layer.channels == layer.filters and all(tap == 1 for tap in layer.taps) and (
-        layer.outputs == layer.positions
+    return (
+        layer.groups == layer.channels == layer.filters
+        and all(tap == 1 for tap in layer.taps)
+        and (layer.outputs == layer.positions)
     )
 
 
@@ -101,9 +103,7 @@ def _unscaled(knows: GraphKnowledge, layer: PlacedLayer, y: Estimate) -> bool:
     factor = _factors(knows, layer)
     bias = knows.observed.bias(layer).reshape(factor.shape)
     divisor = np.where(factor != 0, factor, 1.0)
-    x = Estimate(
-        (y.filled() - bias) / divisor, y.known & (factor != 0), (kept(y)) / divisor[..., None]
-    )
+    x = Estimate((y.filled() - bias) / divisor, y.known & (factor != 0), (kept(y)) / divisor[..., None])
     return knows.learn_value(layer.inputs[0], rounded(knows.observed, x))
 
 
@@ -221,10 +221,22 @@ def below_activation(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
     """Learn the input of an activation from its output, and its output from the gradients on both sides."""
     if not layer.is_activation:
         return False
+    _to_plateau(knows, layer)
     learnt = False
     if not knows.values[layer.inputs[0]].known.all():
         learnt = knows.learn_value(layer.inputs[0], through(knows, layer)[0])
     return _cut_off(knows, layer) or learnt
+
+
+def _to_plateau(knows: GraphKnowledge, layer: PlacedLayer) -> None:
+    """Put outputs that were cut off where the activation puts them, which is exact: what is left there is noise."""
+    f, y = formulas_of(layer, knows.observed.parameters), knows.values[layer.number]
+    if not f.plateaus or not y.known.any():
+        return
+    value, decided, doubt = sides(f, y, knows.gradients[layer.number], _bias_check(knows, layer))
+    flat = y.known & decided & (doubt == 0) & np.isin(value, f.plateaus)
+    exact = np.where(flat[..., None], 0.0, y.perturbations)
+    knows.values[layer.number] = Estimate(np.where(flat, value, y.value), y.known, exact)
 
 
 def _cut_off(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
@@ -266,9 +278,7 @@ def push(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
     if layer.is_bilinear:
         factor = _factors(knows, layer)
         divisor = np.where(factor != 0, factor, 1.0)
-        up = Estimate(
-            sent[0].filled() / divisor, sent[0].known & (factor != 0), kept(sent[0]) / divisor[..., None]
-        )
+        up = Estimate(sent[0].filled() / divisor, sent[0].known & (factor != 0), kept(sent[0]) / divisor[..., None])
         return knows.learn_gradient(layer.number, rounded(knows.observed, up))
     maps, _ = affine_maps(layer, knows.observed.parameters)
     stacked = sp.csr_array(sp.vstack([sp.csr_array(M.T) for M in maps], format="csr"))

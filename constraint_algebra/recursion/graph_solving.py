@@ -8,23 +8,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import scipy.linalg as la
 import scipy.sparse as sp
 
-from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import incidence
-from constraint_algebra.recursion import layer_step, value_equations
+from constraint_algebra.recursion import layer_step
 from constraint_algebra.recursion.contradictions import SIDES
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.graph_rules import is_scale, peeled
 from constraint_algebra.recursion.noise import STORED_SOLUTION
-from constraint_algebra.recursion.value_equations import LEAKING, ROUNDED, TOLERANCE, Reader
+from constraint_algebra.recursion.value_equations import LEAKING, ROUNDED, TOLERANCE, Reader, ValueEquations, healed
 from constraint_algebra.solvers.noisy_equations import USABLE
 
 DUAL = 4e9  # operations of a dual system up to which it is solved
@@ -47,11 +45,10 @@ def solve(knows: GraphKnowledge, number: int) -> bool:
     those = readers(knows, number)
     if not those or value.known.all():
         return False
-    if len(those) == 1 and not value.known.any():
+    whole = ValueEquations(knows.observed, value, those)
+    if len(those) == 1 and not whole.is_plain and (not value.known.any() or whole.rank is None):
         return _solve_alone(knows, number, those[0])
-    system, found, out = value_equations.healed(knows.observed, value, those)
-    if system.rank is None and len(those) == 1:
-        return _solve_alone(knows, number, those[0])
+    system, found, out = healed(whole, those)
     for part, left in zip(system.parts, out, strict=True):
         knows.solutions[part.reader.layer.index] = system.summary(part, found)
         if left.any():
@@ -61,6 +58,8 @@ def solve(knows: GraphKnowledge, number: int) -> bool:
 
 def by_scale(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
     """Learn the last unknown value of a channel from the gradient equation of its factor, `sum_o k x = dL/dγ`."""
+    if not is_scale(layer):
+        return False
     x, k, observed = knows.values[layer.inputs[0]], knows.gradients[layer.number], knows.observed
     open_ones = (~x.known).reshape(layer.channels, -1).sum(axis=1)
     usable = (open_ones == 1) & k.known.reshape(layer.channels, -1).all(axis=1)
@@ -141,5 +140,3 @@ def _dual_of_group(knows: GraphKnowledge, layer: PlacedLayer, group: int, found:
     known = (share < TOLERANCE)[:, None] & (size * share[:, None] <= LEAKING * bars)
     found.value[filters], found.known[filters] = k.T, known.T
     found.perturbations[filters] = moved.transpose(1, 0, 2)
-
-

@@ -49,10 +49,10 @@ class _Entries:
         others = self.value.copy()
         others[rows, best] = -np.inf
         second = others.argmax(axis=1)
-        ahead = self.value[rows, best] - others[rows, second]
+        some = self.known.any(axis=1)
+        ahead = np.where(some, self.value[rows, best], 0.0) - others[rows, second]
         noise = np.hypot(self.deviation[rows, best], self.deviation[rows, second])
-        with np.errstate(invalid="ignore"):
-            return best, np.asarray(self.known.any(axis=1) & (ahead > SIDES * noise))
+        return best, np.asarray(some & (ahead > SIDES * noise))
 
 
 def forward(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
@@ -145,7 +145,7 @@ def by_gradient(knows: GraphKnowledge, layer: PlacedLayer, sent: Estimate) -> bo
         layer: the selection.
         sent: what it sends back to its input, as far as that is known.
     """
-    k, table = knows.gradients[layer.number].reshape((-1,)), windows(layer)
+    k, table = knows.gradients[layer.number].reshape((len(windows(layer)),)), windows(layer)
     at = np.where(table >= 0, table, 0)
     size = np.where(k.known, np.abs(k.value), 0.0)[:, None]
     known = sent.known.ravel()[at] & (table >= 0)

@@ -20,7 +20,6 @@ import numpy as np
 
 from constraint_algebra import memory
 from constraint_algebra.errors import MemoryLimitError
-from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import Identity
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.recursion import contradictions, layer_step

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.linalg as la
@@ -22,7 +23,6 @@ from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.numerics.dense_least_squares import Reduced
 from constraint_algebra.recursion import contradictions
-from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.layer_step import OwnNoise, layer_equations
 from constraint_algebra.recursion.noise import STORED_SOLUTION
@@ -31,7 +31,9 @@ from constraint_algebra.recursion.result import LayerSolution
 from constraint_algebra.solvers.noisy_equations import LayerEquations, noise_cut, residual
 
 TOLERANCE = 1e-5  # share of a null vector above which an unknown counts as undetermined, as for a layer by itself
-ENTRIES, OPERATIONS = 6e7, 2e11  # of the second stage, dense: beyond, it is left out
+ENTRIES, OPERATIONS = 6e7, 4e10  # of a dense stage: beyond, it is left out
+WELL = 1e3  # times the size at which a direction counts as known, a singular value leaves little to be gained
+FACTORING = 20  # operations of singular values, in cubes of the number of unknowns
 LEAKING = 10.0  # times its noise, what is open may move a value at most that counts as determined
 ROUNDED = 1e2 * float(np.finfo(float).eps)  # what factorising leaves of a share that is zero, and a margin
 
@@ -74,13 +76,15 @@ class _Part:
         rows = k[:, S.meeting] * self.whiten[filters][..., None]
         return rows[self.equations.gradient_rows[filters]]
 
-    def sides(self, weight_gradient: FloatArray, channel: int) -> FloatArray:
-        """Return n right-hand sides `(*weight_shape, n)` of the gradient rows of a channel, `(rows, n)`."""
+    def sides(self, weight_gradient: FloatArray, channels: IntArray) -> FloatArray:
+        """Return n right-hand sides `(*weight_shape, n)` of the rows of channels of a group, `(rows, channels, n)`."""
         layer = self.reader.layer
         F, C = layer.filters // layer.groups, layer.channels // layer.groups
-        filters = slice(channel // C * F, (channel // C + 1) * F)
-        by_tap = weight_gradient.reshape(layer.filters, C, self.whiten.shape[1], -1)[filters, channel % C]
-        return np.asarray((by_tap * self.whiten[filters][..., None])[self.equations.gradient_rows[filters]])
+        group = int(channels[0]) // C
+        filters = slice(group * F, (group + 1) * F)
+        rhs = weight_gradient.reshape(layer.filters, C, self.whiten.shape[1], -1)[filters][:, channels % C]
+        by_tap = rhs.swapaxes(1, 2) * self.whiten[filters][..., None, None]
+        return np.asarray(by_tap[self.equations.gradient_rows[filters]])
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,6 @@ class ValueEquations:
         readers: the layers that read it.
         left_out: filters of each reader whose gradient equations do not count.
 
-    Attributes:
-        basis: what the first stage leaves open, `(*shape, open)`.
-        null: orthonormal basis of what all equations leave open, in coordinates of `basis`.
-        rank: their numerical rank; `None` where the second stage is too large.
     """
 
     def __init__(
@@ -138,16 +138,18 @@ class ValueEquations:
         self.blocks = list(self._blocks())
         self.opens = sum(block.open.shape[1] * len(block.channels) for block in self.blocks)
         self.entry_noise = np.maximum(value.deviation, float(np.finfo(float).eps) * self.scale)
-        self.null, self.reduced = np.eye(0), None
-        if self.opens:
-            self._second_stage()
 
     @property
     def is_small(self) -> bool:
         """Whether the second stage can be held and factored."""
         rows = int(self.value.known.sum()) + sum(part.equations.weight_row_count for part in self.parts) + self.opens
         widest = max(math.prod(self.shape), *(math.prod(part.reader.layer.output_shape) for part in self.parts))
-        return widest * self.opens <= ENTRIES and rows * self.opens**2 <= OPERATIONS
+        return widest * self.opens <= ENTRIES and is_affordable(rows, self.opens)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the gradient equations alone determine every direction, and all of them well."""
+        return not self.opens and all(block.singular[-1] > WELL * self.cut for block in self.blocks)
 
     @property
     def rank(self) -> int | None:
@@ -168,43 +170,51 @@ class ValueEquations:
             channels = np.flatnonzero(which.ravel() == number)
             yield _Block(channels, U[:, :keep], s[:keep], Vt.T, strong)
 
-    def _second_stage(self) -> None:
-        """Factor what is left, in the coordinates of what the first stage leaves open."""
-        if not self.is_small:
-            return
-        self.basis = self._basis()
+    @cached_property
+    def reduced(self) -> Reduced | None:
+        """What is left, factored in the coordinates of what the first stage leaves open; `None` where nothing is."""
+        if not self.opens or not self.is_small:
+            return None
         rows = [self._weak_rows(), *(self._weight_rows(part) for part in self.parts), self._entry_rows()]
         matrix = np.concatenate(rows)
-        size = float(np.sqrt((matrix**2).sum(axis=1)).max(initial=0.0)) or 1.0
-        self.unit = 1 / size
+        if not len(matrix):
+            return None
+        self.unit = 1 / (float(np.sqrt((matrix**2).sum(axis=1)).max()) or 1.0)
         rounding = self.opens * float(np.finfo(float).eps)
-        if len(matrix):
-            self.reduced = Reduced(matrix * self.unit, max(self.unit * self.cut, rounding))
-            self.null = self.reduced.null
-        else:
-            self.null = np.eye(self.opens)
+        return Reduced(matrix * self.unit, max(self.unit * self.cut, rounding))
+
+    @property
+    def null(self) -> FloatArray:
+        """Orthonormal basis of what all equations leave open, in coordinates of `basis`."""
+        return np.eye(self.opens) if self.reduced is None else self.reduced.null
+
+    @cached_property
+    def basis(self) -> FloatArray:
+        """What the first stage leaves open, `(*shape, open)`."""
+        return self._basis()
 
     def _basis(self) -> FloatArray:
         basis = np.zeros((self.shape[0], math.prod(self.shape[1:]), self.opens))
-        for channel, block, columns in self._columns():
-            basis[channel][:, columns] = block.open
+        for block, start in self._starts():
+            for number, channel in enumerate(block.channels.tolist()):
+                at = start + number * block.open.shape[1]
+                basis[channel][:, at : at + block.open.shape[1]] = block.open
         return basis.reshape(*self.shape, self.opens)
 
-    def _columns(self) -> Iterator[tuple[int, _Block, slice]]:
-        """Yield each channel with its block and the columns of its open directions."""
+    def _starts(self) -> Iterator[tuple[_Block, int]]:
+        """Yield each block with the first column of its open directions, those of a channel side by side."""
         at = 0
         for block in self.blocks:
-            width = block.open.shape[1]
-            for channel in block.channels.tolist():
-                yield channel, block, slice(at, at + width)
-                at += width
+            yield block, at
+            at += block.open.shape[1] * len(block.channels)
 
     def _weak_rows(self) -> FloatArray:
-        rows = []
-        for _, block, columns in self._columns():
+        rows = [np.zeros((0, self.opens))]
+        for block, start in self._starts():
             weak = block.singular[block.strong :]
-            some = np.zeros((len(weak), self.opens))
-            some[np.arange(len(weak)), columns.start + np.arange(len(weak))] = weak
+            places = start + np.arange(len(block.channels))[:, None] * block.open.shape[1] + np.arange(len(weak))
+            some = np.zeros((places.size, self.opens))
+            some[np.arange(places.size), places.ravel()] = np.tile(weak, len(block.channels))
             rows.append(some)
         return np.concatenate(rows)
 
@@ -232,16 +242,13 @@ class ValueEquations:
         """
         n = entries.shape[-1]
         x = np.zeros((self.shape[0], math.prod(self.shape[1:]), n))
-        weak = []
-        for channel, block, _ in self._columns():
-            rhs = np.concatenate(
-                [
-                    np.zeros((0, n)),
-                    *(part.sides(dW, channel) for part, dW in zip(self.parts, weight_gradients, strict=True)),
-                ]
-            )
-            x[channel] = block.solved(rhs)
-            weak.append(block.weak(rhs))
+        weak = [np.zeros((0, n))]
+        for block, _ in self._starts():
+            pairs = zip(self.parts, weight_gradients, strict=True)
+            rhs = np.concatenate([part.sides(dW, block.channels) for part, dW in pairs])
+            flat = rhs.reshape(len(rhs), -1)
+            x[block.channels] = block.solved(flat).reshape(-1, len(block.channels), n).swapaxes(0, 1)
+            weak.append(block.weak(flat).reshape(-1, len(block.channels), n).swapaxes(0, 1).reshape(-1, n))
         x = x.reshape(*self.shape, n)
         if self.reduced is None:
             return x
@@ -256,13 +263,22 @@ class ValueEquations:
         return np.asarray(x + self.basis @ y)
 
     def solution(self) -> FloatArray:
-        """Return the value; of what is open the part of least norm."""
-        found = self.solve(
-            [part.equations.weight_gradient[..., None] for part in self.parts],
-            [np.nan_to_num(part.equations.output)[..., None] for part in self.parts],
-            self.value.filled()[..., None],
-        )
-        return np.asarray(found[..., 0])
+        """Return the value, of what is open the part of least norm; a step of refinement frees it of rounding."""
+        x = np.zeros(self.shape)
+        for _ in range(2):
+            gradients = [
+                part.equations.weight_gradient
+                - trilinear.weight_gradient(part.reader.layer, part.equations.output_gradient, x)
+                for part in self.parts
+            ]
+            outputs = [
+                np.nan_to_num(part.equations.output) - trilinear.forward(part.reader.layer, part.equations.weight, x)
+                for part in self.parts
+            ]
+            entries = (self.value.filled() - x)[..., None]
+            lacking = [g[..., None] for g in gradients], [z[..., None] for z in outputs]
+            x = x + self.solve(*lacking, entries)[..., 0]
+        return x
 
     def moved(self, x: FloatArray) -> FloatArray:
         """Return how each perturbation moves the value x, to first order, `(*shape, MEMBERS)`."""
@@ -283,8 +299,8 @@ class ValueEquations:
             return np.zeros(self.shape)
         if self.reduced is None and not self.is_small:
             flat = np.zeros((self.shape[0], math.prod(self.shape[1:])))
-            for channel, block, _ in self._columns():
-                flat[channel] = np.sqrt((block.open**2).sum(axis=1))
+            for block in self.blocks:
+                flat[block.channels] = np.sqrt((block.open**2).sum(axis=1))
             return flat.reshape(self.shape)
         left = self.basis @ self.null
         return np.asarray(np.sqrt((left**2).sum(axis=-1)))
@@ -323,9 +339,12 @@ class ValueEquations:
         return max(float(contradictions.misfits(part.equations, x).max(initial=0.0)) for part in self.parts)
 
 
-def _parts(
-    observed: Observation, readers: Sequence[Reader], left_out: Sequence[BoolArray] | None
-) -> tuple[_Part, ...]:
+def is_affordable(rows: int, unknowns: int) -> bool:
+    """Return whether a dense system can be factored in some seconds."""
+    return (rows + FACTORING * unknowns) * unknowns**2 <= OPERATIONS
+
+
+def _parts(observed: Observation, readers: Sequence[Reader], left_out: Sequence[BoolArray] | None) -> tuple[_Part, ...]:
     """Return the equations of all readers, with one size of a typical value for all."""
     own = [layer_equations(observed, r.layer, r.k, r.z) for r in readers]
     scale = max(equations.scale for equations, _ in own if _says(equations)) if any(_says(e) for e, _ in own) else 1.0
@@ -342,25 +361,21 @@ def _says(equations: LayerEquations) -> bool:
     return bool(equations.gradient_rows.any() or equations.weight_rows.any())
 
 
-def healed(
-    observed: Observation, value: Estimate, readers: Sequence[Reader]
-) -> tuple[ValueEquations, Estimate, list[BoolArray]]:
+def healed(whole: ValueEquations, readers: Sequence[Reader]) -> tuple[ValueEquations, Estimate, list[BoolArray]]:
     """Solve; where filters' gradient equations contradict the rest, solve without them, if the rest then agrees."""
     none = [np.zeros(reader.layer.filters, dtype=bool) for reader in readers]
-    whole = ValueEquations(observed, value, readers)
     found = whole.estimate()
     out, system, again = none, whole, found
     while True:
         pairs = zip(out, system.parts, strict=True)
         news = [contradictions.suspects(part.equations, again.value) & ~left for left, part in pairs]
-        if not any(new.any() for new in news) or any((a | b).sum() > len(a) // 2 for a, b in zip(out, news, strict=True)):
+        more = [a | b for a, b in zip(out, news, strict=True)]
+        if not any(new.any() for new in news) or any(left.sum() > len(left) // 2 for left in more):
             break
-        out = [a | b for a, b in zip(out, news, strict=True)]
-        system = ValueEquations(observed, value, readers, out)
+        out = more
+        system = ValueEquations(whole.observed, whole.value, readers, out)
         again = system.estimate()
     clean = all(contradictions.resolved(part.equations, again.value) for part in system.parts)
     if any(left.any() for left in out) and clean and again.known.sum() >= found.known.sum():
         return system, again, out
     return whole, found, none
-
-
