@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -131,8 +132,10 @@ def _explanations(
         found = recursion(own, start, k, misfit, progress)
         if found is None:
             return None
-        judge = partial(_result, own, summaries=found[1], start=start, k=k, loss=loss)
-        return last_step.take(judge(found[0]), own, start, k, judge, search)
+        judge = partial(_result, own, summaries=found.summaries, start=start, k=k, loss=loss)
+        result = judge(found.input)
+        result = replace(result, notes=(*result.notes, *found.notes))
+        return last_step.take(result, own, start, k, judge, search)
 
     # Of several candidates the wrong ones show in the first layers; where noise hides that, all are carried through.
     fitting = [result for k in candidates if len(candidates) > 1 and (result := explanation(k, MISFIT)) is not None]
@@ -204,6 +207,14 @@ def _working_values(layer: PlacedLayer) -> float:
     return seen + MEMBERS * (layer.unknowns + math.prod(layer.output_shape))
 
 
+class Found(NamedTuple):
+    """What the recursion found: the network's input, a line for every layer, and what else is to be said."""
+
+    input: Estimate
+    summaries: list[LayerSolution]
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Place:
     """A place between two layers, and what is known there.
@@ -225,7 +236,7 @@ class Place:
 
 def _to_input(
     observed: Observation, start: PlacedLayer, k: FloatArray, misfit: float, progress: Progress | None
-) -> tuple[Estimate, list[LayerSolution]] | None:
+) -> Found | None:
     """Return the network's input and what was found layer by layer; `None` at a residual above `misfit`.
 
     With a finite `misfit`, as one of several explanations, also where an activation never has the output found.
@@ -251,7 +262,7 @@ def _to_input(
         if progress is not None:
             progress(len(summaries), len(todo), layer.name)
         if layer.index == 0:
-            return solved.input, summaries
+            return Found(solved.input, summaries)
         at_input = Place(solved.input, layer_step.input_gradient(observed, layer, step.k))
         between = network.between(below, layer) if below is not None else network.layers[: layer.index]
         if np.isfinite(misfit) and explanations.is_out_of_range(between, solved.input):
@@ -259,16 +270,19 @@ def _to_input(
         place = _through_activations(observed, between, at_input, below)
         group = step.open if joint_step.affine(between) else ()
         if not place.says_something() and not any(above.says_something() for above in group):
-            return Estimate.unknown(network.input_shape, MEMBERS), summaries
-    return place.values, summaries
+            return Found(Estimate.unknown(network.input_shape, MEMBERS), summaries)
+    return Found(place.values, summaries)
 
 
 def _through_graph(
     observed: Observation, start: PlacedLayer, k: FloatArray, misfit: float, progress: Progress | None
-) -> tuple[Estimate, list[LayerSolution]] | None:
+) -> Found | None:
     """Return the same for a network that is no chain."""
     found = graph_recursion.to_input(observed, start, _start_gradient(observed, start, k), misfit, progress)
-    return None if found is None else (found[0].values[0], found[1])
+    if found is None:
+        return None
+    knows, summaries = found
+    return Found(knows.values[0], summaries, tuple(graph_recursion.where_it_stops(knows)))
 
 
 def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) -> Estimate:
@@ -277,7 +291,11 @@ def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) ->
     It is the layer's bias gradient, with the noise of that; or else k follows from the weight gradient and the loss,
     and is relatively as noisy as the weight gradient.
     """
-    if layer.bias_name is not None:
+    if not layer.is_bilinear:
+        found = head.by_biases(observed.network, observed.parameters, observed.gradients, observed.deviations)
+        assert found is not None  # it gave k
+        deviation = found[1]
+    elif layer.bias_name is not None:
         deviation = observed.deviations[layer.bias_name]
     else:
         dW, of_dW = observed.gradients[layer.weight_name], observed.deviations[layer.weight_name]
@@ -353,9 +371,9 @@ def _result(
 def _label(observed: Observation, layer: PlacedLayer, k: FloatArray, loss: str | None) -> int | None:
     """Return the label that the head's gradient betrays, given the output gradient k of a layer, best of the head."""
     last = observed.network.head
-    if last is None:
+    if last is None and layer is not observed.network.layers[-1]:
         return None
-    if layer is last:
+    if last is None or layer is last:
         return label_of(k, loss, signed=True)
     rows = observed.gradients[last.weight_name].reshape(last.filters, -1)  # k times the head's input, of either sign
     return label_of(rows.sum(axis=1), loss, signed=False)

@@ -42,6 +42,7 @@ def blind_start(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
     h = factored.input
     found_k = Estimate(c * k.value, every, c * of_k + k.value[..., None] * of_c)
     moved_h = of_h / c - h[..., None] * of_c / c**2
+    knows.blind.append(layer.name)
     learnt = knows.learn_gradient(layer.number, found_k)
     return knows.learn_value(number, Estimate(h / c, np.ones(h.shape, dtype=bool), moved_h)) or learnt
 

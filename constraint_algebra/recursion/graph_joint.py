@@ -47,7 +47,8 @@ class _Rows:
 
 def joint(knows: GraphKnowledge) -> bool:
     """Learn unknown entries of sources from all equations that tie them."""
-    return any([_together(knows, sources) for sources in _groups(knows)])
+    learnt = [_together(knows, sources) for sources in _groups(knows)]
+    return any(learnt)
 
 
 def _groups(knows: GraphKnowledge) -> Iterator[list[int]]:

@@ -33,6 +33,7 @@ class GraphKnowledge:
         winners: flat index of the entry that each window of a selection takes, by the layer's index; -1 if unknown.
         doubted: outputs of an activation whose side the evidence from above got wrong, by the layer's index.
         solutions: what was found out about the input of a layer when it was last solved for, by the layer's index.
+        blind: names of the layers that were read by their own weight gradient alone.
         news: how often anything was learnt at each value, of itself and of its gradient; what a rule has seen.
     """
 
@@ -42,6 +43,7 @@ class GraphKnowledge:
     winners: dict[int, IntArray]
     doubted: dict[int, BoolArray] = field(default_factory=dict)
     solutions: dict[int, LayerSolution] = field(default_factory=dict)
+    blind: list[str] = field(default_factory=list)
     news: dict[tuple[str, int], int] = field(default_factory=dict)
 
     @classmethod

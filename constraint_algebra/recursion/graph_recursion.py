@@ -14,9 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from constraint_algebra.arrays import FloatArray, Progress
+from constraint_algebra.arrays import Progress
 from constraint_algebra.layers.base import PlacedLayer
-from constraint_algebra.networks import operations
 from constraint_algebra.recursion import graph_rules, graph_windows
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_blind import blind_start
@@ -49,6 +48,30 @@ def to_input(
     if any(line.residual > misfit for line in summaries):
         return None
     return knows, summaries
+
+
+def where_it_stops(knows: GraphKnowledge) -> list[str]:
+    """Return in sentences what the recursion did beyond going down, and what is left open where it stopped."""
+    notes = [
+        f"layer {name!r} was read by its own weight gradient alone (blind start), and the recursion went on from there"
+        for name in knows.blind
+    ]
+    if knows.values[0].known.all():
+        return notes
+    network = knows.network
+    stuck = [layer for layer in network.bilinear if not knows.values[layer.inputs[0]].known.all()]
+    highest = max(stuck, key=lambda layer: layer.index)
+    known = knows.values[highest.inputs[0]].known
+    notes.append(
+        f"the recursion stops at the input of layer {highest.name!r}, of which it knows {int(known.sum()):,} of"
+        f" {known.size:,} values"
+    )
+    for layer in network:
+        if layer.is_selection and not knows.values[layer.inputs[0]].known.all():
+            open_ones = (knows.winners[layer.index] < 0) & ~(knows.gradients[layer.number].filled() == 0)
+            if open_ones.any():
+                notes.append(f"which entry won is open in {int(open_ones.sum()):,} windows of layer {layer.name!r}")
+    return notes
 
 
 def _seed(knows: GraphKnowledge) -> None:
@@ -158,27 +181,3 @@ def _summary(knows: GraphKnowledge, layer: PlacedLayer) -> LayerSolution:
         condition=1.0,
         residual=0.0,
     )
-
-
-def bias_map(observed: Observation) -> tuple[list[PlacedLayer], FloatArray]:
-    """Return the layers with a bias that only affine operations part from the output, and their bias gradients.
-
-    As linear functions of the output gradient: rows `(filters of all these layers, outputs)`.
-    """
-    network = observed.network
-    size = math.prod(network.output_shape)
-    found: dict[int, FloatArray] = {len(network): np.eye(size).reshape(*network.output_shape, size)}
-    layers, rows = [], []
-    for layer in reversed(network.layers):
-        k = found.pop(layer.number, None)
-        if k is None or layer.is_source:
-            continue
-        if layer.is_bilinear:
-            if layer.bias_name is not None:
-                layers.append(layer)
-                rows.append(k.reshape(layer.filters, -1, size).sum(axis=1))
-        sent = operations.cotangents(layer, observed.parameters, {}, k)
-        for number, part in zip(layer.inputs, sent, strict=True):
-            if len(network.users(number)) == 1:
-                found[number] = part
-    return layers, np.concatenate(rows) if rows else np.zeros((0, size))

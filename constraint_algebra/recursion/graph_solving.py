@@ -1,13 +1,14 @@
 """The rules of the recursion on a graph that solve equations: for a value that layers read, and for a gradient above.
 
 - `solve`: a value from the gradient and weight equations of all layers with a weight that read it.
-- `dual`: the gradient at the output of a layer whose input h is known: `sum_o k[f, o] h[c, q(o, t)] = dL/dW[f, c, t]` is
-  linear in k as well, with the same matrix for every filter; and `sum_o k[f, o] = dL/db[f]`.
+- `dual`: the gradient at the output of a layer whose input h is known: `sum_o k[f, o] h[c, q(o, t)] = dL/dW[f, c, t]`
+  is linear in k as well, with the same matrix for every filter; and `sum_o k[f, o] = dL/db[f]`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import scipy.linalg as la
@@ -34,6 +35,9 @@ def readers(knows: GraphKnowledge, number: int) -> list[Reader]:
     for user in knows.network.users(number):
         if user.is_bilinear and not is_scale(user):
             k, z = knows.gradients[user.number], knows.values[user.number]
+            W = knows.observed.parameters[user.weight_name].reshape(user.filters, -1)
+            says = W.any(axis=1).reshape(-1, *(1,) * len(user.outputs))  # a filter of zeros has no equations
+            z = replace(z, known=z.known & says)
             if z.known.any() or k.value[k.known].any():
                 found.append(Reader(user, k, z))
     return found

@@ -10,13 +10,18 @@ gradient of this layer has more than one explanation; all of them are returned.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from constraint_algebra.arrays import FloatArray, Parameters
 from constraint_algebra.errors import BatchError, MissingBiasError, ZeroGradientError
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks import operations
 from constraint_algebra.networks.losses import cross_entropy, logistic
 from constraint_algebra.networks.network import Network
+
+RTOL = 1e-9  # singular values below this share of the largest count as zero
 
 
 def output_gradients(
@@ -34,6 +39,10 @@ def output_gradients(
         k = gradients[layer.bias_name]
         _check_one_sample(layer, k, gradients, deviations)
         return layer, [k]
+    if layer is None and not network.is_chain:
+        found = by_biases(network, parameters, gradients, deviations)
+        if found is not None:
+            return network.layers[-1], [found[0]]
     if layer is None or loss is None:
         last = network.bilinear[-1]
         raise MissingBiasError(
@@ -94,3 +103,41 @@ def _check_rank_one(layer: PlacedLayer, dW: FloatArray, deviation: FloatArray) -
             " Only the gradient of a single sample in a single step can be reconstructed. If it is that and was rounded"
             " on its way, give it in the type in which it came, or say noise=",
         )
+
+
+def by_biases(
+    network: Network, parameters: Parameters, gradients: Parameters, deviations: Parameters
+) -> tuple[FloatArray, FloatArray] | None:
+    """Return the gradient at the network's output that the bias gradients near it tell, and its standard deviation.
+
+    Where only affine operations part the output from layers with a bias, as behind a last convolution and a global
+    average pool, their bias gradients are linear in the gradient at the output. `None` where they do not determine it.
+    """
+    size = math.prod(network.output_shape)
+    known: dict[int, FloatArray] = {len(network): np.eye(size).reshape(*network.output_shape, size)}
+    rows, rhs, noise = [np.zeros((0, size))], [np.zeros(0)], [np.zeros(0)]
+    for layer in reversed(network.layers):
+        k = known.pop(layer.number, None)
+        if k is None or layer.is_source:
+            continue
+        if layer.is_bilinear and layer.bias_name is not None:
+            rows.append(k.reshape(layer.filters, -1, size).sum(axis=1))
+            rhs.append(gradients[layer.bias_name])
+            noise.append(deviations[layer.bias_name])
+        sent = operations.cotangents(layer, parameters, {}, k)
+        alone = {
+            number: part for number, part in zip(layer.inputs, sent, strict=True) if is_only_reader(network, number)
+        }
+        known |= alone
+    L, db, own = np.concatenate(rows), np.concatenate(rhs), np.concatenate(noise)
+    weight = 1 / np.where(own > 0, own, np.finfo(float).tiny)
+    s = np.linalg.svd(L, compute_uv=False)
+    if len(s) < size or not s[-1] > RTOL * s[0]:
+        return None
+    inverse = np.linalg.pinv(L * weight[:, None]) * weight
+    return inverse @ db, np.sqrt(inverse**2 @ own**2)
+
+
+def is_only_reader(network: Network, number: int) -> bool:
+    """Return whether a single layer reads a value, once."""
+    return sum(layer.inputs.count(number) for layer in network.users(number)) == 1

@@ -246,7 +246,7 @@ class ValueEquations:
         for block, _ in self._starts():
             pairs = zip(self.parts, weight_gradients, strict=True)
             rhs = np.concatenate([part.sides(dW, block.channels) for part, dW in pairs])
-            flat = rhs.reshape(len(rhs), -1)
+            flat = rhs.reshape(len(rhs), len(block.channels) * n)  # there may be no rows
             x[block.channels] = block.solved(flat).reshape(-1, len(block.channels), n).swapaxes(0, 1)
             weak.append(block.weak(flat).reshape(-1, len(block.channels), n).swapaxes(0, 1).reshape(-1, n))
         x = x.reshape(*self.shape, n)
