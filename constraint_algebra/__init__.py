@@ -149,6 +149,7 @@ _PUBLIC = {
     "pytorch.tracing": ("from_torch",),
     "storage": (
         "load",
+        "load_network",
         "save",
     ),
     "experiments.metrics": (
@@ -163,12 +164,15 @@ _PUBLIC = {
         "Status",
     ),
     "recursion.backsubstitution": ("reconstruct",),
+    "recursion.blind_start": (
+        "BlindStart",
+        "blind_start",
+    ),
+    "proofs.any_model": ("indistinguishable",),
     "proofs.certificate": ("Certificate",),
     "proofs.certify": ("certify",),
-    "proofs.indistinguishable": (
-        "IndistinguishabilitySet",
-        "indistinguishable",
-    ),
+    "proofs.indistinguishable": ("IndistinguishabilitySet",),
+    "proofs.opaque": ("FirstLayerSet",),
     "proofs.observer": ("FirstLayer",),
     "proofs.first_layer_equations": ("first_layer_equations",),
     "proofs.exact": (

@@ -10,6 +10,11 @@ ARGUMENTS = {
     "out_features": "filters",
     "kernel_size": "kernel",
     "negative_slope": "slope",
+    "num_parameters": "parameters",
+    "scale_factor": "factor",
+    "upscale_factor": "factor",
+    "downscale_factor": "factor",
+    "dim": "axis",
     "min_val": "low",
     "max_val": "high",
 }
@@ -18,32 +23,46 @@ ARGUMENTS = {
 NEEDLESS = {
     "in_channels": "the input channels follow from the input shape",
     "in_features": "the input features follow from the input shape",
-    "padding_mode": "padding is always with zeros",
+    "num_features": "the channels follow from the input shape",
+    "momentum": "the running statistics are known, and stay as they are",
+    "track_running_stats": "the running statistics are known, and stay as they are",
+    "return_indices": "a pool makes one value",
+    "padding_mode": "padding is always with zeros; ca.Pad(sides, mode=...) before the layer has others",
     "inplace": "no values are kept",
     "device": "a layer holds no values",
     "dtype": "a layer holds no values",
-    "start_dim": "all axes are joined",
-    "end_dim": "all axes are joined",
+    "start_dim": "all axes are joined; ca.Reshape joins some",
+    "end_dim": "all axes are joined; ca.Reshape joins some",
 }
 
-_ANY_MODEL = "what takes any model still works with it: ca.torch_gradients, ca.gradient_jacobian, ca.verify_twin"
+_ANY_MODEL = "what takes any model still works with it: ca.torch_gradients, ca.torch_whole_map, ca.verify_twin"
 _NO_PART = f"there are no equations for it here; {_ANY_MODEL}"
 _REDUCED = "falls before it rises, so its output tells neither its input nor its slope"
 
 # Kinds of PyTorch's layers by their names, first match first, and what to do; {1} is the first group of the match.
 _KINDS: tuple[tuple[str, str], ...] = (
-    (r"Lazy(Conv[123]d|Linear)", "write ca.{1}: the input channels always follow from the input shape"),
-    (r"Dropout\w*|\w+Dropout", "it does nothing in evaluation mode: leave it out, ca.from_torch does so"),
-    (r"(Zero|Constant)Pad\dd", "zeros belong to the convolution after it: ca.Conv2d(filters, kernel, padding=...)"),
-    (r"\w+Pad\dd", f"only padding with zeros has equations here; {_ANY_MODEL}"),
-    (r"\w*MaxPool\w*|MaxUnpool\w*|\w*AvgPool\w*|\w*LPPool\w*", f"pooling merges values and has no weight; {_NO_PART}"),
     (
-        r"\w*BatchNorm\w*",
-        "in evaluation mode it folds into the convolution before: torch.nn.utils.fuse_conv_bn_eval, then ca.from_torch",
+        r"Lazy(Conv[123]d|ConvTranspose[123]d|Linear)",
+        "write ca.{1}: the input channels always follow from the input shape",
     ),
-    (r"\w*Norm\w*|CrossMapLRN2d", f"normalisation is not linear in its input; {_NO_PART}"),
+    (r"Dropout\w*|\w+Dropout", "it does nothing in evaluation mode: leave it out, ca.from_torch does so"),
+    (
+        r"(Zero|Constant)Pad\dd",
+        "write ca.Pad(sides), or for a convolution after it ca.Conv2d(filters, kernel, padding=...)",
+    ),
+    (r"Reflection(Pad)\dd", 'write ca.{1}(sides, mode="reflect")'),
+    (r"Replication(Pad)\dd", 'write ca.{1}(sides, mode="replicate")'),
+    (r"Circular(Pad)\dd", 'write ca.{1}(sides, mode="circular")'),
+    (
+        r"MaxUnpool\w*|\w*LPPool\w*|FractionalMaxPool\w*",
+        f"only means and largest entries of windows are pools; {_NO_PART}",
+    ),
+    (
+        r"(Lazy|Sync)?(BatchNorm)([123]d)?",
+        "write ca.{2}(): it is of any number of axes, and in evaluation mode; its training mode has no equations",
+    ),
+    (r"\w*Norm\w*|CrossMapLRN2d", f"normalisation by the values themselves is not linear in its input; {_NO_PART}"),
     (r"GELU|SiLU|Mish|Hardswish", f"it {_REDUCED}; {_ANY_MODEL}"),
-    (r"PReLU", f"its slope is a parameter; with a slope that is only a number it is ca.LeakyReLU(slope); {_ANY_MODEL}"),
     (r"CELU", "with alpha=1 it is ca.ELU(); there is none for another alpha"),
     (r"RReLU", "in evaluation mode it is ca.LeakyReLU(slope) with the mean of its two bounds"),
     (r"Threshold", "with both numbers 0 it is ca.ReLU(); there is none for others"),
@@ -51,16 +70,19 @@ _KINDS: tuple[tuple[str, str], ...] = (
         r"LogSigmoid|Hardsigmoid|Hardshrink|Softshrink|Tanhshrink|GLU|Softm\w+|LogSoftmax",
         f"there is no such activation here, and a softmax belongs to the loss; {_ANY_MODEL}",
     ),
-    (r"(Lazy)?ConvTranspose[123]d|Fold|Unfold", _NO_PART),
+    (r"Fold|Unfold", _NO_PART),
     (r"Sequential|ModuleList|ModuleDict|Module|Container", "write ca.Network(input_shape, [layer, layer, ...])"),
     (r"Parameter\w*|UninitializedBuffer|UninitializedParameter|Buffer", "parameters are arrays by PyTorch's names"),
     (
         r"\w+Loss(2d)?|LinearCrossEntropyOptions",
         'losses are names: loss="cross_entropy" or "logistic", or a function in ca.torch_gradients',
     ),
-    (r"Unflatten|ChannelShuffle|Pixel\w+|Upsample\w*|Upsampling\w+", f"only ca.Flatten() reshapes here; {_ANY_MODEL}"),
+    (r"Unflatten", "write ca.Reshape(shape)"),
+    (r"ChannelShuffle", "write ca.Reshape((groups, -1, height, width)), ca.Permute((1, 0, 2, 3)), ca.Reshape(shape)"),
+    (r"UpsamplingNearest2d", "write ca.Upsample(factor)"),
+    (r"UpsamplingBilinear2d", f"only nearest-neighbour enlargement has equations here; {_NO_PART}"),
     (r"LSTM\w*|GRU\w*|RNN\w*|Transformer\w*|MultiheadAttention|Embedding\w*|Bilinear|(Cosine|Pairwise)\w+", _NO_PART),
-    (r"DataParallel", f"ca.from_torch takes the model inside, model.module; {_ANY_MODEL}"),
+    (r"DataParallel|DistributedDataParallel", "ca.from_torch takes the model inside"),
 )
 
 

@@ -28,10 +28,13 @@ from constraint_algebra.errors import MemoryLimitError, MissingPackageError, Sto
 from constraint_algebra.files.names import is_file, is_folder, leads_somewhere
 from constraint_algebra.files.space import check_file, refuse_file
 from constraint_algebra.files.writing import write
+from constraint_algebra.networks import written
+from constraint_algebra.networks.network import Network
 
 # The entry of an .npz that holds the metadata and the names of the arrays that are bfloat16, which NumPy's format
 # does not know; those are stored as their bits, uint16.
 _HEADER = "__constraint_algebra__"
+_NETWORK = "network"  # the metadata that hold a network
 _SAFETENSORS_DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -62,6 +65,7 @@ def save(
     arrays: Mapping[str, ArrayLike],
     *,
     metadata: Mapping[str, str] | None = None,
+    network: Network | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write arrays to a `.npz` or `.safetensors` file, as its suffix says; every dtype comes back as it was.
@@ -72,6 +76,7 @@ def save(
         path: the file; its folder must exist.
         arrays: arrays of numbers by name; bfloat16 (of ml_dtypes) included. NaN and infinity are allowed here.
         metadata: strings by name, to keep with the arrays.
+        network: the network that they belong to, to keep with them: see `load_network`.
         overwrite: whether a file that is already there may be replaced.
 
     Raises:
@@ -83,7 +88,12 @@ def save(
     path = Path(path)
     _suffix(path, _WRITABLE)
     refuse_file(path, overwrite=overwrite)
-    write(path, to_bytes(path, arrays, metadata=metadata), overwrite=overwrite)
+    texts = dict(metadata or {})
+    if network is not None:
+        if _NETWORK in texts:
+            raise StorageError(f"{path}: metadata has {_NETWORK!r} already, which is the network's place; rename it")
+        texts[_NETWORK] = written.to_text(network)
+    write(path, to_bytes(path, arrays, metadata=texts), overwrite=overwrite)
     return path
 
 
@@ -149,6 +159,23 @@ def load_metadata(path: str | Path) -> dict[str, str]:
         return _read(path)[1]
     _exists(path)
     return {}
+
+
+@checked
+def load_network(path: str | Path) -> Network:
+    """Return the network that `save` kept with the arrays of a `.npz` or `.safetensors` file.
+
+    Raises:
+        StorageError: the file has none; otherwise as `load`.
+    """
+    path = Path(path)
+    texts = load_metadata(path)
+    if _NETWORK not in texts:
+        raise StorageError(f"{path} holds no network; write one with save(path, arrays, network=network)")
+    try:
+        return written.from_text(texts[_NETWORK])
+    except StorageError as error:
+        raise StorageError(f"{path}: {error}") from error
 
 
 def _suffix(path: Path, known: tuple[str, ...]) -> str:

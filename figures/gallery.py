@@ -110,6 +110,21 @@ def knowledge_flow() -> Figure:
     return figure
 
 
+def architecture() -> Figure:
+    """ResNet-18: shortcuts beside the main way, batch norm and activations in the boxes that they follow."""
+    figure, ax = single(12, 9)
+    ca.zoo.network("resnet18").plot(ax)
+    return figure
+
+
+def knowledge_flow_of_a_graph() -> Figure:
+    """ResNet-20 with a head that reads the whole map, on 16×16 pixels: its first stage, 16 filters, stays open."""
+    figure, ax = single(13, 9)
+    report = ca.feasibility(ca.zoo.network("resnet20-cifar", head="flatten", input_shape=(3, 16, 16)))
+    plotting.knowledge_flow(report, ax)
+    return figure
+
+
 def reconstruction() -> Figure:
     """A photograph through LeNet-O from gradients in float32."""
     model = ca.to_torch(ca.zoo.network("lenet-o"), seed=0, dtype="float32")
@@ -127,6 +142,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     for drawing in (
         *(rank_ladder, layer_ranks, rank_against_filters, determinacy_map, residue_classes),
         *(constraint_graph, decomposition, singular_values, knowledge_flow, reconstruction),
+        *(architecture, knowledge_flow_of_a_graph),
     )
 }
 

@@ -47,7 +47,7 @@ def line():
     return ca.Network((2, 8), [ca.Conv1d(6, 3, padding=1), ca.Tanh(), ca.Flatten(), ca.Linear(3)])
 
 def gelu():
-    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 4))
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), nn.LPPool2d(2, 2), nn.Flatten(), nn.Linear(54, 4))
 
 def number():
     return 7

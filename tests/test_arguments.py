@@ -22,6 +22,7 @@ from constraint_algebra.arguments import checked
 MODULES = {"plotting", "samples", "symbolic", "zoo"}
 NET = ca.Network((1, 4, 4), [ca.Conv2d(2, 2), ca.ReLU(), ca.Flatten(), ca.Linear(3)])
 LAYER = NET[0]
+SQUARE = ca.Conv1d(4, 3, padding=1).place((3, 3))
 IMAGE = np.full((1, 4, 4), 0.5)
 
 
@@ -79,6 +80,8 @@ def samples() -> dict[str, Any]:
     certificate = ca.certify(model, IMAGE, 1)
     jacobian = ca.gradient_jacobian(model, IMAGE, 1)
     exact = ca.exact_certificate(NET, parameters, IMAGE)
+    smooth = nn.Sequential(nn.Conv2d(1, 2, 2), nn.GELU(), nn.Flatten(), nn.Linear(18, 3))
+    opaque = ca.indistinguishable(smooth, smooth, IMAGE, 1)
     bounds = result.intervals(first, pixels=np.zeros((1, 4, 4), dtype=bool))
     seen = [
         *(found, first, result, result.layers[0], system, feasible, feasible.layers[0], fewest, fewest.layers[0], law),
@@ -86,7 +89,8 @@ def samples() -> dict[str, Any]:
         *(ca.dulmage_mendelsohn(system), ca.bounded_rank(LAYER), ca.generic_rank(LAYER), ca.rank_ladder(system)),
         *(ca.Knowledge.of(LAYER), ca.null_space_norms(system), ca.local_uniqueness(jacobian, (1, 4, 4))),
         *(ca.interval_map(found, np.zeros((1, 4, 4), dtype=bool)), ca.verify_twin(model, IMAGE, IMAGE, 1)),
-        *(found.twin(), system.null_space(), ca.torch_whole_map(model, IMAGE, 1)),
+        ca.blind_start(SQUARE, alone()),
+        *(found.twin(), system.null_space(), ca.torch_whole_map(model, IMAGE, 1), opaque),
     ]
     return {type(one).__name__: one for one in seen}
 
@@ -98,12 +102,23 @@ def arrays() -> dict[str, dict[str, np.ndarray]]:
     return {"parameters": parameters, "gradients": ca.torch_gradients(model, IMAGE, 1)}
 
 
+@cache
+def alone() -> np.ndarray:
+    """The weight gradient of `SQUARE` for some input and output gradient."""
+    x = torch.arange(9.0, dtype=torch.float64).reshape(1, 3, 3).sin()
+    conv = nn.Conv1d(3, 4, 3, padding=1, dtype=torch.float64)
+    torch.manual_seed(0)
+    conv(x).backward(torch.randn(1, 4, 3, dtype=torch.float64))
+    return conv.weight.grad.numpy()
+
+
 def arguments_of(name: str) -> dict[str, Any]:
     """Arguments that a public function or constructor takes."""
     model, system = ca.to_torch(NET, seed=1), ca.gradient_equations(LAYER, np.ones(LAYER.output_shape))
     both = {"network": NET, **arrays()}
     given: dict[str, dict[str, Any]] = {
         "activity_of": {"network": NET, "parameters": both["parameters"], "x": IMAGE},
+        "blind_start": {"layer": SQUARE, "weight_gradient": alone()},
         "certify": {"model": model, "input": IMAGE, "target": 1, "time_limit": 0.1},
         "exact_certificate": {"network": NET, "parameters": both["parameters"], "input": IMAGE},
         "feasibility": {"network": NET},
@@ -121,10 +136,11 @@ def arguments_of(name: str) -> dict[str, Any]:
             "workers": 1,
         },
         "load": {"path": "file.npz"},
+        "load_network": {"path": "file.npz"},
         "local_uniqueness": {"jacobian": {"w": np.ones((3, 4))}, "input_shape": (4,)},
         "minimum_filters": {"network": NET},
         "reconstruct": both,
-        "save": {"path": "out.npz", "arrays": {"x": IMAGE}, "overwrite": True},
+        "save": {"path": "out.npz", "arrays": {"x": IMAGE}, "network": NET, "overwrite": True},
         "stack": {"first": system, "second": system},
         "to_torch": {"network": NET},
         "whole_map": {"network": NET, "parameters": both["parameters"], "input": IMAGE},
@@ -147,6 +163,16 @@ def arguments_of(name: str) -> dict[str, Any]:
         given[pair] = {"a": np.ones((1, 8, 8)), "b": np.zeros((1, 8, 8))}
     for conv in ("Conv1d", "Conv2d", "Conv3d"):
         given[conv] = {"filters": 2, "kernel": 2}
+    for layer in ("1d", "2d", "3d"):
+        given[f"ConvTranspose{layer}"] = {"filters": 2, "kernel": 2}
+        for pool in ("AvgPool", "MaxPool"):
+            given[f"{pool}{layer}"] = {"kernel": 2}
+            given[f"Adaptive{pool}{layer}"] = {"output_size": 2}
+    for layer in ("PixelShuffle", "PixelUnshuffle", "Upsample"):
+        given[layer] = {"factor": 2}
+    given |= {"Maxout": {"pieces": 2}, "Mean": {"axes": (1,)}, "Normalise": {"mean": 0.5, "std": 0.5}}
+    given |= {"Pad": {"sides": ((1, 1),)}, "Permute": {"axes": (0, 1)}, "Reshape": {"shape": (4,)}}
+    given |= {"Slice": {"ranges": ((0, 2, 1),)}}
     if name in given:
         return given[name]
     public = getattr(ca, name)
@@ -196,7 +222,7 @@ def test_whatever_is_refused_is_refused_by_name(name, tmp_path, monkeypatch) -> 
 
 def test_every_public_callable_is_walked_with_arguments_that_it_takes(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ca.save("file.npz", {"x": IMAGE})
+    ca.save("file.npz", {"x": IMAGE}, network=NET)
     for name in CALLABLES:
         if name != "Status":
             getattr(ca, name)(**arguments_of(name))

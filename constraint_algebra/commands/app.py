@@ -254,15 +254,17 @@ def certify(
 
 @app.command()
 def zoo() -> None:
-    """List the networks that come with the library."""
+    """List the networks that come with the library, in groups."""
     from constraint_algebra.networks import zoo as networks
     from constraint_algebra.networks.description import shape_text
 
-    table = Table("name", "input", "parameters", "loss", "paper", box=box.SIMPLE)
-    for name in networks.names():
-        entry, network = networks.entry(name), networks.network(name)
-        table.add_row(name, shape_text(network.input_shape), f"{network.parameter_count:,}", entry.loss, entry.paper)
-    PlainConsole().print(table)
+    for family, words in networks.FAMILIES.items():
+        say(f"{family}: {words}")
+        table = Table("name", "input", "parameters", "loss", "paper", box=box.SIMPLE)
+        for name in networks.names(family):
+            found, made = networks.entry(name), networks.network(name)
+            table.add_row(name, shape_text(made.input_shape), f"{made.parameter_count:,}", found.loss, found.paper)
+        PlainConsole().print(table)
 
 
 @app.command()

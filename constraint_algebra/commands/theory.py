@@ -74,7 +74,7 @@ def feasibility(
         "activity": activity,
         "seed": seed,
     }
-    _print(report, report.to_frame(), about, output_format)
+    _print(report, _with_inputs(report.to_frame(), report.network), about, output_format)
     raise typer.Exit(DONE if report.verdict == "determined" else NOT_ALL)
 
 
@@ -130,6 +130,16 @@ def _limit(found: WholeMap | None) -> dict[str, Any] | None:
         return None
     count = int(found.determined.sum())
     return {"rank": found.rank, "unknowns": found.unknowns, "determined": count, "holds": found.scope}
+
+
+def _with_inputs(frame: pd.DataFrame, network: Network) -> pd.DataFrame:
+    """Return the rows of a graph's layers with what each reads, those of a chain as they are."""
+    if network.is_chain:
+        return frame
+    reads = [", ".join(map(network.value_name, network.named(name).inputs)) for name in frame["layer"]]
+    frame = frame.copy()
+    frame.insert(1, "inputs", reads)
+    return frame
 
 
 def _print(result: object, frame: pd.DataFrame, about: dict[str, Any], output_format: Format) -> None:

@@ -120,6 +120,13 @@ def _from_image(recipe: Recipe, image: str, label: int | None, loss: str | None)
         )
     truth = _fitted(image, pixels, network.input_shape)
     loss = loss or built.loss or _usual_loss(network)
+    if loss == "other":
+        raise ParameterError(
+            "loss",
+            f"{recipe.model} is trained with a loss of its own, which takes more than a label; choose --loss"
+            " cross_entropy, or take its gradient by torch_gradients with that loss, save it, and give it with"
+            " --gradients and --loss other",
+        )
     target = _label(label, own_label, loss, network.output_shape[0])
     given = torch_gradients(built.model, truth, target, loss=loss)
     about = {**built.about, "image": image, "label": str(target)}

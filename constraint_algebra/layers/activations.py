@@ -238,7 +238,7 @@ def sloped(slopes: FloatArray) -> Formulas:
 
     >>> f = sloped(np.array([0.25, 0.0]))
     >>> f.value(np.array([-2.0, -2.0])), f.inverse(np.array([-0.5, 0.0]))
-    (array([-0.5,  0. ]), array([-2., nan]))
+    (array([-0.5, -0. ]), array([-2., nan]))
     """
     safe = np.where(slopes > 0, slopes, 1.0)
     return Formulas(

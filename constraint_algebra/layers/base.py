@@ -326,6 +326,14 @@ def check_shape(shape: Sequence[int], what: str = "input_shape") -> Shape:
     return tuple(whole(what, "size", size, least=1) for size in shape)
 
 
+def check_axes(kind: str, count: int, input_shape: Shape) -> None:
+    """Refuse an input of another number of axes."""
+    if len(input_shape) != count + 1:
+        axes = ", ".join(["channels", *("depth", "height", "width")[-count:]])
+        batch = f"; a batch axis is left out: {input_shape[1:]}" if len(input_shape) == count + 2 else ""
+        raise ShapeError(f"{kind} needs an input of shape ({axes}), got {input_shape}{batch}")
+
+
 def flag(kind: str, name: str, value: object) -> bool:
     """Return a hyper-parameter that is true or false; `ShapeError` otherwise."""
     if not isinstance(value, bool | np.bool_):

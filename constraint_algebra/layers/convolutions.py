@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from constraint_algebra.arguments import names_checked
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.layers.base import Affine, Compound, Layer, Parametric, Shape, flag, per_axis, whole
+from constraint_algebra.layers.base import Affine, Compound, Layer, Parametric, Shape, check_axes, flag, per_axis, whole
 
 Padding = tuple[tuple[int, int], ...]
 
@@ -60,7 +60,7 @@ class Conv(Parametric):
 
     def __post_init__(self) -> None:
         """Bring every hyper-parameter to one integer per axis and check it."""
-        kind = type(self).__name__
+        kind = self._kind
         for name in ("kernel", "stride", "dilation"):
             object.__setattr__(self, name, per_axis(kind, name, getattr(self, name), self.axes, least=1))
         for name in ("filters", "groups"):
@@ -94,6 +94,11 @@ class Conv(Parametric):
                 raise ShapeError(f"{kind}: padding of an axis is one number or (before, after), got {side}")
         return tuple((whole(kind, "padding", a), whole(kind, "padding", b)) for a, b in sides)
 
+    @property
+    def _kind(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
     # The constructor accepts short forms; these give the normal form with its exact type.
     @property
     def taps(self) -> Shape:
@@ -117,11 +122,8 @@ class Conv(Parametric):
 
     def output_shape(self, *input_shapes: Shape) -> Shape:
         """Return `(filters, *spatial)`; `ShapeError` where the input does not fit."""
-        kind, input_shape = type(self).__name__, self.single(input_shapes)
-        if len(input_shape) != self.axes + 1:
-            axes = ", ".join(["channels", *("depth", "height", "width")[-self.axes :]])
-            batch = f"; a batch axis is left out: {input_shape[1:]}" if len(input_shape) == self.axes + 2 else ""
-            raise ShapeError(f"{kind} needs an input of shape ({axes}), got {input_shape}{batch}")
+        kind, input_shape = self._kind, self.single(input_shapes)
+        check_axes(kind, self.axes, input_shape)
         if input_shape[0] % self.groups:
             raise ShapeError(f"{kind}: {input_shape[0]} input channels cannot be split into {self.groups} groups")
         sizes = tuple(
@@ -271,6 +273,11 @@ class Spread(Affine):
 class _Turned:
     """A convolution whose weight PyTorch stores with channels first and its taps turned about."""
 
+    @property
+    def _kind(self) -> str:
+        """What messages call it: as the user wrote it."""
+        return f"ConvTranspose{self.axes}d"  # type: ignore[attr-defined]
+
     def stored_shape(self, weight_shape: Shape) -> Shape:
         """Return `(channels, filters / groups, *taps)`."""
         groups: int = self.groups  # type: ignore[attr-defined]
@@ -351,8 +358,9 @@ class ConvTranspose(Compound):
     def _convolution(self) -> Conv:
         return self.inner(self.filters, self.kernel, dilation=self.dilation, groups=self.groups, bias=self.bias)
 
-    def parts(self, input_shape: Shape) -> list[tuple[str, Layer]]:  # noqa: ARG002 -- others need it
+    def parts(self, input_shape: Shape) -> list[tuple[str, Layer]]:
         """Return the spreading and the convolution."""
+        check_axes(type(self).__name__, self.axes, input_shape)
         conv = self._convolution()
         axes = zip(conv.taps, conv.dilations, _shape(self.padding), _shape(self.output_padding), strict=True)
         sides = tuple((d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in axes)

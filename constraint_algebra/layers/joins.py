@@ -37,6 +37,7 @@ class Add(Affine):
         kind = type(self).__name__
         if len(input_shapes) < 2:
             raise ShapeError(f"{kind} joins at least two values, got {len(input_shapes)}; name its inputs")
+        self.signs(len(input_shapes))  # refuses a number of inputs that it has no signs for
         try:
             return np.broadcast_shapes(*input_shapes)
         except ValueError:

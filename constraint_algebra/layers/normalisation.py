@@ -75,5 +75,5 @@ class BatchNorm(Compound):
 
 def _check_eps(kind: str, eps: float) -> None:
     number(kind, "eps", eps)
-    if eps < 0:
+    if not eps >= 0:
         raise ShapeError(f"{kind}: eps must not be negative, got {eps}")

@@ -31,7 +31,11 @@ class Reshape(Rearrangement):
 
     def __post_init__(self) -> None:
         """Check the shape."""
-        sizes = tuple(-1 if size == -1 else whole("Reshape", "shape", size, least=1) for size in self.shape)
+        _check_sequence("Reshape", "shape", self.shape)
+        sizes = tuple(
+            -1 if isinstance(size, int) and size == -1 else whole("Reshape", "shape", size, least=1)
+            for size in self.shape
+        )
         if sizes.count(-1) > 1:
             raise ShapeError(f"Reshape: at most one size is -1, got {sizes}")
         object.__setattr__(self, "shape", sizes)
@@ -61,6 +65,11 @@ class Gather(Affine):
         return (sp.csr_array((np.ones(len(rows)), (rows, flat[rows])), shape=(len(flat), math.prod(shape))),)
 
 
+def _check_sequence(kind: str, name: str, values: object) -> None:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ShapeError(f"{kind}: {name} must be a sequence with an entry for each axis, got {values!r}")
+
+
 def _numbered(shape: Shape) -> IntArray:
     return np.arange(math.prod(shape)).reshape(shape)
 
@@ -78,6 +87,7 @@ class Permute(Gather):
 
     def __post_init__(self) -> None:
         """Check the order."""
+        _check_sequence("Permute", "axes", self.axes)
         axes = tuple(whole("Permute", "axes", axis) for axis in self.axes)
         if sorted(axes) != list(range(len(axes))):
             raise ShapeError(f"Permute: axes must be each of 0 to {len(axes) - 1} once, got {axes}")
@@ -116,9 +126,10 @@ class Pad(Gather):
 
     def __post_init__(self) -> None:
         """Check sides, mode and value."""
-        if self.mode not in MODES:
+        if not isinstance(self.mode, str) or self.mode not in MODES:
             raise UnknownNameError(f"Pad: mode must be one of {', '.join(map(repr, MODES))}, got {self.mode!r}")
         number("Pad", "value", self.value)
+        _check_sequence("Pad", "sides", self.sides)
         pairs = [(side, side) if not isinstance(side, Sequence) else tuple(side) for side in self.sides]
         if any(len(pair) != 2 or not all(isinstance(n, int) for n in pair) for pair in pairs):
             raise ShapeError(f"Pad: sides must be (before, after) for each axis, got {self.sides}")
@@ -177,9 +188,12 @@ class Slice(Gather):
 
     def __post_init__(self) -> None:
         """Keep the ranges as tuples of three."""
-        ranges = tuple(tuple(part) for part in self.ranges)
-        if any(len(part) != 3 for part in ranges):
+        _check_sequence("Slice", "ranges", self.ranges)
+        ranges = tuple(tuple(part) if isinstance(part, Sequence) else (part,) for part in self.ranges)
+        if any(len(part) != 3 or not all(n is None or hasattr(n, "__index__") for n in part) for part in ranges):
             raise ShapeError(f"Slice: ranges must be (start, stop, step) for each axis, got {self.ranges}")
+        if any(step == 0 for _, _, step in ranges):
+            raise ShapeError(f"Slice: a step must not be zero, got {self.ranges}")
         object.__setattr__(self, "ranges", ranges)
 
     def output_shape(self, *input_shapes: Shape) -> Shape:

@@ -97,10 +97,12 @@ def _check_numbers(layer: Diagonal, *names: str) -> None:
     """Bring hyper-parameters to a number, or a tuple of numbers."""
     for name in names:
         value = getattr(layer, name)
-        several = isinstance(value, Sequence | np.ndarray) and np.ndim(value) > 0
+        several = isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim > 0)
         entries = list(value) if several else [value]
         for entry in entries:
             number(type(layer).__name__, name, entry)
+            if not math.isfinite(entry):
+                raise ShapeError(f"{type(layer).__name__}: {name} must be finite, got {value!r}")
         object.__setattr__(layer, name, tuple(map(float, entries)) if several else float(value))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import LayerProblem, NonFiniteError, ShapeError, UnsupportedLayerError
-from constraint_algebra.layers.activations import Formulas, formulas
+from constraint_algebra.layers.activations import Formulas, PReLU, formulas
 from constraint_algebra.layers.kinds import Flatten, PlacedLayer
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.walk import Rules, down
@@ -45,7 +45,7 @@ def demand_slopes(network: Network, values: Sequence[FloatArray]) -> None:
         NonFiniteError: with the layer's name and the index of the output.
     """
     for layer in network:
-        if layer.is_activation:
+        if layer.is_activation and not isinstance(layer.layer, PReLU):  # the side of PReLU follows from its input
             slope = formulas(layer.activation).derivative(values[layer.index + 1])
             if not np.isfinite(slope).all():
                 index = tuple(int(i) for i in np.argwhere(~np.isfinite(slope))[0])

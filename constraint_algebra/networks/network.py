@@ -12,7 +12,7 @@ import numpy as np
 
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, Parameters, TorchModel
-from constraint_algebra.display import Table, Tabular
+from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.errors import ShapeError, UnknownNameError
 from constraint_algebra.layers import activations, trilinear
 from constraint_algebra.layers.activations import PReLU
@@ -26,6 +26,7 @@ from constraint_algebra.networks.walk import Rules
 if TYPE_CHECKING:
     import networkx as nx
     import pandas as pd
+    from matplotlib.axes import Axes
 
 
 @checked
@@ -194,6 +195,11 @@ class Network(Tabular):
             graph.add_edges_from((self.value_name(number), layer.name) for number in layer.inputs)
         return graph
 
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the layers as boxes and what each reads as arrows; options as of `plotting.architecture`."""
+        axes: Axes = draw(self, ax=ax, **options)
+        return axes
+
     def between(self, lower: PlacedLayer, upper: PlacedLayer) -> tuple[PlacedLayer, ...]:
         """Return the layers between two layers: activations and reshapes between two that have equations."""
         return self.layers[lower.index + 1 : upper.index]
@@ -336,13 +342,16 @@ def bind(network: Network, arrays: Any, what: str) -> Parameters:
         what: "parameters" or "gradients", for the messages.
 
     Raises:
-        ParameterError: a name is missing or unknown, a shape differs, or values are no real numbers.
+        ParameterError: a name is missing or unknown, a shape differs, values are no real numbers, or a running variance
+            is not positive.
         NonFiniteError: a value is NaN or infinite.
     """
     shapes = network.parameter_shapes | network.buffer_shapes
     bound = {
         name: binding.as_float(name, array, shapes[name], what) for name, array in named(network, arrays, what).items()
     }
+    if what == "parameters":
+        operations.check_variances(network, bound)
     return canonical(network, bound)
 
 

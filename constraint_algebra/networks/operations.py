@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.errors import ParameterError
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import Formulas, PReLU, formulas, sloped
 from constraint_algebra.layers.base import Affine, PlacedLayer
@@ -28,6 +29,20 @@ def buffer_names(layer: PlacedLayer) -> tuple[str, str]:
     owner = layer.name.removesuffix(SUFFIX)
     mean, var = (f"{owner}.{name}" if owner else name for name in BUFFERS)
     return mean, var
+
+
+def check_variances(layers: Iterable[PlacedLayer], parameters: Mapping[str, FloatArray]) -> None:
+    """Refuse running variances of which batch norm cannot take the root."""
+    for layer in layers:
+        if isinstance(layer.layer, Standardise):
+            name = buffer_names(layer)[1]
+            least = float(parameters[name].min())
+            if not least + layer.layer.eps > 0:
+                raise ParameterError(
+                    name,
+                    f"parameters: {name!r} has {least:g}, and a variance needs to be positive with eps ="
+                    f" {layer.layer.eps:g} added; give the running variance of the model",
+                )
 
 
 def formulas_of(layer: PlacedLayer, parameters: Mapping[str, FloatArray]) -> Formulas:

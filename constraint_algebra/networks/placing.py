@@ -57,21 +57,26 @@ def _written(
         return
     if names is not None and len(names) != len(layers):
         raise ShapeError(f"names: expected one for each of {len(layers)} layers, got {len(names)}")
-    known = {INPUT: 0} | {layer.name: layer.number for layer in layers if isinstance(layer, PlacedLayer)}
-    by_number = {number: name for name, number in known.items()}
+    taken = {0: INPUT}  # of a network whose layers are taken again: the name here of each of its values
     for index, layer in enumerate(layers):
         name = names[index] if names is not None else str(index)
         if not isinstance(layer, PlacedLayer):
             yield name, layer, None
         elif layer.inputs == (layer.index,):
             yield name, layer.layer, None
-        else:  # of a whole network that is taken again, under the names that it has there
-            taken = dict(enumerate(names or map(str, range(len(layers))), start=1)) if names is not None else by_number
-            yield name, layer.layer, tuple(taken.get(number, INPUT) if number else INPUT for number in layer.inputs)
+        elif set(layer.inputs) <= set(taken):
+            yield name, layer.layer, tuple(taken[number] for number in layer.inputs)
+        else:
+            raise ShapeError(
+                f"layers: {layer.name!r} reads layers of its network that are not among those before it here; take"
+                " them as well, or name its inputs"
+            )
+        if isinstance(layer, PlacedLayer):
+            taken[layer.number] = name
 
 
 def _entry(name: str, entry: Any) -> Written:
-    layer, *reads = entry if isinstance(entry, tuple) else (entry,)
+    layer, *reads = entry if isinstance(entry, tuple) and entry else (entry,)
     layer = layer.layer if isinstance(layer, PlacedLayer) else layer
     if not isinstance(name, str) or not isinstance(layer, Layer) or not all(isinstance(read, str) for read in reads):
         raise ArgumentError(

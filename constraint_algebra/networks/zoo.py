@@ -1,12 +1,14 @@
-"""The networks of the literature, by name, as shapes.
+"""Networks of the literature, by name, as shapes.
 
 Shapes are those of the cited papers' own code, and an entry's note says where not; tests pin the parameter counts.
 
->>> names()
+>>> names("leakage")
 ('cnn6', 'cnn6-classes', 'cnn6-d', 'cnn6-o', 'fcn3', 'lenet', 'lenet-4relu', 'lenet-all-relu', 'lenet-dlg', 'lenet-o',
  'rconv', 'rconv-leakyrelu', 'rconv-relu', 'rconv-sigmoid', 'rconv-tanh')
->>> network("lenet-o").parameter_count
-26459
+>>> names("cifar"), names("imagenet")
+(('resnet18-cifar', 'resnet20-cifar'), ('densenet121', 'mobilenetv2', 'resnet18', 'resnet50', 'vgg16'))
+>>> network("lenet-o").parameter_count, network("resnet18").parameter_count
+(26459, 11689512)
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from constraint_algebra import layers as kinds
 from constraint_algebra.errors import ShapeError, UnknownNameError
-from constraint_algebra.layers.kinds import Activation, Conv2d, Flatten, Layer, Linear, Shape
+from constraint_algebra.layers import Activation, Conv2d, Flatten, Layer, Linear, Shape, check_shape
+from constraint_algebra.networks import zoo_imagenet, zoo_residual, zoo_tutorials
 from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.zoo_builder import Builder, GraphEntry
 
 LEAKY, RELU, SIGMOID = kinds.LeakyReLU(0.2), kinds.ReLU(), kinds.Sigmoid()
 ACTIVATIONS: dict[str, Activation] = {
@@ -34,15 +39,26 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+# The groups that networks are listed in.
+FAMILIES = {
+    "leakage": "of papers on gradient leakage",
+    "cifar": "residual, for pictures of 32×32",
+    "imagenet": "for pictures of 224×224",
+    "federated": "of tutorials and benchmarks of federated learning",
+    "small": "residual, of this library: their gradients can be solved in seconds",
+}
+
+
 # A convolution and the activation after it: filters, "kernel/stride/padding", activation.
 Block = tuple[int, str, Activation]
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """A network of the literature.
+    """A network of papers on gradient leakage: convolutions, activations and linear layers in a row.
 
     Attributes:
+        family: the group that it is listed under.
         paper: the key of the paper whose code has the network.
         blocks: its convolutions, as (filters, "kernel/stride/padding", activation).
         classes: outputs of the head, unless the caller says otherwise.
@@ -55,6 +71,8 @@ class ZooEntry:
         free: how many of the last activations the authors leave open, where they do; the others are then fixed.
         note: what is worth knowing.
     """
+
+    family: ClassVar[str] = "leakage"
 
     paper: str
     blocks: tuple[Block, ...]
@@ -99,7 +117,7 @@ def _rgap(
     )
 
 
-NETWORKS: dict[str, ZooEntry] = {
+NETWORKS: dict[str, ZooEntry | GraphEntry] = {
     "lenet": ZooEntry(
         "rconv2024",
         ((12, "5/2/2", LEAKY), (16, "5/2/2", LEAKY), (12, "5/1/2", RELU), (12, "5/1/2", RELU)),
@@ -155,15 +173,24 @@ NETWORKS: dict[str, ZooEntry] = {
         hidden=(1000, 100),
         input_shape=(1, 28, 28),
     ),
+    **zoo_residual.NETWORKS,
+    **zoo_imagenet.NETWORKS,
+    **zoo_tutorials.NETWORKS,
 }
 
 
-def names() -> tuple[str, ...]:
-    """Return the names of all networks, in alphabetical order."""
-    return tuple(sorted(NETWORKS))
+def names(family: str | None = None) -> tuple[str, ...]:
+    """Return the names of all networks in alphabetical order, or of those of one group of `FAMILIES`.
+
+    Raises:
+        UnknownNameError: no group has this name.
+    """
+    if family is not None:
+        _known("family", family, FAMILIES)
+    return tuple(sorted(name for name, found in NETWORKS.items() if family in {None, found.family}))
 
 
-def entry(name: str) -> ZooEntry:
+def entry(name: str) -> ZooEntry | GraphEntry:
     """Return what is known of a network: its paper, loss, initialisation.
 
     Raises:
@@ -181,6 +208,8 @@ def network(
     classes: int | None = None,
     activation: str | Activation | None = None,
     input_shape: Sequence[int] | None = None,
+    head: str | None = None,
+    shortcuts: str | None = None,
 ) -> Network:
     """Return a network of the literature.
 
@@ -189,10 +218,12 @@ def network(
         classes: outputs of the head, by default those of the paper; a network with one logistic output has no choice.
         activation: a name of `ACTIVATIONS` or a layer, in place of the activations that the authors leave open; where
             they leave none open, in place of all of them.
-        input_shape: shape of the input, by default that of the paper, 3×32×32 or 1×28×28.
+        input_shape: shape of the input, by default that of the paper, such as 3×32×32.
+        head: of a residual network, what its last layer reads: "average" for the mean of the map, "flatten" for all.
+        shortcuts: of resnet20-cifar, where a block changes the shape: "padding" with zeros, or a 1×1 "projection".
 
     Raises:
-        UnknownNameError: no network or activation has this name; the message says which is closest.
+        UnknownNameError: no network, activation or choice has this name; the message says which is closest.
         ShapeError: the input shape or the number of classes does not fit.
 
     >>> network("lenet-dlg", classes=10)
@@ -212,6 +243,20 @@ def network(
         raise ShapeError(f'{name} has one logistic output, got classes={classes}; use "cnn6-classes" for several')
     if isinstance(activation, str):
         activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+    shape = check_shape(found.input_shape if input_shape is None else input_shape)
+    outputs = found.classes if classes is None else classes
+    options = {key: value for key, value in (("head", head), ("shortcuts", shortcuts)) if value is not None}
+    _check_options(name, found, options)
+    if isinstance(found, ZooEntry):
+        return Network(shape, _chain(found, outputs, activation))
+    net = Builder(shape)
+    usual = {key: choices[0] for key, choices in found.options.items()}
+    found.build(net, outputs, activation or found.activation, **usual | options)
+    return Network(shape, net.layers)
+
+
+def _chain(found: ZooEntry, classes: int, activation: Activation | None) -> list[Layer]:
+    """Return the layers of a chain."""
     layers: list[Layer] = []
     fixed = 0 if found.free is None else len(found.blocks) - found.free
     for index, (filters, geometry, usual) in enumerate(found.blocks):
@@ -221,8 +266,17 @@ def network(
     layers.append(Flatten())
     for features in found.hidden:
         layers += [Linear(features, bias=found.bias), activation or LEAKY]
-    layers.append(Linear(found.classes if classes is None else classes, bias=found.head_bias))
-    return Network(found.input_shape if input_shape is None else input_shape, layers)
+    return [*layers, Linear(classes, bias=found.head_bias)]
+
+
+def _check_options(name: str, found: ZooEntry | GraphEntry, options: dict[str, str]) -> None:
+    """Refuse a choice that a network does not leave."""
+    offered = found.options if isinstance(found, GraphEntry) else {}
+    for key, value in options.items():
+        if key not in offered:
+            others = ", ".join(other for other, entry in NETWORKS.items() if key in getattr(entry, "options", {}))
+            raise UnknownNameError(f"{name} leaves no choice of {key}; leave it out, or take one of {others}")
+        _known(f"choice of {key}", value, offered[key])
 
 
 def _known(what: str, name: str, known: Iterable[str]) -> str:

@@ -35,7 +35,9 @@ class Reduced:
         self._svd: tuple[FloatArray, FloatArray, FloatArray] | None = None
         # The norm of R^-1 decides nearly always; singular values cost several times the factorisation.
         inverse, singular = lapack.dtrtri(self._R)
-        if not singular and np.linalg.norm(inverse) * cut < 1:
+        with np.errstate(over="ignore", invalid="ignore"):  # many small pivots: beyond the range of numbers
+            regular = not singular and np.linalg.norm(inverse) * cut < 1
+        if regular:
             self.kept = np.array([_norm(self._R), 1 / _norm(inverse)])
         else:
             U, s, Vt = la.svd(self._R.T if self._wide else self._R)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from constraint_algebra.display import drawing
 from constraint_algebra.equations.systems import LinearSystem
+from constraint_algebra.networks.network import Network
 from constraint_algebra.plotting.certificates import certificate
 from constraint_algebra.plotting.flow import knowledge_flow
 from constraint_algebra.plotting.graphs import constraint_graph, decomposition
 from constraint_algebra.plotting.look import PALETTE, style
 from constraint_algebra.plotting.maps import determinacy_classes, determinacy_map, residue_classes
+from constraint_algebra.plotting.networks import architecture
 from constraint_algebra.plotting.pictures import (
     absolute_error,
     comparison,
@@ -34,6 +36,7 @@ from constraint_algebra.theory.report import FeasibilityReport
 __all__ = [
     "PALETTE",
     "absolute_error",
+    "architecture",
     "certificate",
     "comparison",
     "constraint_graph",
@@ -57,6 +60,7 @@ __all__ = [
 ]
 
 drawing.register(LinearSystem, decomposition)
+drawing.register(Network, architecture)
 drawing.register(RankLadder, rank_ladder)
 drawing.register(FeasibilityReport, layer_ranks)
 drawing.register(Reconstruction, reconstruction)

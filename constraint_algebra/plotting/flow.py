@@ -6,22 +6,58 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from constraint_algebra.networks.placing import INPUT
 from constraint_algebra.plotting.canvas import axes_or_new
 from constraint_algebra.plotting.look import BLUE, SKY
+from constraint_algebra.plotting.networks import architecture
 from constraint_algebra.plotting.ranks import shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from constraint_algebra.networks.network import Network
     from constraint_algebra.recursion.result import Reconstruction
     from constraint_algebra.theory.report import FeasibilityReport
 
 
-def knowledge_flow(result: FeasibilityReport | Reconstruction, ax: Axes | None = None) -> Axes:
-    """Draw the determined share of every layer's input, in the order of the recursion: from the head to the image.
+def knowledge_flow(
+    result: FeasibilityReport | Reconstruction, ax: Axes | None = None, *, network: Network | None = None
+) -> Axes:
+    """Draw the determined share of every layer's input: of a chain as bars, of a graph as bars in its boxes.
 
-    The last bar is the network's input. Layers that the recursion did not reach have none.
+    Bars of a chain stand in the order of the recursion, from the head to the image: the last is the input, and layers
+    that the recursion did not reach have none.
+
+    Args:
+        result: of `feasibility` or `reconstruct`.
+        ax: the Axes.
+        network: what the result is of; a report knows it, and of a reconstruction it is needed to draw a graph.
     """
+    from constraint_algebra.theory.report import FeasibilityReport
+
+    if isinstance(result, FeasibilityReport):
+        network = result.network
+    if network is not None and not network.is_chain:
+        ax = architecture(network, values=known_values(result, network), ax=ax)
+        ax.set_title("Knowledge flow: determined share of what layers read")
+        return ax
+    return _bars(result, ax)
+
+
+def known_values(result: FeasibilityReport | Reconstruction, network: Network) -> dict[str, float]:
+    """Return the determined share of every value that a layer with equations reads, by the name of what makes it."""
+    found = {}
+    for row in result.layers:
+        layer = network.named(row.name if hasattr(row, "name") else row.layer)
+        if row.determined is not None:
+            found[network.value_name(layer.inputs[0])] = row.determined / max(row.unknowns, 1)
+    if result.determined is not None:
+        found[INPUT] = float(result.determined.mean())
+    return found
+
+
+def _bars(result: FeasibilityReport | Reconstruction, ax: Axes | None) -> Axes:
+    """Draw the shares of a chain as bars."""
     from constraint_algebra.recursion.result import Reconstruction
 
     if isinstance(result, Reconstruction):

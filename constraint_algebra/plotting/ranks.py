@@ -25,6 +25,7 @@ RUNGS = {
     "numerical": (VERMILION, "..."),
     "usable": (BLACK, ""),
 }
+MANY = 10  # layers from which on their names stand upright
 FEW = 30  # numbers of filters up to which each has its point
 COLUMNS = ("filters", "counted", "structural_rank", "rank", "unknowns", "determined")
 
@@ -50,9 +51,11 @@ def rank_ladder(ladder: RankLadder, ax: Axes | None = None) -> Axes:
 def layer_ranks(report: FeasibilityReport, ax: Axes | None = None) -> Axes:
     """Draw counted, structural and generic rank of every layer as a share of its unknowns, input first.
 
-    A question mark stands where a rank is not settled. Below each layer: its name, its kind, its unknowns.
+    A question mark stands where a rank is not settled. Below each layer: its name, its kind, its unknowns; where they
+    are many, upright and without the kind.
     """
-    ax = axes_or_new(ax)
+    many = len(report.layers) > MANY
+    ax = _wide_axes(len(report.layers)) if ax is None and many else axes_or_new(ax)
     rungs = ("counted", "structural", "generic")
     for number, rung in enumerate(rungs):
         colour, hatch = RUNGS[rung]
@@ -65,11 +68,28 @@ def layer_ranks(report: FeasibilityReport, ax: Axes | None = None) -> Axes:
     shares = [_share(row.determined, row.unknowns) for row in report.layers]
     ax.plot(range(len(shares)), shares, color=VERMILION, linestyle="none", marker="D", label="determined values")
     ax.axhline(100, color=BLACK, linestyle="--", linewidth=1)
+    ax.set(ylabel="share of the layer's unknowns, %", ylim=(0, 112))
+    title, legend = f"What shapes decide: the input is {report.verdict}", {"ncols": 4, "handlelength": 1.4}
+    if many:
+        ax.set_xticks(
+            range(len(report.layers)), [f"{row.layer}  {row.unknowns:,}" for row in report.layers], rotation=90
+        )
+        ax.set_xlabel("layer, unknowns (input on the left)")
+        ax.set_title(title, pad=28)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), **legend)
+        return ax
     ax.set_xticks(range(len(report.layers)), [f"{row.layer}\n{row.kind}\n{row.unknowns:,}" for row in report.layers])
-    ax.set(ylabel="share of the layer's unknowns, %", ylim=(0, 112), xlabel="layer, kind, unknowns (input on the left)")
-    ax.set_title(f"What shapes decide: the input is {report.verdict}")
-    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.28), handlelength=1.4)
+    ax.set_xlabel("layer, kind, unknowns (input on the left)")
+    ax.set_title(title)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), **legend)
     return ax
+
+
+def _wide_axes(count: int) -> Any:
+    """Return Axes in a new figure that is wide enough for so many layers."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(1.2 + 0.42 * count, 5.0), layout="constrained")[1]
 
 
 def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:

@@ -60,15 +60,17 @@ class Certificate:
         witnesses: the twins that prove ambiguity, each with its verification.
         reasons: for undecided values the reason, and which values it holds for.
         obstacle: why values fixed in the region are not shown to be fixed for all inputs, `None` where they are.
-        kept: the layer whose output all twins keep, as a smooth activation follows; `None` where they keep nothing but
-            the sides of all activations.
+        kept: the layer whose output all twins keep, as a smooth activation follows or nothing more is known of the
+            model; `None` where they keep nothing but the pattern.
         local: what the Jacobian of the gradients says nearby, where anything is undecided.
         nullity, gap: of the equations of the set that the twins are taken from.
         delta, tolerance, fixed_tolerance, valid_range: size of a change, equality of gradients, share of a null vector
             up to which a value counts as fixed, range of valid values.
         status: that of the reconstruction from the gradients, layer by layer; `None` where none could start.
         digests: SHA-256 of every parameter.
-        architecture: the network in words.
+        architecture: the network in words, or the part of the model that was looked into.
+        ground: what the twins rest on, as a sentence.
+        pattern: what inputs of one region share, as a clause.
     """
 
     input: FloatArray
@@ -94,6 +96,8 @@ class Certificate:
     status: str | None
     digests: dict[str, str]
     architecture: str
+    ground: str = ""
+    pattern: str = "every activation works on the same side"
 
     @property
     def undecided(self) -> BoolArray:
@@ -104,7 +108,7 @@ class Certificate:
     def sides(self) -> str:
         """What the inputs of the region share, as a clause."""
         where = "" if self.kept is None else f" below the output of layer {self.kept!r}"
-        return f"on which every activation{where} works on the same side"
+        return "on which " + self.pattern.replace(" works", f"{where} works", 1)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -146,6 +150,7 @@ class Certificate:
         if self.strongest is not None:
             lines.append(f"  strongest twin: {self.strongest.check!r}")
         lines += [f"  {int(mask.sum()):,} undecided: {text}" for text, mask in self.reasons]
+        lines += [f"  rests on: {text}" for text in self.assumptions]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,16 +198,15 @@ class Certificate:
             },
             "parameters_sha256": self.digests,
             "network": self.architecture.splitlines(),
-            "assumptions": self._assumptions(),
+            "assumptions": self.assumptions,
         }
 
-    def _assumptions(self) -> list[str]:
-        """Return what the verdicts rest on, in words."""
+    @property
+    def assumptions(self) -> list[str]:
+        """What the verdicts rest on, in sentences."""
         told = ["one sample; exact, noise-free equality of gradients in real arithmetic, verified in float64"]
-        if self.kept is None:
-            told.append("twins keep the side on which every activation of the network works for the sample")
-        else:
-            told.append(f"twins keep the output of layer {self.kept!r} and the side of every activation below it")
+        if self.ground:
+            told.append(self.ground)
         if self.fixed.any() and self.obstacle is None:
             told.append(
                 "F holds for all valid inputs: the gradients show the sides of all activations, or there are none"

@@ -24,6 +24,10 @@ determined.
 
 What none of these shows stays undecided: above all what a layer above a smooth activation hides. Of it the Jacobian of
 all gradients says what holds *locally*, in a neighbourhood and to first order.
+
+A model that is no network of known layers (attention, layer normalisation, GELU) has no whole map here. If a
+convolution or a linear layer alone reads its input, that layer is enough for twins, and what they do not move is
+undecided: see `opaque`.
 """
 
 from __future__ import annotations
@@ -38,16 +42,19 @@ from numpy.typing import ArrayLike
 
 from constraint_algebra import memory
 from constraint_algebra.arguments import checked
-from constraint_algebra.arrays import BoolArray, FloatArray, Progress
+from constraint_algebra.arrays import Arrays, BoolArray, FloatArray, Progress
 from constraint_algebra.equations.systems import ENTRY
-from constraint_algebra.errors import ParameterError, ShapeError
+from constraint_algebra.errors import ParameterError, ShapeError, UnsupportedLayerError
 from constraint_algebra.networks.network import Network
 from constraint_algebra.numerics.blas_threads import one_blas_thread
 from constraint_algebra.proofs.certificate import Certificate, digest
-from constraint_algebra.proofs.grounds import SPREAD, Grounds, grounds, kinks_in_series
-from constraint_algebra.proofs.indistinguishable import indistinguishable
+from constraint_algebra.proofs.grounds import SPREAD, Grounds, ground_of, grounds, kinks_in_series, pattern_of
+from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet, indistinguishable
 from constraint_algebra.proofs.local_uniqueness import LocalUniqueness, local_uniqueness
+from constraint_algebra.proofs.opaque import FirstLayerSet, first_layer_set, joined
 from constraint_algebra.proofs.twin_search import TwinSearch, inside
+from constraint_algebra.pytorch.models import unwrapped
+from constraint_algebra.pytorch.tensors import to_numpy
 from constraint_algebra.pytorch.tracing import from_torch
 from constraint_algebra.pytorch.verification import ENTRIES, TOLERANCE, Model, doubled, gradient_jacobian
 from constraint_algebra.recursion import backsubstitution
@@ -71,7 +78,8 @@ def certify(
     """Return for every input value whether the gradients fix it, with the proof.
 
     Args:
-        model: a chain of layers that `from_torch` reads; it is copied to float64, in which the gradients are exact.
+        model: what `from_torch` reads, or any model that reads its input through one convolution or linear layer
+            alone; it is copied to float64, in which the gradients are exact.
         input: one sample without a batch axis.
         target: its class.
         loss: "cross_entropy" or "logistic".
@@ -85,7 +93,7 @@ def certify(
         progress: called with (values settled, values in all, what is being done).
 
     Raises:
-        UnsupportedLayerError: a layer without equations, or an activation before the first layer with a weight.
+        UnsupportedLayerError: a layer without equations in a model whose input is not read by one layer alone.
         ShapeError, ParameterError: an input or a target that does not fit.
         MemoryLimitError: it would take more memory than may be taken.
 
@@ -100,18 +108,68 @@ def certify(
         raise ParameterError("delta", f"delta must be positive and within the valid range {valid_range}, got {delta}")
     x = _sample(input)
     deadline = time.monotonic() + time_limit
-    network, arrays = from_torch(model, x.shape)
-    _demand(network)
-    parameters = {name: np.asarray(values).astype(float) for name, values in arrays.items()}
-    found = indistinguishable(network, parameters, x, target, loss=loss, valid_range=valid_range)
-    exact = doubled(model)
-    search = TwinSearch(exact, found, target, loss, delta, tolerance, deadline, progress)
-    rests = grounds(exact, parameters, found, target, loss=loss, seed=seed, is_late=search.is_late, progress=progress)
+
+    def search_in(found: IndistinguishabilitySet) -> TwinSearch:
+        return TwinSearch(doubled(model), found, target, loss, delta, tolerance, deadline, progress)
+
+    try:
+        network, arrays = from_torch(model, x.shape)
+        if network.is_chain:
+            _demand(network)
+        parameters = {name: np.asarray(values).astype(float) for name, values in arrays.items()}
+        found = indistinguishable(network, parameters, x, target, loss=loss, valid_range=valid_range)
+    except UnsupportedLayerError as error:
+        return _by_first_layer(model, search_in(_first_layer(model, x, target, loss, valid_range, error)), seed)
+    return _by_whole_map(search_in(found), parameters, arrays, seed)
+
+
+def _by_whole_map(search: TwinSearch, parameters: dict[str, FloatArray], arrays: Arrays, seed: int) -> Certificate:
+    """Return the certificate of a network, whose map is known as a whole."""
+    rests = grounds(
+        search.model,
+        parameters,
+        search.found,
+        search.target,
+        loss=search.loss,
+        seed=seed,
+        is_late=search.is_late,
+        progress=search.progress,
+    )
     rests = _other_scales(search, rests)
-    verdicts = _verdicts(search, rests, seed)
-    local = _local(exact, x, target, loss) if verdicts.undecided.any() and not search.is_late() else None
-    digests = {name: digest(values) for name, values in arrays.items()}
-    return _certificate(search, verdicts, rests, local, digests)
+    verdicts = _verdicts(search, _bounds(search, rests), rests, seed)
+    local = _local(search) if verdicts.undecided.any() and not search.is_late() else None
+    return _certificate(search, verdicts, rests, local, arrays)
+
+
+def _first_layer(
+    model: Model,
+    x: FloatArray,
+    target: int,
+    loss: str,
+    valid_range: tuple[float, float],
+    refused: UnsupportedLayerError,
+) -> FirstLayerSet:
+    """Return the twins by the first layer alone; where that is refused too, all reasons at once."""
+    try:
+        return first_layer_set(model, x, target, loss=loss, valid_range=valid_range)
+    except UnsupportedLayerError as error:
+        raise joined(refused, error) from error
+
+
+def _by_first_layer(model: Model, search: TwinSearch, seed: int) -> Certificate:
+    """Return the certificate of a model of which only the first layer is looked into."""
+    found = search.found
+    assert isinstance(found, FirstLayerSet)
+    nothing: FloatArray = np.full(found.input.shape, np.inf)
+    why = f"no twin that keeps the outputs of layer {found.kept!r} moves it, and others were not looked for"
+    rests = Grounds(None, why, why)
+    known = np.where(found.known & (found.reach < search.delta), found.reach, np.inf)
+    verdicts = _verdicts(search, (known, nothing), rests, seed)
+    if search.late:
+        rests = Grounds(None, "the time limit came before all twins that the first layer allows were looked for", why)
+    local = _local(search) if verdicts.undecided.any() and not search.is_late() else None
+    arrays = {name: to_numpy(p) for name, p in unwrapped(model).named_parameters()}
+    return _certificate(search, verdicts, rests, local, arrays)
 
 
 def _sample(values: ArrayLike) -> FloatArray:
@@ -174,9 +232,16 @@ class _Verdicts:
         return ~self.fixed & ~self.fixed_in_region & ~self.ambiguous
 
 
-def _verdicts(search: TwinSearch, rests: Grounds, seed: int) -> _Verdicts:
-    """Return the verdicts after the search for twins of all values that are not fixed without it."""
-    everywhere, region = _bounds(search, rests)
+def _verdicts(search: TwinSearch, bounds: tuple[FloatArray, FloatArray], rests: Grounds, seed: int) -> _Verdicts:
+    """Return the verdicts after the search for twins of all values that are not fixed without it.
+
+    Args:
+        search: the search.
+        bounds: how far values may be off for all inputs and within the region, infinite where that is not shown.
+        rests: what the claims rest on.
+        seed: of the search.
+    """
+    everywhere, region = bounds
     search.run(np.isfinite(everywhere) | np.isfinite(region), seed)
     # Inequalities are no assumption where the gradients show all sides; what arrives at a second kink shows no side of
     # the first that it lies beyond.
@@ -215,7 +280,7 @@ def _certificate(
     verdicts: _Verdicts,
     rests: Grounds,
     local: LocalUniqueness | None,
-    digests: dict[str, str],
+    arrays: Arrays,
 ) -> Certificate:
     """Return verdicts and evidence as they are handed out."""
     found = search.found
@@ -241,14 +306,17 @@ def _certificate(
         fixed_tolerance=found.polytope.null.tolerance,
         valid_range=found.valid_range,
         status=None if rests.result is None else rests.result.status.name.lower(),
-        digests=digests,
+        digests={name: digest(values) for name, values in arrays.items()},
         architecture=repr(found.network),
+        ground=ground_of(found),
+        pattern=pattern_of(found.network),
     )
 
 
-def _local(model: Model, x: FloatArray, target: int, loss: str) -> LocalUniqueness | None:
+def _local(search: TwinSearch) -> LocalUniqueness | None:
+    x = search.found.input
     try:
-        return local_uniqueness(gradient_jacobian(model, x, target, loss), x.shape)
+        return local_uniqueness(gradient_jacobian(search.model, x, search.target, search.loss), x.shape)
     except ShapeError:
         return None
 

@@ -23,11 +23,13 @@ from constraint_algebra.arrays import BoolArray, ParametersLike
 from constraint_algebra.equations.systems import bias_equations, weight_equations
 from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks.chains import demand_chain
 from constraint_algebra.networks.network import Network, NetworkLike
 from constraint_algebra.numerics.rational import Rationals, times
 from constraint_algebra.regions import rational
 from constraint_algebra.regions.rational import Inequality
 
+ELSE = "indistinguishable and certify take it, in float64, with the real gradients of every twin"
 INSIDE = Fraction(1023, 1024)  # of the way to where a side ends that does not belong to it
 
 
@@ -166,6 +168,7 @@ def exact_certificate(
     1 1/3 2/3 1/3 1/3 True
     """
     assert isinstance(network, Network)  # whatever stood for it
+    demand_chain(network, "exact_certificate", ELSE)
     rational.check(network)
     x = rational.rationals(input, network.input_shape, "input")
     low, high = rational.rationals(valid_range, (2,), "valid_range")

@@ -20,12 +20,17 @@ from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import Activation, PlacedLayer
 from constraint_algebra.networks.activation_pattern import CutOffs, nearest, reshaped
 from constraint_algebra.networks.activation_pattern import first_layer as lowest
+from constraint_algebra.networks.chains import demand_chain
 from constraint_algebra.networks.network import Network, NetworkLike, bind, named
 from constraint_algebra.networks.walk import Rules, down
 from constraint_algebra.proofs.observer import FirstLayer
 from constraint_algebra.recursion.backsubstitution import reconstruct
 from constraint_algebra.recursion.noise import deviations_of, precision
 
+ELSE = (
+    "reconstruct says what an observer knows of every value, and indistinguishable(network, parameters, input).interval"
+    " how far a value of a given input may move"
+)
 SPREAD = 8.0  # standard deviations, of error bars that are themselves estimates
 
 
@@ -69,9 +74,11 @@ def first_layer_equations(
         seed: of the noise ensembles.
 
     Raises:
-        What `reconstruct` raises; and `UnsupportedLayerError` for an activation before the first layer with a weight.
+        What `reconstruct` raises; `UnsupportedLayerError` for an activation before the first layer with a weight; and
+        `ShapeError` for a network that is no plain chain.
     """
     assert isinstance(network, Network)  # whatever stood for it
+    demand_chain(network, "first_layer_equations", ELSE)
     layer = lowest(network)
     seen = _Observation(network, parameters, gradients, loss, noise, spread, seed)
     k = seen.output_gradient(layer)

@@ -21,10 +21,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
-from constraint_algebra.errors import MissingBiasError, ZeroGradientError
+from constraint_algebra.errors import MissingBiasError, UnsupportedLayerError, ZeroGradientError
 from constraint_algebra.layers.activations import Identity
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
+from constraint_algebra.proofs.graph_grounds import pattern_is_open
 from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet
 from constraint_algebra.pytorch.gradients import torch_gradients
 from constraint_algebra.pytorch.verification import Model
@@ -34,6 +35,7 @@ from constraint_algebra.recursion.result import Reconstruction, Status
 SPREAD = 6.0  # error bars in a bound
 SAME = 1e-9  # difference of values that are the same, beyond their error bars
 LATE = "the time limit came before the layers above the first were reconstructed"
+PARTLY = "the twins that were looked for are a part of all inputs with these gradients"
 CONTRADICTED = "the reconstruction does not reproduce the gradients, so that nothing above is taken from it"
 
 
@@ -122,13 +124,24 @@ def grounds(
         )
     except OutOfTimeError:
         failure = LATE
+    except UnsupportedLayerError as error:
+        failure = f"no reconstruction for this network: {error.problems[0].reason if error.problems else error}"
     except (ZeroGradientError, MissingBiasError) as error:
         failure = f"the gradients do not start a reconstruction: {error}"
         return Grounds(None, failure, failure)
     if result is not None and result.status is Status.INCONSISTENT:
         failure = CONTRADICTED
-    result = result if result is None else _own_first(result, found.input)
+    return _judged(found, result if result is None else _own_first(result, found.input), failure)
+
+
+def _judged(found: IndistinguishabilitySet, result: Reconstruction | None, failure: str | None) -> Grounds:
+    """Return what a reconstruction, or that there is none, means for the claims."""
+    network = found.network
     k = _k_is_open(found, failure)
+    if not network.is_chain:
+        partly = None if found.whole else PARTLY
+        everywhere = k or pattern_is_open(network, result, failure) or partly
+        return Grounds(result, partly and (k or partly), everywhere)
     everywhere = k or _open(network, lowest_reader(network), result, failure)
     region = None if found.whole else k or _open(network, above_kept(found), result, failure)
     return Grounds(result, region if everywhere else None, everywhere)
@@ -211,12 +224,39 @@ def _open(
 def kinks_in_series(network: Network) -> bool:
     """Whether two activations with kinks follow each other: what comes out may then not show the side of the first.
 
+    In a graph they may meet in a sum as well, and the answer is always that they may.
+
     >>> from constraint_algebra.layers import Flatten, Hardtanh, LeakyReLU, Linear
     >>> kinks_in_series(Network((4,), [Linear(3), LeakyReLU(), Flatten(), Hardtanh(0.2, 0.5), Linear(2)]))
     True
     """
+    if not network.is_chain:
+        return True
     for layer in network.bilinear:
         behind = [other for other in network.after(layer) if other.is_activation]
         if sum(not isinstance(other.layer, Identity) for other in behind) > 1:
             return True
     return False
+
+
+def pattern_of(network: Network) -> str:
+    """Return what inputs of one region share, as a clause.
+
+    >>> from constraint_algebra.layers import Linear, ReLU
+    >>> pattern_of(Network((4,), [Linear(3), ReLU(), Linear(2)]))
+    'every activation works on the same side'
+    """
+    words = "every activation works on the same side"
+    return f"{words} and every maximum is the same entry" if any(x.is_selection for x in network) else words
+
+
+def ground_of(found: IndistinguishabilitySet) -> str:
+    """Return what twins of a set rest on, as a sentence."""
+    own: str | None = getattr(found, "ground", None)
+    if own is not None:
+        return own
+    chosen = any(layer.is_selection for layer in found.network)
+    entries = " and the entry that every maximum is" if chosen else ""
+    if found.kept is None:
+        return f"twins keep the side on which every activation of the network works for the sample{entries}"
+    return f"twins keep the output of layer {found.kept!r} and the side of every activation below it{entries}"

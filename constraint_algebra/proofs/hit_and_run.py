@@ -20,12 +20,12 @@ INWARDS = 0.98  # share of a line inside the set that a step may use
 
 def hit_and_run(polytope: Polytope, seed: int) -> Iterator[FloatArray]:
     """Yield flat differences inside the set, without end; none where the set has no room in any direction."""
-    point, basis = polytope._inside
+    point, _ = polytope.interior
     rng, cut = np.random.default_rng(seed), polytope.cut
     slack = polytope.slack - np.minimum(SAFETY, np.maximum(polytope.slack, 0.0) / 2)
     met = cut @ point
-    while basis.shape[1]:
-        way = basis @ rng.standard_normal(basis.shape[1])
+    while polytope.dimension:
+        way = polytope.drawn(rng)
         rise = cut @ way
         ahead, behind = (
             min(

@@ -12,8 +12,14 @@ of one region with the same gradients differ by such an n. All x + n in the vali
 indistinguishability set of x. Any other point of it is a *twin*: a proof that the gradients do not determine x. Where
 no n moves a value, it is *fixed* in its region.
 
+In a graph the winner of every window stays too, and what nothing sees (another entry wins its window, or a ReLU cuts it
+off) is free up to its limit, on whichever side of its own kink: see `regions.needs`.
+
 Where an activation bends (a sigmoid, say), k moves with the input. Then the set is that of the inputs which keep what
 enters it, a part of all: `IndistinguishabilitySet.kept` names the layer, the lowest one before such an activation.
+
+Where the whole map is too large, the inputs that keep what leaves the first layers, and the gradients of these, are a
+part of the set by sparse rows alone: see `regions.first_equations`.
 """
 
 from __future__ import annotations
@@ -23,9 +29,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from constraint_algebra import memory
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, Parameters, ParametersLike
-from constraint_algebra.errors import ParameterError, ShapeError
+from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
 from constraint_algebra.layers import trilinear
 from constraint_algebra.networks.activation_pattern import activation_pattern, first_layer
 from constraint_algebra.networks.losses import loss_gradients
@@ -33,11 +40,15 @@ from constraint_algebra.networks.network import Network, NetworkLike, bind
 from constraint_algebra.proofs import intervals, twins
 from constraint_algebra.proofs.polytope import Polytope
 from constraint_algebra.proofs.twins import Objective, Twin
+from constraint_algebra.proofs.wide import WidePolytope
 from constraint_algebra.regions.equations import WholeEquations
+from constraint_algebra.regions.first_equations import WORK, FirstEquations, whole_size
 from constraint_algebra.regions.inequalities import inequalities
+from constraint_algebra.regions.limits import limits
 from constraint_algebra.solvers.null_space import RTOL, TOLERANCE
 
 COEFFICIENTS = 1e-13  # relative error of the coefficients k and W x that outer bounds allow for
+WHOLE, FIRST = PARTS = ("whole", "first layers")
 CANCELS = 1e-9  # a sum of output gradients is zero, if it is a smaller share of the sum of their absolute values
 
 
@@ -52,9 +63,10 @@ class IndistinguishabilitySet:
         valid_range: smallest and largest valid value.
         passing: which outputs of the first layer pass their value on, in its output shape.
         polytope: the differences from x.
-        kept: name of the layer whose output all points share because an activation that bends follows it; `None` where
-            every activation that counts is linear in pieces.
+        kept: name of the value that all points share because an activation that bends reads it, or because only the
+            first layers were looked into; `None` where every activation that counts is linear in pieces.
         whole: whether the set holds every valid input with these gradients in the activation region of x.
+        part: "whole", or "first layers": the inputs that keep `kept`, all that leaves the first layers.
     """
 
     network: Network
@@ -64,6 +76,7 @@ class IndistinguishabilitySet:
     polytope: Polytope
     kept: str | None = None
     whole: bool = False
+    part: str = WHOLE
 
     @property
     def nullity(self) -> int:
@@ -129,7 +142,8 @@ class IndistinguishabilitySet:
         """Return the numbers that matter."""
         fixed, size = int(self.fixed.sum()), self.fixed.size
         passing = f"{int(self.passing.sum()):,} of {self.passing.size:,} outputs pass"
-        return f"IndistinguishabilitySet: nullity {self.nullity:,}, {fixed:,} of {size:,} values fixed, {passing}"
+        part = "" if self.part == WHOLE else f", of those that keep {self.kept!r}"
+        return f"IndistinguishabilitySet{part}: nullity {self.nullity:,}, {fixed:,} of {size:,} values fixed, {passing}"
 
 
 @checked
@@ -141,6 +155,7 @@ def indistinguishable(
     *,
     loss: str | None = "cross_entropy",
     valid_range: tuple[float, float] = (0.0, 1.0),
+    part: str | None = None,
     rtol: float = RTOL,
     tolerance: float = TOLERANCE,
 ) -> IndistinguishabilitySet:
@@ -153,12 +168,15 @@ def indistinguishable(
     float64 gives them, so that a softmax saturated to 1 - 1e-6 and beyond blurs them. `exact` has no rounding at all.
 
     Args:
-        network: the architecture; only reshapes may precede its first layer with a weight.
-        parameters: weights and biases by PyTorch's names.
+        network: the architecture; in a chain only reshapes may precede its first layer with a weight.
+        parameters: weights, biases and buffers by PyTorch's names.
         input: one sample in the network's input shape, inside the valid range.
         target: its class; without it the set of inputs whose gradients agree for every class, a subset.
         loss: "cross_entropy", "logistic", or `None`: any loss of the network's output (and then any target).
         valid_range: smallest and largest valid value.
+        part: "whole" for the rows of all layers, "first layers" for the inputs that keep what leaves the first layers
+            and their gradients: a part of the set, by sparse rows alone. By default the first, and the second for
+            graphs where it would take more than minutes or more memory than there is; `part` of the set says which.
         rtol: singular values below this share of the largest count as zero.
         tolerance: share of a null vector up to which a value counts as fixed.
 
@@ -182,17 +200,50 @@ def indistinguishable(
     bound, x = bind(network, parameters, "parameters"), _checked(network, input, valid_range)
     values = network.forward(bound, x)
     k, centred = loss_gradients(values[-1], target, loss), loss == "cross_entropy"
+    if _takes_first(network, part):
+        return _of_first_layers(
+            network, x, valid_range, FirstEquations(network, bound, values, k, rtol=rtol, tolerance=tolerance)
+        )
     null = WholeEquations(network, bound, values, k, centred=centred, rtol=rtol, tolerance=tolerance)
     one_loss = loss == "logistic" or (loss is not None and target is not None)
     return IndistinguishabilitySet(
         network,
         input=x,
         valid_range=valid_range,
-        passing=activation_pattern(network, values, first_layer(network))[0],
+        passing=_passing(network, values, null),
         polytope=_polytope(bound, values, null, valid_range),
         kept=null.kept,
         whole=one_loss and null.kept is None and _is_pinned(network, null),
     )
+
+
+def _takes_first(network: Network, part: str | None) -> bool:
+    """Whether only the first layers are looked at."""
+    if part not in {None, *PARTS}:
+        raise UnknownNameError(f"part must be one of {', '.join(map(repr, PARTS))}, or None, got {part!r}")
+    if part is not None or network.is_chain:
+        return part == FIRST
+    work, size = whole_size(network)
+    return work > WORK or size > memory.limit()
+
+
+def _of_first_layers(
+    network: Network, x: FloatArray, valid_range: tuple[float, float], null: FirstEquations
+) -> IndistinguishabilitySet:
+    """Return the set of the inputs that keep what leaves the first layers, and their gradients."""
+    (low, high), flat, layer = valid_range, x.ravel(), network.bilinear[0]
+    sides = null.limits((low - flat, high - flat))
+    polytope = WidePolytope(
+        null=null,
+        margin=COEFFICIENTS * (high - low) * null.blur * null.lengths(),
+        cut=sides.rows,
+        slack=sides.slack,
+        lower=low - flat,
+        upper=high - flat,
+        blur=COEFFICIENTS,
+    )
+    passing = null.region.passing[layer.name].reshape(layer.output_shape)
+    return IndistinguishabilitySet(network, x, valid_range, passing, polytope, kept=null.kept, part=FIRST)
 
 
 def _polytope(
@@ -200,7 +251,10 @@ def _polytope(
 ) -> Polytope:
     """Return the differences from the input that keep the equations, the valid range, and the sides of activations."""
     (low, high), x = valid_range, values[0].ravel()
-    sides = inequalities(null.network, parameters, values, null.sides, null.basis, (low - x, high - x))
+    if null.region is None:
+        sides = inequalities(null.network, parameters, values, null.sides, null.basis, (low - x, high - x))
+    else:
+        sides = limits(null.region, null.climb, null.basis, (low - x, high - x))
     return Polytope(
         null=null,
         margin=COEFFICIENTS * (high - low) * null.blur * null.lengths(),
@@ -211,6 +265,14 @@ def _polytope(
         reduced=sides.reduced,
         blur=COEFFICIENTS,
     )
+
+
+def _passing(network: Network, values: list[FloatArray], null: WholeEquations) -> BoolArray:
+    """Return which outputs of the first layer count: those that something above sees."""
+    if null.region is None:
+        return activation_pattern(network, values, first_layer(network))[0]
+    layer = network.bilinear[0]
+    return null.region.passing[layer.name].reshape(layer.output_shape)
 
 
 def _is_pinned(network: Network, equations: WholeEquations) -> bool:

@@ -17,6 +17,7 @@ observer the noise. Two facts make every statement about this set checkable:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,7 @@ from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.numerics.interior_point import Solution, interior_point
 from constraint_algebra.numerics.rows import row_norms
+from constraint_algebra.proofs.barrier import Barrier, Limits
 from constraint_algebra.solvers.null_space import Kernel
 
 EPSILON = 2.0**-52
@@ -110,7 +112,7 @@ class Polytope:
         sizes, cut_sizes = row_norms(N), row_norms(M)
         moving, met = np.asarray(sizes > ROUNDING), np.asarray(cut_sizes > ROUNDING)
         far = 2 * la.norm(np.maximum(np.abs(self.lower), np.abs(self.upper)))  # no coordinate reaches this
-        slack = self.slack - np.minimum(SAFETY, np.maximum(self.slack, 0.0) / 2)
+        slack = self._safe_slack
         return Rows(
             moving=moving,
             met=met,
@@ -161,6 +163,38 @@ class Polytope:
             tight = tight[row_norms(tight @ face) > self.null.tolerance]
         return np.zeros(len(basis)), basis @ face
 
+    @property
+    def interior(self) -> tuple[FloatArray, Callable[[FloatArray], FloatArray]]:
+        """A point inside the set, and the projection on the directions in which the set has room there."""
+        centre, basis = self._inside
+        return centre, lambda vector: np.asarray(basis @ (basis.T @ vector))
+
+    def drawn(self, rng: np.random.Generator) -> FloatArray:
+        """Return a random direction in which the set has room."""
+        basis = self._inside[1]
+        return np.asarray(basis @ rng.standard_normal(basis.shape[1]))
+
+    def farthest(self, *, time_limit: float | None = None) -> FloatArray:
+        """Return a feasible n whose values are far from zero, as many and as far as a search finds."""
+        if not self.dimension:
+            return np.zeros(len(self.lower))
+        barrier = self._barrier()
+        barrier.farthest(np.inf if time_limit is None else time.monotonic() + time_limit)
+        return self.draw_in(barrier.point)
+
+    def _barrier(self) -> Barrier:
+        centre, project = self.interior
+        return Barrier(self._limits, project, centre)
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(self.cut, self._safe_slack, self.lower, self.upper)
+
+    @property
+    def _safe_slack(self) -> FloatArray:
+        """The slack, less what rounding could carry a point across."""
+        return np.asarray(self.slack - np.minimum(SAFETY, np.maximum(self.slack, 0.0) / 2))
+
     def maximise(self, c: FloatArray, *, time_limit: float | None = None, solver: str | None = None) -> Optimum:
         """Return a feasible point and both bounds of the largest `c·n`; stopped early, both still hold.
 
@@ -189,11 +223,11 @@ class Polytope:
 
     def draw_in(self, difference: FloatArray) -> FloatArray:
         """Return the last point on the way to `difference`, from one inside the set, that is inside itself."""
-        centre, basis = self._inside
-        way = basis @ (basis.T @ (difference - centre))
+        centre, project = self.interior
+        way = project(difference - centre)
         start = np.concatenate([centre, -centre, self.cut @ centre])
         rise = np.concatenate([way, -way, self.cut @ way])
-        slack = self.slack - np.minimum(SAFETY, np.maximum(self.slack, 0.0) / 2)
+        slack = self._safe_slack
         room = np.maximum(np.concatenate([self.upper, -self.lower, slack]) - start, 0.0)
         over = rise > np.maximum(room, 4 * EPSILON)
         share = float((room[over] / rise[over]).min(initial=1.0))

@@ -17,6 +17,7 @@ from constraint_algebra.proofs.polytope import Polytope
 Objective = str | Sequence[int] | ArrayLike
 
 LEAST = 1e-9  # a smaller change is no change
+FARTHEST = "all values as far as a search finds"
 
 
 @checked
@@ -44,6 +45,11 @@ class Twin:
         """Largest absolute difference of any value."""
         return float(np.abs(self.difference).max())
 
+    @property
+    def distance(self) -> float:
+        """Root mean square of the differences."""
+        return float(np.sqrt((self.difference**2).mean()))
+
     def __repr__(self) -> str:
         """Return the change and the objective."""
         return f"<Twin: {self.objective}; largest change {self.change:.3g}>"
@@ -62,7 +68,8 @@ def find_twin(
     Args:
         polytope: the differences allowed.
         original: the input.
-        objective: "mean" for the largest change of the mean; an index such as `(0, 3, 7)` for that of one value; a
+        objective: "mean" for the largest change of the mean; "far" for all values as far from the original as a search
+            finds, which needs no linear program; an index such as `(0, 3, 7)` for that of one value; a
             boolean mask for that of the mean over a region; "random" for a random direction; an array of numbers in
             the input shape for the twin nearest to that image.
         seed: of the random direction.
@@ -73,7 +80,9 @@ def find_twin(
         ShapeError: an index, mask or image that does not fit the input.
     """
     words, direction, target = _read(objective, original, seed)
-    if target is not None:
+    if words == FARTHEST:
+        n = polytope.farthest(time_limit=time_limit)
+    elif target is not None:
         n = polytope.nearest((target - original).ravel(), time_limit=time_limit)
     else:
         half = None if time_limit is None else time_limit / 2
@@ -93,9 +102,13 @@ def _read(objective: Objective, original: FloatArray, seed: int) -> tuple[str, F
     if isinstance(objective, str):
         if objective == "mean":
             return "largest change of the mean", np.full(original.shape, 1 / original.size), None
+        if objective == "far":
+            return FARTHEST, nothing, None
         if objective == "random":
             return f"random direction {seed}", np.random.default_rng(seed).standard_normal(original.shape), None
-        raise UnknownNameError(f'objective must be "mean", "random", an index, a mask or an image, got {objective!r}')
+        raise UnknownNameError(
+            f'objective must be "mean", "far", "random", an index, a mask or an image, got {objective!r}'
+        )
     array = np.asarray(objective)
     if array.shape == original.shape and array.dtype == bool:
         if not array.any():

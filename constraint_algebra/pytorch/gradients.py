@@ -1,14 +1,12 @@
-"""Real gradients from PyTorch, and a `Network` as a PyTorch model.
+"""Real gradients from PyTorch, and a `Network` as a PyTorch model with parameters.
 
 Models are taken as they are: `tracing` is what reads them.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +14,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
-from constraint_algebra import layers as kinds
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import Arrays
 from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
-from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.layers.activations import PReLU
+from constraint_algebra.layers.normalisation import BUFFERS
+from constraint_algebra.networks.binding import COUNTER
 from constraint_algebra.networks.network import Network, NetworkLike
 from constraint_algebra.notes import note
 from constraint_algebra.pytorch.models import (
@@ -31,6 +30,7 @@ from constraint_algebra.pytorch.models import (
     say_which,
     unwrapped,
 )
+from constraint_algebra.pytorch.modules import module_of
 from constraint_algebra.pytorch.tensors import input_tensor, to_numpy, to_tensor
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
@@ -130,13 +130,15 @@ def _output(model: nn.Module, x: Tensor, *, batched: bool) -> object:
             continue
         output, _ = logits(everything)
         # A linear layer takes any number of leading axes: two of them mean that one was there before.
-        if not added or output.ndim == 2 or (convolutional and output.ndim > 2):
+        if not added or output.ndim < 3 or convolutional:
             _check_samples(output, len(inputs) if inputs.ndim else 0)
             return everything
     raise ShapeError("the model does not take the inputs, whose shape it was given as " + "; and as ".join(problems))
 
 
 def _check_samples(output: Tensor, samples: int) -> None:
+    if output.ndim < 2 and samples == 1:
+        return  # the model squeezed the batch axis of one sample away
     if not output.ndim or len(output) != samples:
         came = tuple(output.shape)
         raise ShapeError(f"the model must return one tensor with a row for each of {samples} samples, got {came}")
@@ -144,6 +146,10 @@ def _check_samples(output: Tensor, samples: int) -> None:
 
 def _named_loss(loss: str, output: Tensor, target: Tensor) -> Tensor:
     logistic = loss == "logistic"
+    if output.ndim < 2 and len(target) == 1:  # without its batch axis, as squeeze() leaves it
+        output = output.reshape(1, -1)
+    elif output.ndim == 1 and logistic:
+        output = output[:, None]
     if output.ndim != 2 or (logistic and output.shape[1] != 1):
         needs = "(samples, 1)" if logistic else "(samples, classes)"
         raise ShapeError(
@@ -170,22 +176,26 @@ def _own_loss(loss: Callable[[Tensor, Tensor], Tensor], output: Tensor, target: 
 
 @checked
 def to_torch(network: NetworkLike, *, seed: int = 0, init: str = "uniform", dtype: str = "float64") -> nn.Module:
-    """Return a PyTorch model whose parameters have the network's names and shapes.
+    """Return a PyTorch model whose parameters and buffers have the network's names and shapes.
 
-    `from_torch` makes the same network of it. It is an `nn.Sequential`, except that names with dots make nested modules
-    and a network of one layer without a name is that module. The global random state is left as it was.
+    `from_torch` makes the same network of it. It is an `nn.Sequential` where each layer reads the one before, except
+    that names with dots make nested modules and a network of one layer without a name is that module. Layers without a
+    module of PyTorch's own, such as sums, become modules that hold them. Batch norm is in evaluation mode, and its
+    statistics are those of a new module, mean 0 and variance 1. The global random state is left as it was.
 
     Args:
         network: the network.
         seed: the seed of the parameters; every dtype gets the same values, rounded.
-        init: "uniform" draws every weight and bias from U(-0.5, 0.5), "default" is PyTorch's own initialisation.
+        init: "uniform" draws every weight and bias from U(-0.5, 0.5), slopes of PReLU without their sign, "default" is
+            PyTorch's own initialisation.
         dtype: "float64", "float32", "float16" or "bfloat16".
 
     Raises:
         UnknownNameError: no such `init` or `dtype`.
-        ShapeError: two layers have the same name.
+        ShapeError: two layers have the same name, or a layer is none of PyTorch's.
 
-    >>> to_torch(Network((3,), [kinds.Linear(2), kinds.LeakyReLU(0.2)]))
+    >>> from constraint_algebra.layers import LeakyReLU, Linear
+    >>> to_torch(Network((3,), [Linear(2), LeakyReLU(0.2)]))
     Sequential(
       (0): Linear(in_features=3, out_features=2, bias=True)
       (1): LeakyReLU(negative_slope=0.2)
@@ -196,11 +206,15 @@ def to_torch(network: NetworkLike, *, seed: int = 0, init: str = "uniform", dtyp
         if name not in known:
             raise UnknownNameError(f"no init or dtype is called {name!r}; use one of {', '.join(known)}")
     with seeded(seed):
-        model = _assembled([(layer.name, _module(layer)) for layer in network])
+        model = module_of(network)
     if init == "uniform":
         rng = np.random.default_rng(seed)
-        load_parameters(model, {name: rng.uniform(-0.5, 0.5, s) for name, s in network.parameter_shapes.items()})
-    return model.to(_DTYPES[dtype])
+        drawn = {name: rng.uniform(-0.5, 0.5, s) for name, s in network.parameter_shapes.items()}
+        slopes = {layer.weight_name for layer in network if isinstance(layer.layer, PReLU)}
+        positive = {name: np.abs(drawn[name]) for name in slopes}
+        load_parameters(model, {**drawn, **positive, **_statistics(model)})
+    model = model.to(_DTYPES[dtype])
+    return model if network.is_chain else model.eval()
 
 
 @contextmanager
@@ -216,131 +230,34 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-class PadFirst(nn.Module):
-    """Mixed into a convolution to pad with zeros differently before and behind, which PyTorch's own cannot.
-
-    Attributes:
-        zeros: `(before, after)` for each axis.
-    """
-
-    zeros: tuple[tuple[int, int], ...]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution of the padded input."""
-        sides = [side for pair in reversed(self.zeros) for side in pair]
-        output: Tensor = super().forward(functional.pad(x, sides))
-        return output
-
-    def extra_repr(self) -> str:
-        """Return PyTorch's description and the zeros."""
-        return f"{super().extra_repr()}, zeros={self.zeros}"
-
-
-class PaddedConv1d(PadFirst, nn.Conv1d):
-    """See `PadFirst`."""
-
-
-class PaddedConv2d(PadFirst, nn.Conv2d):
-    """See `PadFirst`."""
-
-
-class PaddedConv3d(PadFirst, nn.Conv3d):
-    """See `PadFirst`."""
-
-
-_CONVS: dict[int, tuple[type[Any], type[Any]]] = {
-    1: (nn.Conv1d, PaddedConv1d),
-    2: (nn.Conv2d, PaddedConv2d),
-    3: (nn.Conv3d, PaddedConv3d),
-}
-
-
-def _module(placed: PlacedLayer) -> nn.Module:
-    match placed.layer:
-        case kinds.Conv() as conv:
-            symmetric = all(before == after for before, after in conv.paddings)
-            plain, padded = _CONVS[conv.axes]
-            module: nn.Module = (plain if symmetric else padded)(
-                placed.channels,
-                conv.filters,
-                conv.taps,
-                stride=conv.strides,
-                padding=tuple(before for before, _ in conv.paddings) if symmetric else 0,
-                dilation=conv.dilations,
-                groups=conv.groups,
-                bias=conv.bias,
-                dtype=torch.float64,
-            )
-            if isinstance(module, PadFirst):
-                module.zeros = conv.paddings
-            return module
-        case kinds.Linear(filters, bias=bias):
-            return nn.Linear(placed.channels, filters, bias=bias, dtype=torch.float64)
-        case kinds.LeakyReLU(slope):
-            return nn.LeakyReLU(slope)
-        case kinds.ELU(alpha):
-            return nn.ELU(alpha)
-        case kinds.Softplus(beta, threshold):
-            return nn.Softplus(beta, threshold)
-        case kinds.ReLU6():
-            return nn.ReLU6()
-        case kinds.Hardtanh(low, high):
-            return nn.Hardtanh(low, high)
-    # The rest has no hyper-parameters, and PyTorch's names.
-    plain_module: nn.Module = getattr(nn, placed.kind)()
-    return plain_module
-
-
-def _assembled(modules: list[tuple[str, nn.Module]]) -> nn.Module:
-    names = [name for name, _ in modules]
-    if names == [""]:
-        return modules[0][1]
-    if len(set(names)) < len(names) or "" in names:
-        raise ShapeError(f"a model needs a name of its own for each layer, got {', '.join(map(repr, names))}")
-    if not any("." in name for name in names):
-        return nn.Sequential(OrderedDict(modules))
-    return Chain(modules)
-
-
-class Chain(nn.Module):
-    """Modules at any paths, called one after the other."""
-
-    def __init__(self, modules: list[tuple[str, nn.Module]]) -> None:
-        """Put every module at its path, with empty modules as folders."""
-        super().__init__()
-        self.paths = [path for path, _ in modules]
-        for path, module in modules:
-            *folders, name = path.split(".")
-            parent: nn.Module = self
-            for folder in folders:
-                if not hasattr(parent, folder):
-                    parent.add_module(folder, nn.Module())
-                parent = parent.get_submodule(folder)
-            parent.add_module(name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output of the last module."""
-        for path in self.paths:
-            x = self.get_submodule(path)(x)
-        return x
-
-
 def load_parameters(model: nn.Module, arrays: Mapping[str, ArrayLike]) -> None:
-    """Copy arrays into the parameters of a model, in place and in the model's dtype.
+    """Copy arrays into the parameters of a model, and into the statistics of its batch norms, in the model's dtype.
+
+    Args:
+        model: the model, changed in place.
+        arrays: an array for each parameter and running statistic; other buffers where they are given, but for batch
+            norm's counters.
 
     Raises:
         ParameterError: a name is missing or unknown, or a shape differs; the model is then unchanged.
     """
-    parameters = dict(model.named_parameters())
-    for name in [*arrays, *parameters]:
-        if name not in parameters or name not in arrays:
-            where = "the model" if name not in parameters else "the arrays"
+    arrays = {name: array for name, array in arrays.items() if name.rpartition(".")[2] != COUNTER}
+    needed = {**dict(model.named_parameters()), **_statistics(model)}
+    state = {**needed, **dict(model.named_buffers())}
+    for name in [*arrays, *needed]:
+        if name not in state or name not in arrays:
+            where = "the model" if name not in state else "the arrays"
             raise ParameterError(name, f"parameter {name!r} is not among those of {where}; give the same names")
     values = {name: to_tensor(array) for name, array in arrays.items()}
     for name, value in values.items():
-        if value.shape != parameters[name].shape:
-            came, needed = tuple(value.shape), tuple(parameters[name].shape)
-            raise ParameterError(name, f"parameter {name!r} has shape {came}, the model needs {needed}")
+        if value.shape != state[name].shape:
+            came, wanted = tuple(value.shape), tuple(state[name].shape)
+            raise ParameterError(name, f"parameter {name!r} has shape {came}, the model needs {wanted}")
     with torch.no_grad():
         for name, value in values.items():
-            parameters[name].copy_(value)
+            state[name].copy_(value)
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Return the running means and variances of all batch norms by name."""
+    return {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in BUFFERS}

@@ -9,7 +9,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.optim.swa_utils import AveragedModel
 
 from constraint_algebra.errors import ParameterError, ShapeError
@@ -30,12 +31,14 @@ def inside(module: nn.Module) -> nn.Module | None:
     return module.module if isinstance(module, WRAPPERS) else None
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module | ExportedProgram) -> nn.Module:
     """Return the model inside `DataParallel`, `DistributedDataParallel`, `AveragedModel` and `torch.compile`.
 
-    The wrappers compute the same function; what was taken off is said.
+    The wrappers compute the same function; what was taken off is said. An exported program gives its module.
     """
     taken = []
+    if isinstance(model, ExportedProgram):
+        model = model.module()
     while (inner := inside(model)) is not None:
         taken.append(type(model).__name__.replace("OptimizedModule", "torch.compile"))
         model = inner
@@ -45,8 +48,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def refuse_without_values(model: nn.Module) -> None:
-    """Raise `ParameterError` where a parameter has a shape and no values."""
-    for name, parameter in model.named_parameters():
+    """Raise `ParameterError` where a parameter or a buffer has a shape and no values."""
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         if parameter.is_meta:
             raise ParameterError(
                 name,
@@ -71,7 +74,7 @@ def further_arguments(model: nn.Module) -> tuple[list[str], list[str]]:
 
 def outputs(output: object) -> list[Any]:
     """Return everything that a model returned, `None` left out."""
-    if isinstance(output, Tensor | fx.Proxy):
+    if isinstance(output, Tensor):
         return [output]
     named = _named(output)
     values = list(named.values()) if named else list(output) if isinstance(output, tuple | list) else []
@@ -79,7 +82,7 @@ def outputs(output: object) -> list[Any]:
 
 
 def logits(output: object) -> tuple[Any, str]:
-    """Return the output that a loss takes, of a real forward pass or a traced one, and in words which of several it is.
+    """Return the output that a loss takes, and in words which of several it is.
 
     That is a single tensor, an entry called `logits`, or the first entry of a tuple or list.
 
@@ -89,14 +92,14 @@ def logits(output: object) -> tuple[Any, str]:
     >>> logits({"logits": torch.zeros(1, 2), "features": torch.zeros(1, 8)})
     (tensor([[0., 0.]]), "its entry 'logits'")
     """
-    if isinstance(output, Tensor | fx.Proxy):
+    if isinstance(output, Tensor):
         return output, ""
     named = _named(output)
-    if isinstance(named.get("logits"), Tensor | fx.Proxy):
+    if isinstance(named.get("logits"), Tensor):
         return named["logits"], "its entry 'logits'"
     found = outputs(output)
     sequence = isinstance(output, tuple | list) and len(output) > 0 and output[0] is not None
-    if found and isinstance(found[0], Tensor | fx.Proxy) and (sequence or len(found) == 1):
+    if found and isinstance(found[0], Tensor) and (sequence or len(found) == 1):
         return found[0], "its first entry" if len(found) > 1 else "its only entry"
     came = f"{type(output).__name__}"
     came += f" with the entries {', '.join(map(repr, named))}" if named else ""

@@ -125,7 +125,7 @@ def _read(model: nn.Module, x: FloatArray) -> tuple[Any, Any] | None:
         network, parameters = from_torch(model, x.shape)
     except (UnsupportedLayerError, ShapeError):
         return None
-    small = network.start is not None and network.parameter_count * x.size <= DENSE
+    small = network.is_chain and network.start is not None and network.parameter_count * x.size <= DENSE
     return (network, parameters) if small else None
 
 

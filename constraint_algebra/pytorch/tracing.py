@@ -1,4 +1,4 @@
-"""A PyTorch model to a `Network`, by tracing its forward pass (`torch.fx`).
+"""A PyTorch model to a `Network`, by recording its forward pass.
 
 The order in which modules were registered is never trusted. What has no equations here is collected over the whole
 model and refused at once.
@@ -8,46 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
+from torch.export import ExportedProgram
 
-from constraint_algebra import layers as kinds
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import Arrays
 from constraint_algebra.errors import LayerProblem, ShapeError, UnsupportedLayerError
-from constraint_algebra.layers.kinds import Shape, check_shape
+from constraint_algebra.layers.base import Shape, check_shape
 from constraint_algebra.networks.network import Network
 from constraint_algebra.notes import note
-from constraint_algebra.pytorch.chain import Chain
-from constraint_algebra.pytorch.graph import Root, propagate, refusal, traced
+from constraint_algebra.pytorch.graph import Record, recorded, refusal
 from constraint_algebra.pytorch.models import (
     further_arguments,
-    outputs,
     refuse_without_values,
     say_which,
     unwrapped,
 )
+from constraint_algebra.pytorch.reader import Reading, problems_before
 from constraint_algebra.pytorch.tensors import to_numpy
-from constraint_algebra.pytorch.unsupported import PART
+
+_LOSS_PARTS = {
+    "log_softmax": "the network ends in the logits, and NLLLoss of the model's output is their cross-entropy",
+    "softmax": (
+        "the network ends in the logits, whose cross-entropy is the negative logarithm of the model's output; where "
+        "CrossEntropyLoss takes that output, a softmax of a softmax, give loss=None"
+    ),
+}
 
 
 @checked
-def from_torch(model: nn.Module, input_shape: Sequence[int]) -> tuple[Network, Arrays]:
-    """Return the network that a model's forward pass is, and its parameters under PyTorch's names.
+def from_torch(model: nn.Module | ExportedProgram, input_shape: Sequence[int]) -> tuple[Network, Arrays]:
+    """Return the network that a model's forward pass is, with its parameters and buffers under PyTorch's names.
 
-    The forward pass must be a plain chain; activations and reshapes may be modules, functions or methods. Layers keep
-    the path of their module, and functions get the name of their node in the trace. Dropout in evaluation mode counts
-    as nothing, and zero padding becomes part of the convolution after it. The parameters keep their dtype.
+    The model runs once on zeros, and what it does is read: a chain, or a graph with branches and joins. Operations may
+    be modules, functions, methods or operators, branches on shapes are followed, and results that nothing uses are
+    dropped. Layers keep the path of the module that owns their parameters, or of their module, and functions get their
+    own name, numbered from the second on. Dropout in evaluation mode counts as nothing, and zero padding becomes part
+    of the convolutions after it. Arrays keep their dtype; the statistics of batch norm come with them.
 
     What can be read in one way only is accepted, and said by an `AssumptionWarning` (`notes` says how to silence it):
     wrappers such as `DataParallel` and `torch.compile`; several outputs that begin with the logits or name them;
-    further arguments of the forward pass at their defaults; parameters that the output does not depend on.
+    further arguments of the forward pass at their defaults; parameters that the output does not depend on; a softmax
+    or log_softmax at the end, which is left to the loss.
 
     Args:
-        model: the model, which is neither changed nor trained.
+        model: the model, which is neither changed nor trained, or an exported program.
         input_shape: shape of one sample, without a batch axis.
 
     Raises:
-        ParameterError: a parameter is on the meta device, without values.
+        ParameterError: a parameter or a buffer is on the meta device, without values.
         UnsupportedLayerError: what has no equations, all of it at once.
         ShapeError: the input shape does not fit; the message names the layer.
 
@@ -64,50 +74,60 @@ def from_torch(model: nn.Module, input_shape: Sequence[int]) -> tuple[Network, A
     shape = check_shape(input_shape)
     model = unwrapped(model)
     refuse_without_values(model)
+    _refuse_compiled(model)
     needed, used = further_arguments(model)
     if needed:
         advice = "pass a module around it that holds the other inputs and calls it with one"
         raise refusal([LayerProblem(name, "it is a second input of the model", advice) for name in needed])
-    root = Root(model)
-    chain = Chain(root, traced(root))
-    if chain.problems:
-        raise refusal(chain.problems)
     try:
-        network = _network(chain, root, shape)
+        network, reading, record = _read(model, shape)
     except (ShapeError, UnsupportedLayerError) as error:
-        _refuse_batch_axis(chain, root, shape, error)
+        _refuse_batch_axis(model, shape, error)
         raise
-    _say(chain, root, used)
+    _say(reading, record, used)
     network.parameter_order = tuple(name for name, _ in model.named_parameters())
-    return network, {name: to_numpy(model.get_parameter(name)) for name in network.parameter_shapes}
+    state = dict(model.named_parameters()) | dict(model.named_buffers())
+    names = [*network.parameter_shapes, *network.buffer_shapes]
+    return network, {name: to_numpy(state[name]) for name in names}
 
 
-def _network(chain: Chain, root: Root, shape: Shape) -> Network:
-    """Return the network for an input shape."""
-    shapes = propagate(root, chain.graph, shape)
-    problems, names, network_layers = [], [], []
-    for node, name, layer in chain.layers:
-        before, after = shapes[chain.before[node]], shapes[node]
-        if isinstance(layer, kinds.Flatten) and not joins_all(before, after):
-            if before == after:
-                continue
-            reason = (
-                f"it reshapes {before} to {after}, batch axis first, and only joining all axes but the first is a chain"
-            )
-            problems.append(LayerProblem(name, reason, PART))
-        names.append(name)
-        network_layers.append(layer)
+def _read(model: nn.Module, shape: Shape) -> tuple[Network, Reading, Record]:
+    """Return the network for an input shape, and what it was read from."""
+    problems = problems_before(model)
+    if any("no shape yet" in problem.reason for problem in problems):
+        raise refusal(problems)
+    record = recorded(model, shape)
+    reading = Reading(model, record)
+    if reading.problems and reading.only_shapes and not problems:
+        first = reading.problems[0]
+        raise ShapeError(f"layer {first.path!r} does not take what input_shape {shape} becomes there: {first.reason}")
+    known = {problem.path for problem in problems}
+    problems += [problem for problem in reading.problems if problem.path not in known]
     if problems:
         raise refusal(problems)
-    return Network(shape, network_layers, names)
+    return reading.network(shape), reading, record
 
 
-def _refuse_batch_axis(chain: Chain, root: Root, shape: Shape, error: Exception) -> None:
+def _refuse_compiled(model: nn.Module) -> None:
+    """Refuse modules that torch.jit made, whose operations no run shows; `UnsupportedLayerError`."""
+    paths = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    outer = [path for path in paths if not any(path != other and _within(path, other) for other in paths)]
+    if outer:
+        reason = "torch.jit compiled it, and what it runs cannot be followed"
+        advice = "pass the module that torch.jit.script or torch.jit.trace was given, with its state_dict loaded"
+        raise refusal([LayerProblem(path or "model", reason, advice) for path in outer])
+
+
+def _within(path: str, other: str) -> bool:
+    return not other or path.startswith(f"{other}.")
+
+
+def _refuse_batch_axis(model: nn.Module, shape: Shape, error: Exception) -> None:
     """Raise `ShapeError` where the model takes the shape without its first axis."""
     if len(shape) < 2:
         return
     try:
-        _network(chain, root, shape[1:])
+        _read(model, shape[1:])
     except (ShapeError, UnsupportedLayerError):
         return
     raise ShapeError(
@@ -116,15 +136,12 @@ def _refuse_batch_axis(chain: Chain, root: Root, shape: Shape, error: Exception)
     ) from error
 
 
-def _say(chain: Chain, root: Root, used: Sequence[str]) -> None:
+def _say(reading: Reading, record: Record, used: Sequence[str]) -> None:
     """Say what was read in one of several ways."""
-    say_which(root.words, len(outputs(root.output)))
+    say_which(record.words, record.count)
     if used:
         note(f"the forward pass is read at its defaults, {', '.join(used)}")
-    if chain.unused:
-        note(f"the output does not depend on {', '.join(chain.unused)}: parameters without a gradient, left out here")
-
-
-def joins_all(before: Shape, after: Shape) -> bool:
-    """Whether a reshape keeps the batch axis of one and joins all others, which keeps the order of the values."""
-    return len(after) == 2 and after[0] == before[0] == 1
+    if reading.loss_part:
+        note(f"{reading.loss_part} at the end is read as part of the loss: {_LOSS_PARTS[reading.loss_part]}")
+    if reading.unused:
+        note(f"the output does not depend on {', '.join(reading.unused)}: parameters without a gradient, left out here")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _NOT_MONOTONE = "it falls before it rises, so its output does not determine its derivative"
 # What its own gradients say of the input of a part: a model with one bad layer is still two good parts.
 PART = (
@@ -9,57 +11,80 @@ PART = (
     "gradients of its parameters tells the input of that part"
 )
 BY_HAND = (
-    "if what runs is a chain of convolutions, linear layers and activations, write it as Network(input_shape, layers, "
-    "names) with the model's names, and give the gradients of the model itself"
+    "if what runs consists of operations that Network has, write it as Network(input_shape, layers) with the model's "
+    "names, and give the gradients of the model itself"
 )
 AS_IT_IS = (
-    "Of the model as it is: torch_gradients and verify_twin take any model, and local_uniqueness(gradient_jacobian("
+    "Of the model as it is: torch_gradients and verify_twin take any model, torch_whole_map(model, x, target) says "
+    "which input values all its gradients determine, certify(model, x, target) which inputs its first layer alone "
+    "cannot tell apart, if that is a convolution or linear layer, and local_uniqueness(gradient_jacobian("
     "model, x, target), x.shape) says whether another input nearby has its gradients."
 )
-_FOLD = (
-    "in evaluation mode it folds into a copy of the layer before it, with the same outputs: "
-    "torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm) or fuse_linear_bn_eval; the gradient of the folded weight is "
-    "that of the weight divided by norm.weight / sqrt(norm.running_var + norm.eps), and that of the folded bias is the "
-    "gradient of norm.bias"
-)
+EVALUATION = "for a step in evaluation mode call model.eval() first"
+OWNER = "it uses a parameter without the module that owns it"
 _SOFTMAX = (
-    "where the loss is the negative logarithm of its output (NLLLoss after LogSoftmax), the gradients are those of the "
-    'model without it, such as model[:-1], under loss="cross_entropy"'
+    "at the end of a model it counts as part of the loss; elsewhere the part before it is a network of its own: give "
+    'its gradients, and where the loss is the negative logarithm (NLLLoss after LogSoftmax), loss="cross_entropy"'
+)
+_PRODUCT = (
+    "it multiplies values of the network with each other, as attention and gates do, which no equations here have"
 )
 _REASONS: dict[str, tuple[str, str]] = {
     "gelu": (_NOT_MONOTONE, PART),
     "silu": (_NOT_MONOTONE, PART),
     "mish": (_NOT_MONOTONE, PART),
     "hardswish": (_NOT_MONOTONE, PART),
-    "prelu": ("its slope is a parameter with a gradient of its own", PART),
-    "batchnorm": ("batch normalisation is not bilinear in one layer's input and weight", _FOLD),
-    "batch_norm": ("batch normalisation is not bilinear in one layer's input and weight", _FOLD),
-    "norm": ("normalisation is not bilinear in one layer's input and weight", PART),
-    "pool": ("pooling has no weight and merges values", PART),
-    "convtranspose": ("transposed convolutions are not implemented", PART),
-    "conv_transpose": ("transposed convolutions are not implemented", PART),
+    "norm": ("normalisation by the values themselves is not bilinear in one layer's input and weight", PART),
+    "attention": (_PRODUCT, PART),
+    "transformer": (_PRODUCT, PART),
+    "matmul": (_PRODUCT, PART),
+    "bmm": (_PRODUCT, PART),
+    "einsum": (_PRODUCT, PART),
+    "lstm": ("it reads its own outputs again with the same weights, so their gradient is a sum over steps", PART),
+    "gru": ("it reads its own outputs again with the same weights, so their gradient is a sum over steps", PART),
+    "rnn": ("it reads its own outputs again with the same weights, so their gradient is a sum over steps", PART),
+    "embedding": ("its input is an index and no value", PART),
+    "pool": ("it is no mean and no largest entry of windows", PART),
     "softmax": ("its outputs depend on all inputs", _SOFTMAX),
-    "pad": ("only zero padding of the spatial axes has equations", PART),
-    "linear": ("it uses a parameter without the module that owns it", BY_HAND),
-    "conv": ("it uses a parameter without the module that owns it", BY_HAND),
+    "softmin": ("its outputs depend on all inputs", _SOFTMAX),
+    "rand": ("it draws random numbers that nobody else sees", PART),
+    "bernoulli": ("it draws random numbers that nobody else sees", PART),
 }
+
+
+# Modules of many operations, refused as a whole.
+_WHOLE = re.compile("attention|transformer|lstm|gru|rnn", re.IGNORECASE)
 
 
 class Unsupported(Exception):  # noqa: N818 -- never leaves the package
     """A reason and an advice, on the way to becoming a `LayerProblem`."""
 
 
-def unsupported(name: str, what: str, activations: str) -> Unsupported:
+class Unfitting(Unsupported):
+    """A shape that a layer does not take, where PyTorch does; nothing is wrong with the layer itself."""
+
+
+def unsupported(name: str, what: str) -> Unsupported:
     """Return the reason and the advice for a module or function.
 
     Args:
         name: its name.
         what: "module" or "operation".
-        activations: the activations that have equations, for one that is not known.
     """
     for word, (reason, advice) in _REASONS.items():
         if word in name.lower():
             return Unsupported(f"{name}: {reason}", advice)
     return Unsupported(
-        f"{name} is no {what} with equations here (convolutions, linear layers, flatten and {activations} have)", PART
+        f"{name} is no {what} with equations here (convolutions, linear layers, batch norm in evaluation mode, monotone"
+        " activations, pooling, and what adds, joins, moves or scales values have)",
+        PART,
     )
+
+
+def is_refused_whole(name: str) -> bool:
+    """Return whether a module of many operations has no equations, whatever each of them is.
+
+    >>> is_refused_whole("MultiheadAttention"), is_refused_whole("Conv2d")
+    (True, False)
+    """
+    return _WHOLE.search(name) is not None

@@ -11,6 +11,7 @@
 | `structural` | the rank that the pattern of a whole layer allows |
 | `ladder` | all five ranks of one explicit system |
 | `determinacy` | which unknowns a system determines |
-| `modular_layers`, `modular_activations` | layers and activations over residues |
+| `modular_layers`, `modular_activations`, `linear_part` | layers, activations and other operations over residues |
+| `modular_network` | a random network over residues, whatever its graph |
 | `whole_map` | the rank of all equations of a network together, in its input |
 """

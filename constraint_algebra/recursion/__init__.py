@@ -17,7 +17,11 @@
 | `sides_by_sums` | the pattern of a network of pieces, as its bias gradients name it |
 | `last_step` | a search on all equations at once, where the layers one by one stop |
 | `blind_start` | what the gradient of a single layer tells by itself |
-| `backsubstitution` | layer after layer |
+| `graph_knowledge`, `graph_rules`, `graph_windows` | a graph of values: what is known of it, and what each operation tells |
+| `value_equations`, `graph_solving` | a value from all layers that read it; a gradient from a known input |
+| `graph_joint`, `graph_blind` | several unknown sources at once; a start from one layer's gradient alone |
+| `graph_recursion` | the order of all rules, until nothing changes |
+| `backsubstitution` | layer after layer, or through a graph |
 | `result` | what came out, with its status |
 
 Mini-batches and several local steps have their place here.

@@ -251,6 +251,8 @@ class Reconstruction(Tabular):
         frame = self.to_frame()
         if "together" in frame and not frame["together"].any():
             frame = frame.drop(columns="together")
+        if "rank" in frame and frame["rank"].isna().any():  # of layers that were not solved for by themselves
+            frame["rank"] = ["" if line.rank is None else f"{line.rank}" for line in self.layers]
         for column in ("condition", "residual"):
             if column in frame:
                 frame[column] = frame[column].map("{:.1e}".format)

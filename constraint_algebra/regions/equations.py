@@ -17,31 +17,24 @@ output is kept, as far as it passes: everything above is the same, and what is f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg as la
 import scipy.sparse as sp
 
 from constraint_algebra import memory
-from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.layers.kinds import PlacedLayer
-from constraint_algebra.networks.activation_pattern import activation_pattern, demand_slopes, first_layer
-from constraint_algebra.networks.network import Network, chain_rule
-from constraint_algebra.networks.walk import down, down_through, up
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.networks.network import Network
 from constraint_algebra.numerics.rows import row_norms
 from constraint_algebra.ranks.whole_map import RowsOfLayer
-from constraint_algebra.regions.inequalities import bends, tangents
-from constraint_algebra.solvers.gradient_rows import GradientRows
+from constraint_algebra.regions.climb import Climb, Seer, Tangents, live_entries
+from constraint_algebra.regions.seers import ChainSight, GraphSight
 from constraint_algebra.solvers.null_space import RTOL, TOLERANCE, Kernel, Rank, rank_of
 
 LEVELS = (1e-3, 1e-6, 1e-9)  # shares of the largest singular value above which one counts, in passes
-PROBES, ROUNDS = 6, 5  # of the power iteration that finds the largest singular value
-
-Map = Callable[[FloatArray], FloatArray]
 
 
 class _Stage(NamedTuple):
@@ -62,59 +55,6 @@ class _Stage(NamedTuple):
     blur: FloatArray
 
 
-class _Seer(NamedTuple):
-    """Rows of one layer, as maps.
-
-    Attributes:
-        name: of the layer.
-        at: number of the value that the rows look at.
-        number: how many rows it has.
-        rows: from tangents of that value to rows.
-        adjoint: from coefficients of rows to cotangents of the value.
-    """
-
-    name: str
-    at: int
-    number: int
-    rows: Map
-    adjoint: Map
-
-
-class _Climb:
-    """How tangents of the input come up to the value of a number, and cotangents of that down to the input."""
-
-    def __init__(self, network: Network, parameters: Mapping[str, FloatArray], values: Sequence[FloatArray]) -> None:
-        demand_slopes(network, values)
-        self.network, self.up, self.down = network, tangents(parameters, values), chain_rule(parameters, values)
-
-    def rise(self, P: FloatArray, at: int, to: int) -> FloatArray:
-        """Return tangents of the value number `to` from those of number `at`."""
-        return up(self.network.layers[at:to], P, self.up)[-1]
-
-    def moving(self, at: int) -> BoolArray:
-        """Return which entries of the value number `at` move with the input at all."""
-        shape = self.network.input_shape
-        return np.asarray(self.rise(np.random.default_rng(0).standard_normal((*shape, PROBES)), 0, at).any(axis=-1))
-
-    def pulled(self, cotangents: FloatArray, at: int) -> FloatArray:
-        """Return flat cotangents of the input from those of the value number `at`."""
-        arriving = down(self.network.layers[:at], cotangents, self.down)
-        return arriving.reshape(-1, cotangents.shape[-1])
-
-    def largest(self, seer: _Seer) -> float:
-        """Return about the largest singular value of rows over the whole input: what rounding is relative to."""
-        n, shape, size = math.prod(self.network.input_shape), self.network.input_shape, 0.0
-        x = np.random.default_rng(0).standard_normal((n, PROBES))
-        for _ in range(ROUNDS):
-            Q = np.asarray(la.qr(x, mode="economic")[0], dtype=float)
-            seen = seer.rows(self.rise(Q.reshape(*shape, -1), 0, seer.at))
-            size = max(size, float(la.svdvals(seen).max(initial=0.0)) if seen.size else 0.0)
-            x = self.pulled(seer.adjoint(seen), seer.at)
-            if not x.any():
-                break
-        return size
-
-
 class WholeEquations(Kernel):
     """The rows of the whole map at one input, and their kernel.
 
@@ -130,7 +70,9 @@ class WholeEquations(Kernel):
     Attributes:
         k: gradient that arrives at the output of every layer with a weight, by its name, `(*output_shape, number)`.
         layers: rows and rank, layer by layer, until the rank was full or no layer was left.
-        sides: the layers whose activations must keep their sides.
+        sides: of a chain, the layers whose activations must keep their sides.
+        region: of a graph, what its pattern needs.
+        climb: how tangents come up, and cotangents down.
         kept: name of the layer whose output is kept; `None` where the kernel is all that these gradients leave open in
             the region.
         covered: whether the rows of `start` give its whole input, so that the layers above it add none.
@@ -159,26 +101,18 @@ class WholeEquations(Kernel):
     ) -> None:
         """Take the rows layer by layer."""
         self.network, self.shape, self.tolerance = network, network.input_shape, tolerance
-        climb = _Climb(network, parameters, values)
-        first = first_layer(network)
-        last = np.moveaxis(output_gradients.reshape(-1, *network.output_shape), 0, -1)
-        k = down_through(network.layers[first.index + 1 :], last, climb.down)
-        self.k = {layer.name: k[layer.index - first.index] for layer in network.bilinear}
-        start = network.start
-        self.covered = start is not None and bool(
-            np.abs(self.k[start.name]).reshape(start.groups, -1).any(axis=1).all()
-        )
-        below = [x for x in network.bilinear if start is None or x.index < start.index]
-        self.kept = next((layer.name for layer in below if bends(network, layer)), None)
-        self.first = GradientRows(first, np.moveaxis(self.k[first.name], -1, 0), rtol=max(LEVELS[0], rtol))
+        several = parameters, values, output_gradients, centred, max(LEVELS[0], rtol)
+        sight = ChainSight(network, *several) if network.is_chain else GraphSight(network, *several)
+        self.k, self.covered, self.region, self.first = sight.k, sight.covered, sight.region, sight.first
         self._stages: list[_Stage] = []
-        self.sides: list[PlacedLayer] = [first]
         opens, n = self.first.open_count, math.prod(network.input_shape)
         self._demand(opens, n)
         self.basis = self.first.from_open(np.eye(opens))
-        self._least, self._ranks = self.first.kept.min(initial=1.0), {first.name: n - opens}
-        self._counts = {first.name: int(self.first.row_counts.sum())}
-        dropped = self._in_passes(climb, self._seers(climb, list(values), centred), rtol)
+        name = sight.lowest.name
+        self._least, self._ranks = self.first.kept.min(initial=1.0), {name: n - opens}
+        self._counts = {name: int(self.first.row_counts.sum())}
+        dropped = self._in_passes(sight.climb, sight.seers(), rtol)
+        self.kept, self.sides, self.climb = sight.kept, sight.sides, sight.climb
         self.gap = (float(self._least), dropped)
         ranks = np.cumsum([*self._ranks.values()]).tolist()
         self.layers = [RowsOfLayer(*row) for row in zip(self._ranks, self._counts.values(), ranks, strict=True)]
@@ -228,73 +162,54 @@ class WholeEquations(Kernel):
             rest = rest - stage.rows.T @ found[-1]
         return np.concatenate([self.first.multipliers(rest), *found[::-1]])
 
-    def _seers(self, climb: _Climb, values: list[FloatArray], centred: bool) -> Iterator[_Seer]:
-        """Yield what sees the input, from below."""
-        network = self.network
-        for layer in network.bilinear:
-            rows = self.first
-            if layer is not self.sides[0]:
-                self.sides.append(layer)
-                rows = GradientRows(layer, np.moveaxis(self.k[layer.name], -1, 0), moving=climb.moving(layer.index))
-            yield _Seer(layer.name, layer.index, int(rows.row_counts.sum()), rows.compressed, rows.combined)
-            if self.covered and layer == network.start:
-                return
-            if bends(network, layer):
-                self.kept = layer.name
-                passing = activation_pattern(network, values, layer)[0].ravel()
-                maps = _entries(passing, layer.output_shape)
-                yield _Seer(f"{layer.name}, output", layer.index + 1, int(passing.sum()), *maps)
-                return
-        size, maps = math.prod(network.output_shape), _outputs(network.output_shape, centred)
-        yield _Seer("output", len(network.layers), size - centred, *maps)
-
-    def _in_passes(self, climb: _Climb, seers: Iterator[_Seer], rtol: float) -> float:
+    def _in_passes(self, climb: Climb, seers: Iterator[Seer], rtol: float) -> float:
         """Let all see what is open, first what they see plainly; return the largest singular value that never counted.
 
         What one layer sees weakly leaves its direction known badly. Another may see it plainly, and takes it then.
         """
-        met: list[_Seer] = []
+        met: list[Seer] = []
         level, dropped = max(LEVELS[0], rtol), self.first.dropped
+        live: Tangents = {}
         for seer in seers:
             met.append(seer)
             if len(met) == 1:  # the first layer has had its turn
-                P = self.basis.reshape(*self.shape, -1)
+                live = climb.begin(self.basis)
             elif self.nullity:
-                P = climb.rise(P, met[-2].at, seer.at)
-                P, missed = self._take(climb, seer, P, level)
+                live = climb.rise(live, seer.above)
+                live, missed = self._take(climb, seer, live, level)
                 dropped = max(dropped, missed)
             if not self.nullity:
                 return 0.0
         while dropped > rtol:
             level, dropped = next((x for x in LEVELS if rtol < x < dropped), rtol), 0.0
-            P, at = self.basis.reshape(*self.shape, -1), 0
-            for seer in met:
-                P, at = climb.rise(P, at, seer.at), seer.at
-                P, missed = self._take(climb, seer, P, level)
+            live = climb.begin(self.basis)
+            for seer in sorted(met, key=lambda seer: seer.above):
+                live = climb.rise(live, seer.above)
+                live, missed = self._take(climb, seer, live, level)
                 dropped = max(dropped, missed)
                 if not self.nullity:
                     return 0.0
         return dropped
 
-    def _take(self, climb: _Climb, seer: _Seer, P: FloatArray, level: float) -> tuple[FloatArray, float]:
+    def _take(self, climb: Climb, seer: Seer, live: Tangents, level: float) -> tuple[Tangents, float]:
         """Let one take what it sees by more than a share of its largest singular value.
 
         Args:
             climb: how tangents come up, and cotangents down.
             seer: which one.
-            P: tangents of its value along what is open.
+            live: tangents along what is open.
             level: the share.
 
         Returns:
             the tangents of what is left open, and the largest share that did not count.
         """
         size = climb.largest(seer)
-        seen = rank_of(seer.rows(P) if size else np.zeros((0, self.nullity)), level * size)
+        seen = rank_of(seer.rows(live[seer.at]) if size else np.zeros((0, self.nullity)), level * size)
         self._counts[seer.name] = seer.number
         self._ranks[seer.name] = self._ranks.get(seer.name, 0) + seen.rank
         missed = seen.dropped / (size or 1.0)
         if not seen.rank:
-            return P, missed
+            return live, missed
         self._least = min(self._least, seen.least / size)
         own = climb.pulled(seer.adjoint(seen.left), seer.at).T
         norms = row_norms(own)
@@ -305,35 +220,15 @@ class WholeEquations(Kernel):
         directions = self.basis @ seen.right.T
         self._stages.append(_Stage(own, directions, replace(seen, left=seen.left[:0]), norms, blur))
         self.basis = self.basis @ seen.null
-        return P @ seen.null, missed
+        return {number: P @ seen.null for number, P in live.items()}, missed
 
     def _demand(self, opens: int, n: int) -> None:
         """Refuse what the memory does not hold: the directions left open, their tangents, and what sees them."""
-        widest = max(math.prod(layer.output_shape) for layer in self.network.layers)
+        widest = 3 * max(math.prod(layer.output_shape) for layer in self.network.layers)
+        if not self.network.is_chain:
+            widest = 2 * live_entries(self.network)
         memory.demand(
             f"the map of a network with {n:,} input values, of which the first layer leaves {opens:,} directions open,",
-            8.0 * opens * (3 * n + 3 * widest),
+            8.0 * opens * (3 * n + widest),
             "take a smaller input or network",
         )
-
-
-def _entries(chosen: np.ndarray, shape: tuple[int, ...]) -> tuple[Map, Map]:
-    """Return the map that takes some entries of a value, and its adjoint."""
-
-    def adjoint(coefficients: FloatArray) -> FloatArray:
-        whole = np.zeros((len(chosen), coefficients.shape[1]))
-        whole[chosen] = coefficients
-        return whole.reshape(*shape, -1)
-
-    return lambda P: P.reshape(len(chosen), -1)[chosen], adjoint
-
-
-def _outputs(shape: tuple[int, ...], centred: bool) -> tuple[Map, Map]:
-    """Return the map that takes the network's outputs, without their mean where a constant changes nothing."""
-    size = math.prod(shape)
-
-    def rows(P: FloatArray) -> FloatArray:
-        flat = P.reshape(size, -1)
-        return flat - flat.mean(axis=0) if centred else flat
-
-    return rows, lambda coefficients: rows(coefficients).reshape(*shape, -1)

@@ -27,7 +27,6 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray, Parameters
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import formulas, is_piecewise_linear
-from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.walk import Rules, down_through, up

@@ -138,7 +138,7 @@ def inequalities(
             chosen = np.flatnonzero(matter & np.isfinite(space.ravel()))
             for some in np.split(chosen, range(CHUNK, len(chosen), CHUNK)) if len(chosen) else ():
                 rows = sign * _pulled(network, parameters, values, layer, some)
-                parts.append(_near(rows, space.ravel()[some], sign * moving[some, :nullity], bounds))
+                parts.append(near(rows, space.ravel()[some], sign * moving[some, :nullity], bounds))
                 memory.demand(
                     f"to keep the sides of {len(chosen):,} activations behind layer {layer.name!r}",
                     BYTES * parts[-1].rows.nnz * len(chosen) / max(len(some), 1),
@@ -173,7 +173,7 @@ def _pulled(
     return down(network.layers[: layer.index + 1], several, chain_rule(parameters, values)).reshape(-1, len(outputs)).T
 
 
-def _near(
+def near(
     rows: FloatArray, space: FloatArray, reduced: FloatArray, bounds: tuple[FloatArray, FloatArray]
 ) -> Inequalities:
     """Return those inequalities that some difference within the bounds violates, of unit norm."""

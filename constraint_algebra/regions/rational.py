@@ -31,6 +31,7 @@ from constraint_algebra.layers.activations import Hardtanh, LeakyReLU, ReLU, is_
 from constraint_algebra.layers.kinds import Activation, PlacedLayer
 from constraint_algebra.networks.activation_pattern import first_layer
 from constraint_algebra.networks.network import Network, named
+from constraint_algebra.networks.placing import is_link
 from constraint_algebra.networks.walk import Rules, down_through, up
 from constraint_algebra.numerics.rational import (
     Rationals,
@@ -136,6 +137,8 @@ def rational_map(
 
 def check(network: Network) -> None:
     """Refuse networks that rational arithmetic does not take on."""
+    if not network.is_chain:
+        raise UnsupportedLayerError([_beyond_a_chain(network)])
     layer = first_layer(network)
     if layer.unknowns > LARGEST:
         raise ShapeError(
@@ -149,6 +152,14 @@ def check(network: Network) -> None:
     ]
     if problems:
         raise UnsupportedLayerError(problems)
+
+
+def _beyond_a_chain(network: Network) -> LayerProblem:
+    """Return the first layer that no plain chain of convolutions, linear layers and activations has."""
+    advice = "take whole_map in float64, or from shapes alone, modulo a prime and with no tolerance either"
+    layer = next(x for x in network.layers if not is_link(x))
+    roots = ", and batch norm divides by a root, which is not rational" if layer.kind == "Standardise" else ""
+    return LayerProblem(layer.name, f"{layer.kind}: rational arithmetic takes plain chains only{roots}", advice)
 
 
 def bound(network: Network, parameters: ParametersLike) -> dict[str, Rationals]:

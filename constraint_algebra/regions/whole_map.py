@@ -11,8 +11,15 @@ from numpy.typing import ArrayLike
 from constraint_algebra import memory
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, ParametersLike
-from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
-from constraint_algebra.layers.activations import formulas, is_piecewise_linear
+from constraint_algebra.errors import (
+    LayerProblem,
+    ParameterError,
+    ShapeError,
+    UnknownNameError,
+    UnsupportedLayerError,
+)
+from constraint_algebra.layers.activations import PReLU, formulas, is_piecewise_linear
+from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.activation_pattern import demand_slopes
 from constraint_algebra.networks.losses import loss_gradients
 from constraint_algebra.networks.network import Network, NetworkLike, bind, chain_rule
@@ -28,6 +35,7 @@ from constraint_algebra.theory.limit import generic_whole_map
 from constraint_algebra.theory.propagation import start_layer
 
 HERE = "with every activation on its side at this input"
+HERE_TOO = "with every activation on its side and every winner of a window as at this input"
 LOSSES = ("cross_entropy", "logistic", None)
 
 
@@ -126,14 +134,28 @@ def _in_floats(
         raise ParameterError("input", "input must be finite, got NaN or infinity among its values")
     values = network.forward(bound, x)
     k = loss_gradients(values[-1], target, loss) if target is not None else _drawn(network, loss, seed)
-    if _is_plain(network):
-        return _of_equations(network, bound, values, k, loss, rtol)
-    return _of_jacobian(network, bound, values, k, rtol)
+    if not network.is_chain:
+        _refuse_bends(network)
+    elif not _is_plain(network):
+        return _of_jacobian(network, bound, values, k, rtol)
+    return _of_equations(network, bound, values, k, loss, rtol)
 
 
 def _drawn(network: Network, loss: str | None, seed: int) -> FloatArray:
     k = np.random.default_rng(seed).standard_normal((1, math.prod(network.output_shape)))
     return k - k.mean() if loss == "cross_entropy" and k.size > 1 else k
+
+
+def _refuse_bends(network: Network) -> None:
+    """Refuse activations that bend in a graph: k moves with the input there, along every path."""
+    advice = "torch_whole_map(model, input, target) takes any model; indistinguishable keeps what enters it"
+    problems = [
+        LayerProblem(layer.name, f"{layer.kind} bends, so that k below it moves with the input", advice)
+        for layer in network.layers
+        if layer.is_activation and not is_piecewise_linear(layer.activation)
+    ]
+    if problems:
+        raise UnsupportedLayerError(problems)
 
 
 def _is_plain(network: Network) -> bool:
@@ -209,6 +231,15 @@ def _of_jacobian(
 
 
 def _pattern(network: Network) -> str:
-    """Return what the pattern is, empty where no activation has a kink."""
-    kinds = [formulas(layer.activation) for layer in network.layers if layer.is_activation]
-    return HERE if any(f.plateaus or f.kink for f in kinds) else ""
+    """Return what the pattern is, empty where nothing has one."""
+    if any(layer.is_selection for layer in network.layers):
+        return HERE_TOO
+    kinked = [x for x in network.layers if x.is_activation and _has_kink(x)]
+    return HERE if kinked else ""
+
+
+def _has_kink(layer: PlacedLayer) -> bool:
+    if isinstance(layer.layer, PReLU):
+        return True
+    f = formulas(layer.activation)
+    return bool(f.plateaus) or f.kink is not None

@@ -12,6 +12,9 @@
 | `verdict` | what the equations can tell |
 | `normal_equations`, `dense_factor`, `banded_factor`, `capacitance_factor`, `null_space_factor` | factors |
 | `choose_factor` | which factor takes the fewest operations |
+| `blind`, `blind_group`, `blind_shapes` | input and output gradient of one layer from its weight gradient alone |
+| `bilinear_fit` | the weight gradient as a bilinear function of both, fitted by least squares |
+| `blind_search` | where a layer has too few filters for that: local uniqueness, and a search from random starts |
 | `gradient_rows` | the gradient rows of a layer that count for exact values, and their blocks |
 | `null_space` | what equations leave open, and the null space of one layer for exact values, for proofs |
 """

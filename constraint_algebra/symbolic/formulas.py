@@ -27,6 +27,7 @@ import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
 
+from constraint_algebra.arguments import checked
 from constraint_algebra.equations.constraint_graph import components, without_zeros
 from constraint_algebra.equations.stacking import stack
 from constraint_algebra.equations.systems import LinearSystem, bias_equations, gradient_equations, weight_equations
@@ -38,11 +39,13 @@ LARGEST = 10_000  # entries of the matrix, zeros included
 KINDS = ("weight", "gradient", "both", "bias")
 
 
+@checked
 def equations(layer: PlacedLayer, kind: str = "both") -> SymbolicSystem:
     """Return the equations of a small layer as formulas, rows and unknowns in the order of `LinearSystem`.
 
     Args:
-        layer: a convolution or linear layer at its place.
+        layer: a layer with a weight at its place, in a chain or a graph: `network.named(name)`. The unknowns of a
+            batch norm are its input standardised, those of a transposed convolution have zeros between them.
         kind: "weight", "gradient", "both" (weight equations first) or "bias".
 
     Raises:
@@ -95,6 +98,7 @@ def equations(layer: PlacedLayer, kind: str = "both") -> SymbolicSystem:
     return from_system(weight_equations(layer) if kind == "weight" else gradient_equations(layer))
 
 
+@checked
 def from_system(system: LinearSystem) -> SymbolicSystem:
     """Return a linear system as formulas: its rows, such as `select` left them, without its values.
 

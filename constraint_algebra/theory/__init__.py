@@ -8,6 +8,12 @@
 | `composed`, `curved` | the equations of several layers together, for activations linear in pieces and for any |
 | `steps` | the recursion, layer by layer, or several with no activation between |
 | `limit` | what any method can know |
+| `winners` | which entry each max-pool takes: assumed, or given |
+| `graph_limit`, `graph_cost` | the limit of a network that is no chain, and what the theory of one takes |
+| `graph_state`, `graph_flow` | what is known of a graph's values and gradients, and how it flows entry by entry |
+| `graph_spaces`, `graph_solve`, `graph_joint` | equations of one value, of gradients, of several values together |
+| `graph_start`, `graph_recursion` | blind starts and sums; the recursion on a graph |
+| `graph_reasons`, `graph_feasibility` | sentences and report of a graph |
 | `report`, `feasibility` | the report on a whole network |
 | `minimum_filters` | how many filters each layer needs |
 | `rank_against_filters` | the ranks of one layer over its number of filters |

@@ -4,8 +4,9 @@ A ReLU that is inactive hides its z, and its derivative there is zero; Hardtanh 
 activations hide nothing. From shapes alone nobody can know which outputs are active, so it is an assumption, stated
 as one number (all, or an independent fraction) or as masks.
 
-LeakyReLU, ELU, SELU and Softsign hide nothing, but have a formula on either side of zero, which the map of the whole
-network needs: where nobody says on which side they work, either is as likely.
+LeakyReLU, PReLU, ELU, SELU and Softsign hide nothing, but have a formula on either side of zero, which the map of the
+whole network needs: where nobody says on which side they work, either is as likely. Which entry a max-pool takes is
+part of the pattern as well, see `winners`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from constraint_algebra.arguments import checked
-from constraint_algebra.arrays import BoolArray, ParametersLike
+from constraint_algebra.arrays import BoolArray, IntArray, ParametersLike
 from constraint_algebra.errors import ParameterError, ShapeError
-from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, Softsign, formulas
+from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, PReLU, Softsign, formulas
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks import operations
 from constraint_algebra.networks.network import Network, NetworkLike, bind
 from constraint_algebra.ranks.knowledge import Knowledge
+from constraint_algebra.theory.winners import selections, winner_of
 
 DRAWN = 2**22  # random numbers at a time
 
@@ -36,12 +39,17 @@ def cutting(network: Network) -> tuple[PlacedLayer, ...]:
     >>> [layer.name for layer in cutting(Network((3,), [Linear(2), ELU(), Linear(2), ReLU()]))]
     ['3']
     """
-    return tuple(layer for layer in network if layer.is_activation and formulas(layer.activation).plateaus)
+    return tuple(layer for layer in network if layer.is_activation and cuts_off(layer))
+
+
+def cuts_off(layer: PlacedLayer) -> bool:
+    """Return whether an activation shares one output among whole intervals of its input."""
+    return not isinstance(layer.activation, PReLU) and bool(formulas(layer.activation).plateaus)
 
 
 def two_sided(network: Network) -> tuple[PlacedLayer, ...]:
     """Return the activations that hide nothing and have another formula on either side of zero, in order."""
-    kinds = LeakyReLU | ELU | SELU | Softsign
+    kinds = LeakyReLU | PReLU | ELU | SELU | Softsign
     return tuple(layer for layer in network if layer.is_activation and isinstance(layer.activation, kinds))
 
 
@@ -68,7 +76,8 @@ def settled(network: Network, activity: Activity) -> Activity:
         return activity
     given = activity if isinstance(activity, Mapping) else {}
     known = {layer.name: _mask(layer, given[layer.name]) for layer in two_sided(network) if layer.name in given}
-    return {**active_masks(network, activity), **known}
+    won = {layer.name: winner_of(layer, given[layer.name]) for layer in selections(network) if layer.name in given}
+    return {**active_masks(network, activity), **known, **won}
 
 
 def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
@@ -77,7 +86,8 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
     Args:
         network: the layers.
         activity: 1.0 for all outputs; another fraction, at which each output is active independently of the others; or
-            masks, by the activation's name or in order; those of `two_sided` activations are passed over.
+            masks, by the activation's name or in order; those of `two_sided` activations and the winners of max-pools
+            are passed over.
         seed: of the fraction.
 
     Raises:
@@ -85,7 +95,7 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
     """
     layers = cutting(network)
     if isinstance(activity, Mapping):
-        others = {layer.name for layer in two_sided(network)}
+        others = {layer.name for layer in (*two_sided(network), *selections(network))}
         given = {name: mask for name, mask in activity.items() if name not in others}
     elif isinstance(activity, Sequence) and not isinstance(activity, str):
         if len(activity) != len(layers):
@@ -110,15 +120,19 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
 @checked
 def activity_of(
     network: NetworkLike, parameters: ParametersLike, x: ArrayLike, *, sides: bool = False
-) -> dict[str, BoolArray]:
-    """Return which outputs are active at an input, in the form that `feasibility` takes.
+) -> dict[str, BoolArray | IntArray]:
+    """Return which outputs are active at an input, and which entries max-pools take, in the form for `feasibility`.
 
     Args:
         network: the layers.
-        parameters: weights and biases by name.
+        parameters: weights and biases by name, and the statistics of batch norms.
         x: one sample in the network's input shape.
-        sides: whether to add, for LeakyReLU, ELU, SELU and Softsign, which cut nothing off, which outputs lie above
-            zero: with them the pattern is complete.
+        sides: whether to add, for LeakyReLU, PReLU, ELU, SELU and Softsign, which cut nothing off, which outputs lie
+            above zero: with them the pattern is complete.
+
+    Returns:
+        By name a mask for each activation, in its output shape, and for each max-pool the flat index into its input of
+        the entry that each output takes.
 
     >>> from constraint_algebra.layers import Linear, ReLU
     >>> net = Network((2,), [Linear(3, bias=False), ReLU()])
@@ -129,13 +143,16 @@ def activity_of(
     image = np.asarray(x, dtype=float)
     if image.shape != network.input_shape:
         raise ShapeError(f"x has shape {image.shape}, expected the network's input shape {network.input_shape}")
-    values = network.forward(bind(network, parameters, "parameters"), image)
-    above = {layer.name: values[layer.index + 1] > 0 for layer in two_sided(network) if sides}
+    bound = bind(network, parameters, "parameters")
+    values = network.forward(bound, image)
+    read = {layer.name: layer.inputs[0] if isinstance(layer.layer, PReLU) else layer.number for layer in network}
+    above = {layer.name: values[read[layer.name]] > 0 for layer in two_sided(network) if sides}
     active = {
-        layer.name: np.isfinite(formulas(layer.activation).inverse(values[layer.index + 1]))
-        for layer in cutting(network)
+        layer.name: np.isfinite(formulas(layer.activation).inverse(values[layer.number])) for layer in cutting(network)
     }
-    return {layer.name: (above | active)[layer.name] for layer in network if layer.name in above | active}
+    won = {layer.name: operations.winners(layer, values[layer.inputs[0]]) for layer in selections(network)}
+    found: dict[str, BoolArray | IntArray] = {**above, **active, **won}
+    return {layer.name: found[layer.name] for layer in network if layer.name in found}
 
 
 def describe_activity(activity: Activity, masks: Mapping[str, BoolArray]) -> str:

@@ -68,7 +68,7 @@ def curved_rank(
     form, rows = Echelon(unknowns), list[RowsOfLayer]()
     for layer, h, gradient in zip(layers, values, gradients, strict=False):
         if layer.is_bilinear:
-            count = _absorb(form, _rows(layer, h, gradient))
+            count = _absorb(form, moving_rows(layer, h, gradient))
             rows.append(RowsOfLayer(layer.name, count, form.rank))
     _absorb(form, iter([values[-1].by[known.output]]))
     free = form.null(residues((unknowns - form.rank, PROBES), rng))
@@ -139,7 +139,7 @@ def _backward(
     return Rules(activation, reshape, bilinear)
 
 
-def _rows(layer: PlacedLayer, h: Moving, k: Moving) -> Iterator[FloatArray]:
+def moving_rows(layer: PlacedLayer, h: Moving, k: Moving) -> Iterator[FloatArray]:
     """Yield the rows of a layer's weight and bias gradients, a filter and a channel at a time."""
     S, G = incidence(layer), layer.groups
     F, C, n = layer.filters // G, layer.channels // G, h.by.shape[-1]

@@ -31,6 +31,7 @@ from constraint_algebra.theory.activity import (
     pattern_of,
     settled,
 )
+from constraint_algebra.theory.graph_feasibility import graph_feasibility
 from constraint_algebra.theory.limit import limit, limit_error, pattern_below
 from constraint_algebra.theory.propagation import at_start, nothing, start_layer
 from constraint_algebra.theory.reasons import reason_of, reason_together, verdict_of
@@ -49,12 +50,15 @@ def feasibility(network: NetworkLike, *, activity: Activity = 1.0, seed: int = 0
     Args:
         network: the layers; no parameter values are needed.
         activity: which outputs of ReLU and the like are active: 1.0 for all, a fraction (each independently), or masks
-            by the activation's name or in order; `activity_of` takes them from data.
-        seed: of the fraction, of the sides of LeakyReLU and the like where no mask says them, and of the random
-            residues behind generic ranks.
+            by the activation's name or in order; `activity_of` takes them from data. By a max-pool's name its winners:
+            flat indices into its input in its output shape, or a boolean mask in its input shape; they are drawn
+            uniformly where none are given.
+        seed: of the fraction, of the winners, of the sides of LeakyReLU and the like where no mask says them, and of
+            the random residues behind generic ranks.
 
     Raises:
-        MissingBiasError: no layer gives its output gradient away, so that there is no place to start.
+        MissingBiasError: the network is a chain, and no layer gives its output gradient away, so that there is no place
+            to start; or a graph without any weight.
         ParameterError: an activity that is no fraction and does not fit the network.
 
     >>> from constraint_algebra import Conv2d, Flatten, LeakyReLU, Linear
@@ -69,6 +73,8 @@ def feasibility(network: NetworkLike, *, activity: Activity = 1.0, seed: int = 0
     """
     assert isinstance(network, Network)  # whatever stood for it
     activity = settled(network, activity)
+    if not network.is_chain:
+        return graph_feasibility(network, activity, seed, _filters_alone)
     active = active_masks(network, activity, seed=seed)
     start = start_layer(network)
     found = list(steps(network, start, active, seed))
@@ -238,6 +244,12 @@ def _fewest(layer: Conv | Linear, input_shape: Shape) -> tuple[int, int] | None:
 def fewest_filters_alone(layer: PlacedLayer) -> tuple[int, int] | None:
     """Return `fewest_filters` of a layer, remembered by its shape; classes beyond 1,024 pixels are not eliminated."""
     return _fewest(replace(layer.bilinear, filters=layer.groups), layer.input_shape)
+
+
+def _filters_alone(layer: PlacedLayer) -> tuple[int | None, int]:
+    """Return the fewest filters for gradient equations alone, and by counting; factors of channels have no choice."""
+    plain = isinstance(layer.layer, Conv | Linear)
+    return _filters_needed(layer) if plain else None, filters_by_counting(layer)
 
 
 def filters_by_counting(layer: PlacedLayer) -> int:

@@ -26,6 +26,7 @@ from constraint_algebra.theory.activity import Activity, active_masks, pattern_o
 from constraint_algebra.theory.composed import LIMIT, Composed, composed_rank
 from constraint_algebra.theory.curved import LIMIT as CURVED_LIMIT
 from constraint_algebra.theory.curved import curved_error, curved_rank
+from constraint_algebra.theory.graph_feasibility import graph_whole_map
 from constraint_algebra.theory.propagation import at_start, start_layer
 
 
@@ -39,17 +40,22 @@ def generic_whole_map(network: Network, *, activity: Activity = 1.0, seed: int =
         seed: of a fraction and of the random residues.
 
     Raises:
-        MissingBiasError: no layer gives its output gradient away.
+        MissingBiasError: the network is a chain, and no layer gives its output gradient away.
         ShapeError: the map is too large to eliminate.
     """
-    start, activity = start_layer(network), settled(network, activity)
-    known = at_start(network, start, active_masks(network, activity, seed=seed))
-    found = limit(network, activity, start, known, seed=seed)
+    activity = settled(network, activity)
+    if network.is_chain:
+        start = start_layer(network)
+        known = at_start(network, start, active_masks(network, activity, seed=seed))
+        found = limit(network, activity, start, known, seed=seed)
+    else:
+        found = graph_whole_map(network, activity, seed)
     if found is None:
         raise ShapeError(
             f"the map of this network, {math.prod(network.input_shape):,} input values, is too large to eliminate: the"
-            f" first layer's gradient equations may leave at most {LIMIT:,} open, and the input may have at most"
-            f" {CURVED_LIMIT:,} values where activations bend; take a smaller input, or feasibility(network)"
+            f" first layer's gradient equations may leave at most {LIMIT:,} open (in a graph the input may have so many"
+            f" values), and the input may have at most {CURVED_LIMIT:,} values where activations bend; take a smaller"
+            " input, or feasibility(network), which gives bounds"
         )
     return found
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from constraint_algebra.arguments import checked
 from constraint_algebra.display import Table, Tabular
+from constraint_algebra.errors import ParameterError
 from constraint_algebra.layers.kinds import Conv, Linear, PlacedLayer, Shape
 from constraint_algebra.networks.description import shape_text
 from constraint_algebra.networks.network import Network, NetworkLike
@@ -104,6 +105,7 @@ def minimum_filters(network: NetworkLike, *, seed: int = 0) -> MinimumFilters:
 
     Raises:
         MissingBiasError: no layer gives its output gradient away.
+        ParameterError: a network that is no chain.
 
     >>> from constraint_algebra import Conv2d, Flatten, LeakyReLU, Linear
     >>> net = Network((3, 8, 8), [Conv2d(4, 3, stride=2, padding=1), LeakyReLU(), Flatten(), Linear(4)])
@@ -111,6 +113,13 @@ def minimum_filters(network: NetworkLike, *, seed: int = 0) -> MinimumFilters:
     [(8, 16, 6), (1, 1, 1)]
     """
     assert isinstance(network, Network)  # whatever stood for it
+    if not network.is_chain:
+        raise ParameterError(
+            "network",
+            "network: the fewest filters are those of one layer after the other, and this network is no chain: several"
+            " layers may read one value, or an operation without a weight mix some; feasibility(network) says what its"
+            " filters determine, and rank_against_filters(layer) what a layer of it would by itself",
+        )
     start = start_layer(network)
     rows = []
     for layer in network.bilinear:

@@ -202,8 +202,11 @@ class FeasibilityReport(Tabular):
         """The index of Chen and Campbell (2021, arXiv 2111.10178): 0 is determined, more negative is safer.
 
         For d convolutions it is the sum over i = 1..d of (d - i + 1) / d * (rank - unknowns), each term rounded. Each
-        layer counts by itself, as if all above it were known. `None` where the rank of a layer is not settled.
+        layer counts by itself, as if all above it were known. `None` where the rank of a layer is not settled, or
+        where the network is no chain.
         """
+        if not self.network.is_chain:
+            return None
         layers = [layer for layer in self.network.bilinear if isinstance(layer.layer, Conv)]
         depth, index = len(layers), 0
         for number, layer in enumerate(layers):

@@ -24,7 +24,7 @@ def timed(benchmark, function):
 
 
 @pytest.mark.parametrize("activity", [1.0, 0.5])
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.names("leakage"))
 def test_networks_of_the_literature(benchmark, name, activity) -> None:
     network = zoo.network(name)
     timed(benchmark, lambda: ca.feasibility(network, activity=activity))

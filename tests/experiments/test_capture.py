@@ -41,6 +41,22 @@ def parallel():
 def both():
     return Both(*plain())
 
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.norm = nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.conv2, self.head = nn.Conv2d(12, 12, 3, padding=1), nn.Linear(12 * 64, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv1(x)))
+        return self.head(torch.relu(self.conv2(x) + x).flatten(1))
+
+def residual():
+    model = Residual().eval()
+    model.norm.running_mean += torch.linspace(-0.2, 0.2, 12)
+    model.norm.running_var += torch.linspace(0, 1, 12)
+    return model
+
 def image_to_image():
     return nn.Sequential(nn.Conv2d(3, 3, 3))
 """
@@ -193,3 +209,40 @@ def test_an_image_of_eight_bits_is_refused_by_fit() -> None:
     for image in (np.zeros((3, 8, 8), np.uint8), np.full((3, 16, 16), 255, np.uint8)):
         with pytest.raises(ca.ShapeError, match=r"8-bit integers.*image / 255.0"):
             samples.fit(image, (3, 8, 8))
+
+
+def test_the_statistics_of_batch_norm_go_through_the_file(tmp_path, models) -> None:
+    recipe = Recipe(f"{models}:residual", dtype="float64", input_shape=(3, 8, 8))
+    captured = from_image(recipe, "cifar10:4")
+    path = tmp_path / "step.npz"
+    captured.save(path)
+    again = from_file(path, recipe)
+    assert again.network == captured.network
+    for name, change in (("running_mean", np.linspace(-0.2, 0.2, 12)), ("running_var", 1 + np.linspace(0, 1, 12))):
+        np.testing.assert_allclose(again.parameters[f"norm.{name}"], change, rtol=0, atol=1e-7)
+    assert f"gradients/norm.{name}" not in storage.load(path)
+    result = ca.reconstruct(again.network, again.parameters, again.gradients)
+    np.testing.assert_allclose(result.input, captured.truth, rtol=0, atol=1e-10)
+    # The file's statistics count, not those that the model is built with: others make another network.
+    arrays = storage.load(path)
+    arrays["parameters/norm.running_var"] = arrays["parameters/norm.running_var"] + 1
+    storage.save(path, arrays, overwrite=True)
+    assert from_file(path, recipe).parameters["norm.running_var"][0] == 2
+    del arrays["parameters/norm.running_var"]
+    storage.save(path, arrays, overwrite=True)
+    with pytest.raises(ca.ParameterError, match=r"'norm\.running_var'"):
+        from_file(path, recipe)
+
+
+def test_a_zoo_network_with_shortcuts_is_captured_and_read_again_from_its_name_alone(tmp_path) -> None:
+    captured = from_image(Recipe("resnet-small-flatten", dtype="float32"), "cifar10:4", loss="cross_entropy")
+    captured.save(tmp_path / "step.safetensors")
+    again = from_file(tmp_path / "step.safetensors")
+    assert again.network == captured.network
+    assert set(again.parameters) == {*again.network.parameter_shapes, *again.network.buffer_shapes}
+    assert again.loss == "cross_entropy"
+
+
+def test_a_network_with_a_loss_of_its_own_says_how_to_go_on() -> None:
+    with pytest.raises(ca.ParameterError, match=r"loss of its own.*--loss cross_entropy.*--gradients"):
+        from_image(Recipe("fl-vae-encoder"), "mnist:4")

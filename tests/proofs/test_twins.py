@@ -41,6 +41,16 @@ def test_the_nearest_twin_is_nearer_than_all_others() -> None:
     assert "nearest" in repr(nearest)
 
 
+def test_a_far_twin_is_about_as_far_as_any() -> None:
+    far = FOUND.twin("far")
+    others = [FOUND.twin("mean"), FOUND.twin((0, 2, 3)), *(FOUND.twin("random", seed=seed) for seed in range(3))]
+    assert CASE.verify(far.image).equal
+    assert FOUND.contains(far.image)
+    assert np.abs(far.difference).mean() > 0.9 * max(np.abs(other.difference).mean() for other in others)
+    assert far.distance == pytest.approx(np.linalg.norm(far.difference) / np.sqrt(far.difference.size))
+    assert "as far as a search finds" in repr(far)
+
+
 def test_random_twins_are_reproducible_and_differ_by_seed() -> None:
     first, again, other = (FOUND.twin("random", seed=seed).image for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

@@ -224,7 +224,10 @@ def test_the_forward_pass_of_the_object_counts_where_it_has_one_of_its_own() -> 
     model = plain()
     own = model.forward
     model.forward = lambda x: own(x) * 2
-    with pytest.raises(ca.UnsupportedLayerError, match="mul"):
+    network, _ = from_torch(model, SHAPE)
+    assert network[-1].layer == ca.Scale(2.0)
+    model.forward = lambda x: own(x).exp()
+    with pytest.raises(ca.UnsupportedLayerError, match="exp"):
         from_torch(model, SHAPE)
 
 

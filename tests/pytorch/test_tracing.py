@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional
 
 import constraint_algebra as ca
 from constraint_algebra import layers as kinds
-from constraint_algebra.pytorch.gradients import torch_gradients
+from constraint_algebra.pytorch.gradients import load_parameters, torch_gradients
 from constraint_algebra.pytorch.tracing import from_torch
 
 
@@ -269,3 +271,104 @@ def test_the_trace_leaves_the_model_as_it_was() -> None:
     from_torch(model, (3, 6, 6))
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def small() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(12, 2),
+    ).eval()
+
+
+def test_an_exported_program_is_read_like_the_model_that_it_was_made_of() -> None:
+    model = small().double()
+    program = torch.export.export(model, (torch.zeros(1, 1, 4, 4, dtype=torch.float64),))
+    network, parameters = from_torch(model, (1, 4, 4))
+    for exported in (program, program.module()):
+        found, own = from_torch(exported, (1, 4, 4))
+        assert [layer.layer for layer in found] == [layer.layer for layer in network]
+        assert [layer.name for layer in found if layer.has_parameters] == ["0", "1", "5"]
+        assert all(np.array_equal(own[name], parameters[name]) for name in parameters)
+    x = np.random.default_rng(0).uniform(size=(1, 4, 4))
+    given, expected = torch_gradients(program.module(), x, 1), torch_gradients(model, x, 1)
+    assert all(np.allclose(given[name], expected[name], atol=1e-14) for name in expected)
+
+
+def test_a_graph_module_is_read_like_the_model_that_it_was_made_of() -> None:
+    model = small()
+    assert from_torch(torch.fx.symbolic_trace(model), (1, 4, 4))[0] == from_torch(model, (1, 4, 4))[0]
+
+
+def test_a_frozen_parameter_is_read_and_its_missing_gradient_is_named() -> None:
+    model = small()
+    model[0].weight.requires_grad_(False)
+    assert from_torch(model, (1, 4, 4))[0] == from_torch(small(), (1, 4, 4))[0]
+    with pytest.raises(ca.ParameterError, match=r"frozen parameters have no gradient: 0.weight"):
+        torch_gradients(model, np.ones((1, 4, 4)), 1)
+
+
+def test_buffers_on_the_meta_device_are_named() -> None:
+    model = small()
+    model[1].to("meta")
+    with pytest.raises(ca.ParameterError, match=r"'1\.\w+' is on the meta device"):
+        from_torch(model, (1, 4, 4))
+    model = small()
+    model[1].running_var = model[1].running_var.to("meta")
+    with pytest.raises(ca.ParameterError, match=r"'1.running_var' is on the meta device"):
+        from_torch(model, (1, 4, 4))
+
+
+def test_the_state_of_batch_norm_comes_with_the_parameters_and_goes_into_a_model() -> None:
+    model = small()
+    nn.init.uniform_(model[1].running_var, 0.5, 2.0)
+    network, state = from_torch(model, (1, 4, 4))
+    twin = ca.to_torch(network, seed=2)
+    load_parameters(twin, state)
+    x = torch.rand(1, 1, 4, 4, dtype=torch.float64)
+    assert torch.allclose(twin(x), model.double()(x), atol=1e-7)
+    load_parameters(twin, model.state_dict())  # its counters are no matter
+    with pytest.raises(ca.ParameterError, match=r"'1.running_mean' is not among those of the arrays"):
+        load_parameters(twin, {name: array for name, array in state.items() if "running" not in name})
+    with pytest.raises(ca.ParameterError, match=r"'1.other' is not among those of the model"):
+        load_parameters(twin, {**state, "1.other": np.zeros(3)})
+
+
+def test_a_trace_draws_no_random_numbers_and_leaves_statistics_alone() -> None:
+    model = nn.Sequential(conv(), nn.Dropout2d(0.0), nn.Flatten(), nn.Linear(64, 3))
+    torch.manual_seed(5)
+    from_torch(model, (3, 6, 6))
+    found = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(found, torch.rand(1))
+
+
+def test_a_trace_in_another_thread_does_not_see_this_one() -> None:
+    """Modules are observed for the time of a trace, and only in the thread that traces."""
+    model, done, found = small(), threading.Event(), []
+
+    class Slow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small()
+
+        def forward(self, x):
+            done.wait(5)
+            return self.inner(x)
+
+    thread = threading.Thread(target=lambda: found.append(from_torch(Slow(), (1, 4, 4))[0]))
+    thread.start()
+    model(torch.zeros(1, 1, 4, 4))
+    done.set()
+    thread.join()
+    assert [layer.name.removeprefix("inner.") for layer in found[0]] == [
+        layer.name for layer in from_torch(model, (1, 4, 4))[0]
+    ]
+    assert nn.Module.__call__ is PLAIN_CALL
+
+
+PLAIN_CALL = nn.Module.__call__

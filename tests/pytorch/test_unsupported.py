@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -23,33 +25,24 @@ def hooked_parameter(model: nn.Module) -> nn.Module:
 
 
 def tied() -> nn.Module:
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
     model[1].weight = model[0].weight
     return model
-
-
-@torch.fx.wrap
-def relu(x):  # a foreign function of a familiar name
-    return x * 2
 
 
 def branch_on_values(m, x):
     return m.a(x) if x.sum() > 0 else m.a(-x)
 
 
-def with_unused_result(m, x):
-    m.act(x)
-    return m.a(x)
+class Parameters(nn.Module):
+    """A convolution by parameters whose names are not a weight and a bias."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = nn.Parameter(torch.rand(2, 3, 3, 3))
 
-two_convs = {"a": nn.Conv2d(3, 3, 1), "b": nn.Conv2d(3, 3, 1)}
-
-
-def patched() -> nn.Module:
-    model = nn.Sequential(conv())
-    plain = model[0].forward
-    model[0].forward = lambda x: plain(x) * 2
-    return model
+    def forward(self, x):
+        return functional.conv2d(x, self.kernels)
 
 
 class Standardised(nn.Conv2d):
@@ -59,16 +52,44 @@ class Standardised(nn.Conv2d):
         return super()._conv_forward(input, weight - weight.mean(), bias)
 
 
+class Doubled(torch.autograd.Function):
+    """A function whose derivative is not that of what it computes."""
+
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ARG004
+        return 2 * gradient
+
+
+def changed_through_a_view(m, x):
+    y = m.a(x)
+    y.view(-1).relu_()
+    return m.b(y)
+
+
+def written_into(m, x):
+    y = m.a(x) + 0.0
+    y[:, 0] = 0
+    return y
+
+
+def without_gradient(m, x):
+    with torch.no_grad():
+        y = m.a(x)
+    return m.b(y)
+
+
+OUTSIDE = conv()
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # PyTorch calls it deprecated
+    SCRIPTED = torch.jit.script(nn.Sequential(conv()))
+
 # (model, path of the problem, words of its reason, words of its advice); every input is 3×6×6
 UNSUPPORTED = {
-    "residual": (Forward(lambda m, x: m.a(x) + x, a=conv()), "add", "a and x", "network of their own"),
-    "branches": (
-        Forward(lambda m, x: torch.cat([m.a(x), m.b(x)], 1), **two_convs),
-        "b",
-        "from x",
-        "network of their own",
-    ),
-    "unused result": (Forward(with_unused_result, a=conv(), act=nn.ReLU()), "a", "from x", "network of their own"),
     "features before the logits": (
         Forward(lambda m, x: (h := m.a(x), m.b(h)), a=nn.Conv2d(3, 3, 1), b=conv()),
         "output",
@@ -82,70 +103,66 @@ UNSUPPORTED = {
         "returns the logits alone",
     ),
     "no output": (Forward(lambda m, x: None, a=conv()), "output", "got NoneType", "returns the logits alone"),  # noqa: ARG005
-    "an earlier result": (
-        Forward(lambda m, x: (m.a(x), m.b(x))[0], **two_convs),
-        "b",
-        "from x",
+    "an output without the input": (
+        Forward(lambda m, x: m.a(torch.ones_like(x)), a=conv()),
+        "output",
+        "does not depend on the input",
+        "write it as Network",
+    ),
+    "control flow": (Forward(branch_on_values, a=conv()), "Forward", "takes a number out", "write it as Network"),
+    "an exception of its own": (Forward(lambda m, x: m.missing(x), a=conv()), "Forward", "missing", "as Network"),
+    "batch norm in training mode": (
+        nn.Sequential(conv(), nn.BatchNorm2d(4)),
+        "1",
+        "BatchNorm2d: batch norm in training mode",
+        "model.eval()",
+    ),
+    "batch norm without statistics": (
+        nn.Sequential(conv(), nn.BatchNorm2d(4, track_running_stats=False)).eval(),
+        "1",
+        "from the batch itself",
         "network of their own",
     ),
-    "control flow": (Forward(branch_on_values, a=conv()), "Forward", "torch.fx cannot follow", "write it as Network"),
-    "batch norm": (nn.Sequential(conv(), nn.BatchNorm2d(4)), "1", "BatchNorm2d", "fuse_conv_bn_eval"),
     "layer norm": (nn.Sequential(nn.LayerNorm(6), conv()), "0", "LayerNorm", "network of their own"),
-    "pooling": (nn.Sequential(conv(), nn.MaxPool2d(2)), "1", "MaxPool2d", "network of their own"),
-    "functional pooling": (
-        Forward(lambda m, x: functional.avg_pool2d(m.a(x), 2), a=conv()),
-        "avg_pool2d",
-        "",
-        "of their own",
+    "group norm": (nn.Sequential(conv(), nn.GroupNorm(2, 4)), "1", "GroupNorm", "network of their own"),
+    "another pooling": (nn.Sequential(conv(), nn.LPPool2d(2, 2)), "1", "LPPool2d", "network of their own"),
+    "indices of max-pool": (
+        Forward(lambda m, x: functional.max_pool2d(m.a(x), 2, return_indices=True)[0], a=conv()),
+        "max_pool2d_with_indices",
+        "windows",
+        "network of their own",
+    ),
+    "bilinear enlargement": (
+        nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv()),
+        "0",
+        "bilinear",
+        "network of their own",
+    ),
+    "enlargement by a fraction": (
+        Forward(lambda m, x: m.a(functional.interpolate(x, size=(8, 9))), a=conv()),
+        "interpolate",
+        "whole factors",
+        "network of their own",
     ),
     "GELU": (nn.Sequential(conv(), nn.GELU()), "1", "falls before it rises", "network of their own"),
     "SiLU": (nn.Sequential(conv(), nn.SiLU()), "1", "falls before it rises", "network of their own"),
     "Mish": (nn.Sequential(conv(), nn.Mish()), "1", "falls before it rises", "network of their own"),
     "functional GELU": (Forward(lambda m, x: functional.gelu(m.a(x)), a=conv()), "gelu", "falls", "of their own"),
-    "PReLU": (nn.Sequential(conv(), nn.PReLU()), "1", "slope is a parameter", "network of their own"),
-    "transposed": (nn.Sequential(nn.ConvTranspose2d(3, 2, 3)), "0", "transposed", "network of their own"),
-    "circular padding": (
-        nn.Sequential(nn.Conv2d(3, 2, 3, padding=1, padding_mode="circular")),
-        "0",
-        "circular",
-        "network of their own",
-    ),
-    "reflection": (nn.Sequential(nn.ReflectionPad2d(1), conv()), "0", "only zero padding", "network of their own"),
-    "padding with ones": (
-        nn.Sequential(nn.ConstantPad2d(1, 1.0), conv()),
-        "0",
-        "only zero padding",
-        "network of their own",
-    ),
-    "F.pad, reflecting": (
-        Forward(lambda m, x: m.a(functional.pad(x, (1, 1, 1, 1), mode="reflect")), a=conv()),
-        "pad",
-        "only zero padding",
-        "network of their own",
-    ),
-    "F.pad with ones": (
-        Forward(lambda m, x: m.a(functional.pad(x, (1, 1, 1, 1), "constant", 1.0)), a=conv()),
-        "pad",
-        "only zero padding",
-        "network of their own",
-    ),
-    "cropping": (nn.Sequential(nn.ZeroPad2d(-1), conv()), "0", "negative", "network of their own"),
-    "padded channels": (
-        Forward(lambda m, x: m.a(functional.pad(x, (0, 0, 0, 0, 0, 1))), a=nn.Conv2d(4, 2, 3)),
-        "a",
-        "reaches the channels",
-        "network of their own",
-    ),
-    "padding before an activation": (
-        nn.Sequential(nn.ZeroPad2d(1), nn.Sigmoid(), conv()),
-        "1",
-        "zero padding",
-        "network of their own",
-    ),
-    "padding at the end": (nn.Sequential(conv(), nn.ZeroPad2d(1)), "output", "no convolution", "network of their own"),
     "negative slope": (nn.Sequential(conv(), nn.LeakyReLU(-0.1)), "1", "positive", "network of their own"),
     "dropout in training": (nn.Sequential(conv(), nn.Dropout()), "1", "mask", "model.eval()"),
     "functional dropout": (Forward(lambda m, x: functional.dropout(m.a(x)), a=conv()), "dropout", "mask", "eval()"),
+    "random numbers": (
+        Forward(lambda m, x: m.a(x) + torch.randn(4, 1, 1), a=conv()),
+        "add",
+        "random numbers",
+        "network of their own",
+    ),
+    "random numbers like a value": (
+        Forward(lambda m, x: m.a(x + torch.randn_like(x)), a=conv()),
+        "add",
+        "random numbers",
+        "network of their own",
+    ),
     "hook": (hooked(nn.Sequential(conv())), "0", "hooks", "copy.deepcopy"),
     "hook on a parameter": (hooked_parameter(nn.Sequential(conv())), "0.weight", "its gradient", "copy.deepcopy"),
     "parametrised": (
@@ -167,33 +184,103 @@ UNSUPPORTED = {
         "network of their own",
     ),
     "tied weights": (tied(), "1", "more than once", "network of their own"),
-    "a parameter by itself": (
-        Forward(lambda m, x: functional.conv2d(x, m.a.weight, m.a.bias), a=conv()),
-        "conv2d",
-        "without the module",
+    "a parameter by itself": (Parameters(), "conv2d", "without the module", "write it as Network"),
+    "a parameter that is added": (
+        Forward(lambda m, x: m.a(x) + m.a.bias[:, None, None], a=conv()),
+        "add",
+        "computed from parameters",
         "write it as Network",
     ),
-    "arithmetic": (Forward(lambda m, x: m.a(x) * 2, a=conv()), "mul", "convolutions", "network of their own"),
-    "a foreign function": (
-        Forward(lambda m, x: relu(m.a(x)), a=conv()),
-        "relu",
-        "convolutions",
+    "a module outside of the model": (
+        Forward(lambda m, x: OUTSIDE(x)),  # noqa: ARG005
+        "conv2d",
+        "no parameter of the model",
         "network of their own",
     ),
-    "a patched forward pass": (nn.Sequential(conv(), patched()), "mul", "convolutions", "network of their own"),
+    "a layer made on the way": (
+        Forward(lambda m, x: nn.Conv2d(3, 2, 3)(x)),  # noqa: ARG005
+        "conv2d",
+        "made in the forward pass",
+        "network of their own",
+    ),
+    "a product of values": (
+        Forward(lambda m, x: m.a(x) * torch.sigmoid(m.a(x)), a=conv()),
+        "mul",
+        "multiplies values",
+        "network of their own",
+    ),
+    "a quotient of values": (
+        Forward(lambda m, x: 1 / (1 + m.a(x).exp()), a=conv()),
+        "exp",
+        "exp is no operation",
+        "network of their own",
+    ),
+    "a constant for each pixel": (
+        Forward(lambda m, x: m.a(x - torch.arange(36.0).view(6, 6)), a=conv()),
+        "sub",
+        "differs within a channel",
+        "network of their own",
+    ),
+    "values with and without a batch axis": (
+        Forward(lambda m, x: m.a(x).squeeze(0) + m.b(x), a=conv(), b=conv()),
+        "add",
+        "it makes (1, 4, 4, 4), where the network has (4, 4, 4)",
+        "network of their own",
+    ),
+    "repeated values": (
+        Forward(lambda m, x: m.a(x)[:, :1].expand(-1, 3, -1, -1), a=conv()),
+        "expand",
+        "repeats values",
+        "network of their own",
+    ),
+    "a constant beside values": (
+        Forward(lambda m, x: torch.cat([m.a(x), torch.ones(1, 1, 4, 4)], 1), a=conv()),
+        "cat",
+        "does not depend on the input",
+        "network of their own",
+    ),
     "a convolution of its own kind": (
         nn.Sequential(Standardised(3, 2, 3)),
         "conv2d",
-        "plain chain",
+        "computed from parameters",
         "network of their own",
     ),
-    "transpose": (
-        Forward(lambda m, x: m.a(x).permute(0, 2, 3, 1), a=conv()),
-        "permute",
-        "convolutions",
+    "a derivative of its own": (
+        Forward(lambda m, x: Doubled.apply(m.a(x)), a=conv()),
+        "Doubled",
+        "autograd.Function",
+        "write it as Network",
+    ),
+    "a gradient that stops": (
+        Forward(lambda m, x: m.b(m.a(x).detach()), a=nn.Conv2d(3, 3, 1), b=conv()),
+        "detach",
+        "its gradient stops here",
         "network of their own",
     ),
-    "joining some axes": (nn.Sequential(conv(), nn.Flatten(2)), "1", "to (1, 4, 16)", "network of their own"),
+    "a part without a gradient": (
+        Forward(without_gradient, a=nn.Conv2d(3, 3, 1), b=conv()),
+        "a",
+        "its gradient stops here",
+        "network of their own",
+    ),
+    "a value changed through a view": (
+        Forward(changed_through_a_view, a=nn.Conv2d(3, 3, 1), b=conv()),
+        "b",
+        "changed in place",
+        "write it as Network",
+    ),
+    "a part that is written into": (
+        Forward(written_into, a=conv()),
+        "Forward",
+        "writes into a part",
+        "network of their own",
+    ),
+    "rounding on the way": (
+        Forward(lambda m, x: m.a(x).half().float(), a=conv()),
+        "half",
+        "half is no operation",
+        "network of their own",
+    ),
     "joining the batch axis": (
         Forward(lambda m, x: m.a(x).view(-1), a=conv()),
         "view",
@@ -206,9 +293,33 @@ UNSUPPORTED = {
         "(4, 16)",
         "network of their own",
     ),
-    "softmax": (nn.Sequential(conv(), nn.Softmax(1)), "1", "all inputs", "NLLLoss"),
+    "softmax over channels": (nn.Sequential(conv(), nn.Softmax(1)), "1", "all inputs", "NLLLoss"),
+    "softmax on the way": (
+        nn.Sequential(conv(), nn.Flatten(), nn.Softmax(1), nn.Linear(64, 2)),
+        "2",
+        "all inputs",
+        "part of the loss",
+    ),
     "uninitialised": (nn.Sequential(nn.LazyConv2d(2, 3)), "0", "no shape yet", "once"),
     "a recurrent layer": (nn.Sequential(nn.Flatten(2), nn.LSTM(36, 2)), "1", "LSTM", "network of their own"),
+    "attention": (
+        Forward(lambda m, x: m.a(*[x.flatten(2)] * 3)[0], a=nn.MultiheadAttention(36, 2, batch_first=True)),
+        "a",
+        "MultiheadAttention",
+        "network of their own",
+    ),
+    "a linear layer at each place": (
+        nn.Sequential(nn.Linear(6, 2)),
+        "0",
+        "at each of 3×6 places",
+        "network of their own",
+    ),
+    "torch.jit": (
+        nn.Sequential(SCRIPTED, nn.Flatten()),
+        "0",
+        "torch.jit",
+        "pass the module that",
+    ),
 }
 
 
@@ -218,6 +329,7 @@ def test_unsupported_models_are_refused_with_path_reason_and_advice(case) -> Non
     model, path, reason, advice = UNSUPPORTED[case]
     with pytest.raises(ca.UnsupportedLayerError) as caught:
         from_torch(model, (3, 6, 6))
+    assert all(p.reason and p.advice for p in caught.value.problems)
     first = {problem.path: problem for problem in caught.value.problems}
     assert path in first, caught.value
     assert reason in first[path].reason
@@ -247,7 +359,7 @@ def test_an_unused_optional_input_is_not_in_the_way() -> None:
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_forward_pass() -> None:
-    model = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.GELU(), nn.Sequential(nn.MaxPool2d(2)), nn.Flatten())
+    model = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.GELU(), nn.Sequential(nn.LPPool2d(2, 2)), nn.Flatten())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ca.UnsupportedLayerError, match="3 layers") as caught:
         from_torch(model, (3, 6, 6))
