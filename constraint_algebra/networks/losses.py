@@ -106,7 +106,7 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
         grid = np.linspace(-40, 40, 1601) + np.log(size)
         values = [label_equation(point) for point in grid]
         for low, high, a, b in zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True):
-            if a * b <= 0 and a != b:
+            if np.sign(a) != np.sign(b):  # their product may underflow
                 t = float(np.exp(_root(label_equation, low, high)))
                 k = size / t * direction
                 error = np.abs(softmax(t * slope) - (np.arange(len(k)) == label) - k).max() / np.abs(k).max()

@@ -174,9 +174,8 @@ def indistinguishable(
         target: its class; without it the set of inputs whose gradients agree for every class, a subset.
         loss: "cross_entropy", "logistic", or `None`: any loss of the network's output (and then any target).
         valid_range: smallest and largest valid value.
-        part: "whole" for the rows of all layers, "first layers" for the inputs that keep what leaves the first layers
-            and their gradients: a part of the set, by sparse rows alone. By default the first, and the second for
-            graphs where it would take more than minutes or more memory than there is; `part` of the set says which.
+        part: "whole" for the rows of all layers, "first layers" for a part of the set by sparse rows alone; by default
+            the first, and the second for graphs where that would take more than minutes or memory than there is.
         rtol: singular values below this share of the largest count as zero.
         tolerance: share of a null vector up to which a value counts as fixed.
 
@@ -199,22 +198,15 @@ def indistinguishable(
     assert isinstance(network, Network)  # whatever stood for it
     bound, x = bind(network, parameters, "parameters"), _checked(network, input, valid_range)
     values = network.forward(bound, x)
-    k, centred = loss_gradients(values[-1], target, loss), loss == "cross_entropy"
+    k = loss_gradients(values[-1], target, loss)
     if _takes_first(network, part):
-        return _of_first_layers(
-            network, x, valid_range, FirstEquations(network, bound, values, k, rtol=rtol, tolerance=tolerance)
-        )
+        first = FirstEquations(network, bound, values, k, rtol=rtol, tolerance=tolerance)
+        return _of_first_layers(network, x, valid_range, first)
+    centred, one_loss = loss == "cross_entropy", loss == "logistic" or (loss is not None and target is not None)
     null = WholeEquations(network, bound, values, k, centred=centred, rtol=rtol, tolerance=tolerance)
-    one_loss = loss == "logistic" or (loss is not None and target is not None)
-    return IndistinguishabilitySet(
-        network,
-        input=x,
-        valid_range=valid_range,
-        passing=_passing(network, values, null),
-        polytope=_polytope(bound, values, null, valid_range),
-        kept=null.kept,
-        whole=one_loss and null.kept is None and _is_pinned(network, null),
-    )
+    passing, polytope = _passing(network, values, null), _polytope(bound, values, null, valid_range)
+    whole = one_loss and null.kept is None and _is_pinned(network, null)
+    return IndistinguishabilitySet(network, x, valid_range, passing, polytope, kept=null.kept, whole=whole)
 
 
 def _takes_first(network: Network, part: str | None) -> bool:

@@ -116,16 +116,8 @@ def first_layer_set(
         )
     found = first_operation(model, x, target, loss)
     free = _freedom(found)
-    kernel = kernel_of(
-        found.layer,
-        found.output_gradient,
-        found.weight,
-        free.kept,
-        found.map,
-        x.shape,
-        rtol=rtol,
-        tolerance=tolerance,
-    )
+    cut: dict[str, float] = {"rtol": rtol, "tolerance": tolerance}
+    kernel = kernel_of(found.layer, found.output_gradient, found.weight, free.kept, found.map, x.shape, **cut)
     names = [found.layer.name, *(f"{found.layer.name} + {i + 1}" for i in range(len(found.then)))]
     known, reach = _known(found, x, valid_range)
     return FirstLayerSet(

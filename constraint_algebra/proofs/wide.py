@@ -18,11 +18,13 @@ import scipy.sparse as sp
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import UnknownNameError
 from constraint_algebra.proofs.barrier import Barrier, Limits
-from constraint_algebra.proofs.polytope import ROOM, ROUNDING, SAFETY, Optimum, Polytope
+from constraint_algebra.proofs.polytope import ROOM, ROUNDING, Optimum, Polytope
 from constraint_algebra.regions.sparse_kernel import SparseKernel
 
 SHIFT = 1e-3  # by which limits that the anchor lies on are widened at first, in the range
 PUSHES = 12  # steps away from these
+AWAY = 1e-7  # as far as which counts
+TRIES = 4  # at most, the last of which leaves no such limit
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +62,21 @@ class WidePolytope(Polytope):
     @cached_property
     def _start(self) -> tuple[FloatArray, SparseKernel]:
         """Return a point with room to all limits, and the kernel in which it has."""
-        anchor, tight = np.zeros(len(self.lower)), self._tight_rows(self._limits)
-        if not tight.shape[0]:
-            return anchor, self.null
-        point = self._pushed(self.null, tight)
-        stuck = tight[tight @ point > -SAFETY]
-        if not stuck.shape[0]:
-            return point, self.null
-        # No way was found from these: they are taken for equations, which leaves a part of the set.
-        rows = sp.csr_array(sp.vstack([self.null.matrix, stuck], format="csr"))
-        face = SparseKernel(rows, self.null.shape, tolerance=self.null.tolerance)
-        free = tight[tight @ point <= -SAFETY]
-        return (self._pushed(face, free) if free.shape[0] and face.nullity else anchor), face
+        anchor, free = np.zeros(len(self.lower)), self._tight_rows(self._limits)
+        face, rows = self.null, [self.null.matrix]
+        for tries in range(TRIES + 1):
+            if not free.shape[0] or not face.nullity:
+                return anchor, face  # with room to all that can still move
+            point = self._pushed(face, free)
+            stuck = np.asarray(free @ point > -AWAY)
+            if not stuck.any():
+                return point, face
+            # No way was found from these: they are taken for equations, which leaves a part of the set.
+            stuck |= tries == TRIES - 1
+            rows.append(free[stuck])
+            free = free[~stuck]
+            face = SparseKernel(sp.csr_array(sp.vstack(rows, format="csr")), face.shape, tolerance=face.tolerance)
+        raise AssertionError("the last try leaves nothing free")
 
     def _pushed(self, kernel: SparseKernel, tight: sp.csr_array) -> FloatArray:
         """Return a point with room to limits that the anchor lies on, where a few steps find one."""
@@ -85,7 +90,7 @@ class WidePolytope(Polytope):
         barrier = Barrier(wide, kernel.roughly, np.zeros(len(self.lower)))
         weight = barrier.weight
         for _ in range(PUSHES):
-            missing = tight @ barrier.point > -SAFETY
+            missing = tight @ barrier.point > -AWAY
             if not missing.any():
                 break
             away = kernel.roughly(-(tight.T @ missing.astype(float)))

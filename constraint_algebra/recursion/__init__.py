@@ -17,8 +17,10 @@
 | `sides_by_sums` | the pattern of a network of pieces, as its bias gradients name it |
 | `last_step` | a search on all equations at once, where the layers one by one stop |
 | `blind_start` | what the gradient of a single layer tells by itself |
-| `graph_knowledge`, `graph_rules`, `graph_windows` | a graph of values: what is known of it, and what each operation tells |
-| `value_equations`, `graph_solving` | a value from all layers that read it; a gradient from a known input |
+| `graph_knowledge` | what is known of a graph of values |
+| `graph_rules`, `graph_windows` | what each operation tells of the values and gradients around it |
+| `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
+| `dual_equations` | an output gradient from what a layer reads |
 | `graph_joint`, `graph_blind` | several unknown sources at once; a start from one layer's gradient alone |
 | `graph_recursion` | the order of all rules, until nothing changes |
 | `backsubstitution` | layer after layer, or through a graph |

@@ -15,6 +15,7 @@ from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.graph_rules import push
+from constraint_algebra.recursion.noise import STORED_SOLUTION
 from constraint_algebra.solvers import blind
 
 AGREES = 8.0  # standard deviations, root mean square over the filters, within which the bias equations hold
@@ -40,8 +41,11 @@ def blind_start(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
         return False
     c, of_c = scale
     h = factored.input
-    found_k = Estimate(c * k.value, every, c * of_k + k.value[..., None] * of_c)
-    moved_h = of_h / c - h[..., None] * of_c / c**2
+    moved_k = c * of_k + k.value[..., None] * of_c
+    found_k = Estimate(
+        c * k.value, every, moved_k + observed.draw(STORED_SOLUTION * np.abs(c * k.value), k.value.shape)
+    )
+    moved_h = of_h / c - h[..., None] * of_c / c**2 + observed.draw(STORED_SOLUTION * np.abs(h / c), h.shape)
     knows.blind.append(layer.name)
     learnt = knows.learn_gradient(layer.number, found_k)
     return knows.learn_value(number, Estimate(h / c, np.ones(h.shape, dtype=bool), moved_h)) or learnt
@@ -69,19 +73,19 @@ def _next(scratch: GraphKnowledge, layer: PlacedLayer) -> PlacedLayer | None:
         if len(users) != 1 or users[0].is_source or not push(scratch, users[0]):
             return None
         layer = users[0]
-        if not scratch.gradients[layer.number].known.all():
-            return None
         if layer.is_bilinear and layer.bias_name is not None:
             return layer
 
 
 def _from_bias(knows: GraphKnowledge, layer: PlacedLayer, k: Estimate) -> tuple[float, FloatArray] | None:
+    """Return the factor by the bias equations of the filters whose k is all there, up to the factor."""
     assert layer.bias_name is not None
-    db, own = knows.observed.gradients[layer.bias_name], knows.observed.deviations[layer.bias_name]
-    S = k.value.reshape(layer.filters, -1).sum(axis=1)
-    moved = kept(k).reshape(layer.filters, -1, MEMBERS).sum(axis=1)
+    there = k.known.reshape(layer.filters, -1).all(axis=1)
+    db, own = knows.observed.gradients[layer.bias_name][there], knows.observed.deviations[layer.bias_name][there]
+    of_filter = k.filled().reshape(layer.filters, -1)[there]
+    S, moved = of_filter.sum(axis=1), kept(k).reshape(layer.filters, -1, MEMBERS)[there].sum(axis=1)
     size = float(S @ S)
-    arithmetic = knows.observed.rounding.arithmetic * np.sqrt((k.value.reshape(layer.filters, -1) ** 2).sum(axis=1))
+    arithmetic = knows.observed.rounding.arithmetic * np.sqrt((of_filter**2).sum(axis=1))
     if not size or size <= AGREES**2 * float((moved**2).mean(axis=1).sum() + (arithmetic**2).sum()):
         return None
     c = float(S @ db) / size

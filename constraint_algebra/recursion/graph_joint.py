@@ -22,7 +22,7 @@ from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.layer_step import layer_equations
-from constraint_algebra.recursion.value_equations import ENTRIES, LEAKING, ROUNDED, TOLERANCE, is_affordable
+from constraint_algebra.recursion.value_equations import ENTRIES, LEAKING, ROUNDED, TOLERANCE, is_affordable, longest
 from constraint_algebra.solvers.noisy_equations import noise_cut
 
 
@@ -200,7 +200,7 @@ def _solved(rows: list[_Rows], n: int) -> tuple[FloatArray, FloatArray, FloatArr
     rhs = np.concatenate([part.rhs for part in rows])
     moved = np.concatenate([part.moved for part in rows])
     scale = float(np.linalg.norm(rhs)) / (float(np.linalg.norm(matrix)) or 1.0) or 1.0
-    size = float(np.sqrt((matrix**2).sum(axis=1)).max(initial=0.0)) or 1.0
+    size = longest(matrix) or 1.0
     cut = max(part.cut for part in rows) / (scale * size)
     reduced = Reduced(matrix / size, max(cut, n * float(np.finfo(float).eps)))
     solved = reduced.solve(np.column_stack([rhs, moved]) / size)

@@ -17,11 +17,12 @@ import numpy as np
 from constraint_algebra.arrays import Progress
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.recursion import graph_rules, graph_windows
+from constraint_algebra.recursion.dual_equations import dual
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_blind import blind_start
 from constraint_algebra.recursion.graph_joint import joint
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, Rule
-from constraint_algebra.recursion.graph_solving import by_scale, dual, solve
+from constraint_algebra.recursion.graph_solving import by_scale, solve
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
 
@@ -60,12 +61,15 @@ def where_it_stops(knows: GraphKnowledge) -> list[str]:
         return notes
     network = knows.network
     stuck = [layer for layer in network.bilinear if not knows.values[layer.inputs[0]].known.all()]
-    highest = max(stuck, key=lambda layer: layer.index)
-    known = knows.values[highest.inputs[0]].known
-    notes.append(
-        f"the recursion stops at the input of layer {highest.name!r}, of which it knows {int(known.sum()):,} of"
-        f" {known.size:,} values"
-    )
+    if stuck:
+        highest = max(stuck, key=lambda layer: layer.index)
+        known = knows.values[highest.inputs[0]].known
+        notes.append(
+            f"the recursion stops at the input of layer {highest.name!r}, of which it knows {int(known.sum()):,} of"
+            f" {known.size:,} values"
+        )
+    else:  # such as a max-pool of the input itself
+        notes.append("the inputs of all layers with a weight are known; what comes before them hides the rest")
     for layer in network:
         if layer.is_selection and not knows.values[layer.inputs[0]].known.all():
             open_ones = (knows.winners[layer.index] < 0) & ~(knows.gradients[layer.number].filled() == 0)

@@ -260,7 +260,7 @@ def _moved_mean(observed: Observation, stages: TwoStage, x: FloatArray, k: Estim
     """
     whiten = stages.whiten_gradient
     rows = whiten[:, 0] * stages.equations.output_gradient
-    share = rows / (rows @ rows)
+    share = rows / ((rows @ rows) or 1.0)  # nothing is left where all rows contradict each other
     own = observed.draw(np.sqrt(share**2 @ (whiten * noise.weight_gradient) ** 2), x.shape)
     return own - x[:, None] * (share @ (whiten * k.perturbations))
 

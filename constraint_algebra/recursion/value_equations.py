@@ -179,7 +179,7 @@ class ValueEquations:
         matrix = np.concatenate(rows)
         if not len(matrix):
             return None
-        self.unit = 1 / (float(np.sqrt((matrix**2).sum(axis=1)).max()) or 1.0)
+        self.unit = 1 / (longest(matrix) or 1.0)
         rounding = self.opens * float(np.finfo(float).eps)
         return Reduced(matrix * self.unit, max(self.unit * self.cut, rounding))
 
@@ -337,6 +337,12 @@ class ValueEquations:
     def misfit(self, x: FloatArray) -> float:
         """Return the largest misfit of a filter of any reader."""
         return max(float(contradictions.misfits(part.equations, x).max(initial=0.0)) for part in self.parts)
+
+
+def longest(rows: FloatArray) -> float:
+    """Return the Euclidean size of the longest row; squares of noise-free rows may overflow."""
+    largest = float(np.abs(rows).max(initial=0.0)) or 1.0
+    return largest * float(np.sqrt(((rows / largest) ** 2).sum(axis=1)).max(initial=0.0))
 
 
 def is_affordable(rows: int, unknowns: int) -> bool:

@@ -42,8 +42,8 @@ __all__ = [
     "scaled",
 ]
 
-SIGNIFICANT = 16.0  # mean square of the sums of k in units of their noise from which they say something
 CERTAIN = 8.0  # the factor in units of its noise
+SIGNIFICANT = 4.0  # the same for each filter, root mean square: sums that are all noise reach one
 CONTRADICTION = 8.0  # misfit of the bias equations in units of noise beyond which they are not this layer's
 FLOAT64 = 2.4 * 2.0**-52  # relative error of a sum of products in float64, the client's and that of the fit
 Draw = Callable[[FloatArray, Shape], FloatArray]  # noise of given standard deviations, `(*shape, members)`
@@ -211,9 +211,8 @@ def scale_from_bias(
     information = (weight * sums**2).sum(axis=1)
     values = (weight * sums * wanted).sum(axis=1) / np.where(information > 0, information, 1.0)
     misfit = (weight * (wanted - values[:, None] * sums) ** 2).sum(axis=1) / max(sums.shape[1] - 1, 1)
-    seen = np.divide(sums**2, of_sums**2, out=np.zeros_like(sums), where=of_sums > 0).sum(axis=1)
-    certain = np.abs(values) * np.sqrt(information) >= CERTAIN
-    if not (certain & (seen >= SIGNIFICANT * sums.shape[1]) & (misfit <= CONTRADICTION**2)).all():
+    certain = values**2 * information >= max(CERTAIN**2, SIGNIFICANT**2 * sums.shape[1])
+    if not (certain & (misfit <= CONTRADICTION**2)).all():
         return None
     if shifted is None and draw is None:
         return Scale(values, np.zeros((layer.groups, 0)))

@@ -15,6 +15,9 @@ ENOUGH = 100  # more equations than unknowns from which the residuals say how la
 QUIET = 0.2  # of the noise expected: what residuals may make of it at least
 OWN_ROUNDING = 2.0 * 2.0**-52  # relative error that the fit in float64 leaves
 CERTAIN = 10.0  # smallest singular value of k and of h in units of its noise from which the rank counts as full
+# Smallest singular value, relative to the largest, below which directions hide from the normal equations of the fit
+# (`bilinear_fit.UNSEEN` is its square, with a margin), and errors in them from the error bars.
+HIDDEN = 3e-5
 CONTRADICTION = 8.0  # misfit in units of noise beyond which the taps are not those of one k and one h
 RANK_GAP = 1e3  # ratio of singular values that shows a rank whatever the noise was taken for
 TOO_MANY = 100.0  # a further singular value this far beyond the noise is no noise
@@ -206,6 +209,12 @@ def judged(
         return Refused(
             f"whether {side} has full rank is hidden by the noise: its smallest singular value is {min(certainty):.1g}"
             " times its own error"
+        )
+    if full and min(singular) < HIDDEN:
+        side = "k" if singular[0] < singular[1] else "h"
+        return Refused(
+            f"{side} is too near to a lower rank for the fit to tell its errors: its smallest singular value is"
+            f" {min(singular):.1g} of the largest, and {HIDDEN:g} are needed"
         )
     K, H = weights.off(found.K, found.H)
     c = np.sqrt(np.linalg.norm(H) / np.linalg.norm(K)) * (1.0 if H.sum() >= 0 else -1.0)

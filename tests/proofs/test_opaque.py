@@ -13,7 +13,8 @@ import constraint_algebra as ca
 from constraint_algebra.proofs.opaque import FirstLayerSet, first_layer_set
 from tests.opaque_models import READ_ONCE, READ_TWICE, SHAPE, image, made
 
-NAMES = list(READ_ONCE)
+# PyTorch loads its compiler for a checkpoint, which takes seconds.
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name == "checkpoint")) for name in READ_ONCE]
 FREE = {"pool behind", "batch norm and ReLU"}  # some outputs need not stay
 
 
@@ -99,7 +100,7 @@ def test_where_only_relu_or_max_pool_reads_the_layer_its_outputs_may_move(name) 
     assert np.abs(outputs[0] - outputs[1])[~passing].max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["transformer", "linear patches", "pool behind", "batch norm in training mode"])
+@pytest.mark.parametrize("name", ["transformer", "linear patches", "batch norm in training mode"])
 def test_a_certificate_shows_twins_and_says_what_it_rests_on(name) -> None:
     model, x = made(READ_ONCE, name), image()
     certificate = ca.certify(model, x, 1)
@@ -156,13 +157,13 @@ def test_a_depthwise_first_layer_fixes_those_channels_that_have_a_gradient() -> 
 
 
 def test_outputs_that_fix_a_channel_without_gradient_do_not_make_it_fixed() -> None:
-    """No twin keeps the 66 outputs of 64 values; an input with other outputs may have the same gradients."""
+    """No twin keeps the 18 outputs of 16 values; an input with other outputs may have the same gradients."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 198, 8, groups=3), nn.Flatten(), nn.GELU(), nn.Linear(198, 4)).double()
+    model = nn.Sequential(nn.Conv2d(3, 54, 4, groups=3), nn.Flatten(), nn.GELU(), nn.Linear(54, 4)).double()
     with torch.no_grad():
-        model[3].weight[:, 66:132] = 0
-    certificate = ca.certify(model, image(), 1)
-    np.testing.assert_array_equal(certificate.undecided, np.arange(3)[:, None, None] == np.ones(SHAPE))
+        model[3].weight[:, 18:36] = 0
+    certificate = ca.certify(model, image()[:, :4, :4], 1)
+    np.testing.assert_array_equal(certificate.undecided, np.arange(3)[:, None, None] == np.ones((3, 4, 4)))
     assert certificate.fixed[[0, 2]].all()
 
 

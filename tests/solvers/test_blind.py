@@ -8,6 +8,7 @@ import torch
 
 import constraint_algebra as ca
 from constraint_algebra.solvers import blind, blind_search
+from constraint_algebra.solvers.bilinear_fit import Normal, Shifts
 from constraint_algebra.solvers.blind_shapes import free_directions
 
 CONVOLUTION = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
@@ -138,6 +139,14 @@ def test_free_directions_are_those_of_the_jacobian(name) -> None:
     assert free_directions(layer) == free == J.shape[1] - np.linalg.matrix_rank(J, rtol=1e-10)
 
 
+def test_positions_that_no_tap_meets_are_no_movement_of_the_others() -> None:
+    layer = placed(ca.Conv1d, 6, 3, (6, 8), padding=2, stride=2, dilation=2)
+    J = torch_jacobian(layer, *sides(layer, 1))
+    met = J.any(axis=0)
+    assert met.sum() == 6 * 4 + 6 * 4
+    assert free_directions(layer) == 1 == met.sum() - np.linalg.matrix_rank(J, rtol=1e-10)
+
+
 def test_what_no_shape_allows_is_said() -> None:
     said = {name: blind.obstacle(layer) for name, (layer, _) in OPEN.items()}
     assert "leave 4 directions" in said["stride 2 on 2x2 outputs"]
@@ -259,6 +268,28 @@ def test_a_bias_gives_the_factor_and_a_batch_norm_above_as_well() -> None:
             assert np.sqrt((by**2).mean()) < 1e-12
 
 
+def test_the_factor_moves_k_and_h_as_its_derivative() -> None:
+    layer = LAYERS["groups"]
+    found = blind.factor(layer, torch_weight_gradient(layer, *sides(layer, 2)))
+    still = np.zeros((*layer.output_shape, 1)), np.zeros((*layer.input_shape, 1))
+    c, change = np.array([2.0, -0.5]), np.array([1e-6, 3e-6])
+    k, h, moved_k, moved_h = blind.scaled(found, blind.Scale(c, change[:, None]), still)
+    after = blind.scaled(found, blind.Scale(c + change, change[:, None]), still)
+    assert np.abs(moved_k[..., 0] - (after[0] - k)).max() < 1e-5 * np.abs(after[0] - k).max()
+    assert np.abs(moved_h[..., 0] - (after[1] - h)).max() < 1e-4 * np.abs(after[1] - h).max()
+
+
+def test_what_no_equation_sees_does_not_move() -> None:
+    # One output is solved after two steps: what is left then is the common factor, and rounding.
+    shifts = Shifts.of(LAYERS["one position"])
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        K, H = random.normal(size=(5, 1)), random.normal(size=(6, 1))
+        g = shifts.adjoint(1e-7 * random.normal(size=(9, 5, 6)), K, H)
+        moved, _ = Normal(shifts, K, H).solve((g[0][None], g[1][None]))
+        assert max(np.abs(side).max() for side in moved) < 1e-6
+
+
 def test_noise_of_the_bias_gradient_moves_the_factor() -> None:
     layer = LAYERS["4x4"]
     k, h = sides(layer, 2)
@@ -287,6 +318,11 @@ def test_a_bias_that_says_nothing_or_another_thing_gives_no_factor() -> None:
     assert blind.scale_from_bias(found, db, np.full(layer.filters, 1e3)) is None
     centred = k - k.mean(axis=(1, 2), keepdims=True)  # as below a normalisation by the data's own statistics
     assert "rank of 15" in blind.attempt(layer, torch_weight_gradient(layer, centred, h)).reason
+    small = SMALL[0]  # where a search finds k all the same
+    k, h = sides(small, 0)
+    k -= k.mean(axis=(1, 2), keepdims=True)
+    factored = blind_search.search(small, torch_weight_gradient(small, k, h))
+    assert blind.scale_from_bias(factored, k.sum(axis=(1, 2))) is None
     one = LAYERS["one position"]
     k, h = sides(one, 0)
     factored = blind.factor(one, torch_weight_gradient(one, k, h))

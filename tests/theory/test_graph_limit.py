@@ -43,7 +43,7 @@ def test_the_limit_of_a_random_graph_is_that_of_its_jacobian_and_the_recursion_s
 
 @pytest.mark.parametrize("part", [0, *SLOW[:4]])
 def test_where_activations_bend_the_limit_is_that_of_the_neighbourhood(part) -> None:
-    for seed in range(1000 + 8 * part, 1008 + 8 * part):
+    for seed in range(1000 + 5 * part, 1005 + 5 * part):
         case = random_graph(seed, smooth=True)
         x, rank, determined = judged(case, seed)
         found = ca.whole_map(case.network, activity=ca.activity_of(case.network, case.parameters, x, sides=True))
@@ -51,7 +51,7 @@ def test_where_activations_bend_the_limit_is_that_of_the_neighbourhood(part) -> 
         np.testing.assert_array_equal(found.determined.ravel(), determined)
 
 
-@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.slow) for n in range(6, 100))])
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 100))])
 def test_what_is_known_inside_does_not_move_where_no_gradient_does(seed) -> None:
     case = random_graph(seed)
     x, rank, _ = judged(case, seed)

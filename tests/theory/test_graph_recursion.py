@@ -12,6 +12,7 @@ from constraint_algebra.theory.graph_flow import _forward, _passed, flow
 from constraint_algebra.theory.graph_joint import solve_together
 from constraint_algebra.theory.graph_recursion import recursion
 from constraint_algebra.theory.graph_solve import solve_gradient, solve_value
+from constraint_algebra.theory.graph_spaces import ValueEquations
 from constraint_algebra.theory.graph_start import is_blind
 from constraint_algebra.theory.graph_state import GraphState
 from tests.graph_cases import random_graph
@@ -294,3 +295,17 @@ def test_a_source_read_through_two_averages_comes_back_but_not_its_sum_with_an_u
     assert solve_together(state)
     assert state.values[number["a"]].all()
     assert not state.values[number["sum"]].any()
+
+
+def test_gradient_rows_count_where_all_their_output_gradients_are_known() -> None:
+    net = ca.Network((1, 8), [ca.Conv1d(6, 3), ca.MaxPool1d(6), ca.Flatten(), ca.Linear(2)])
+    for k, rows in (([0], 3), ([0, 1, 2], 9), (range(6), 18)):
+        state = GraphState(drawn_network(net, 1.0, 0))
+        state.drawn.support[1][...] = True
+        known = np.zeros((6, 6), dtype=bool)
+        known[list(k)] = True
+        known[5, 3:] = False  # where one is missing, the rows of that filter are not known
+        state.learn_gradient(1, known, "given")
+        equations = ValueEquations(state, 0, (net[0],))
+        assert equations.gradient_rows == min(rows, 15)
+        assert equations.usable["0"].sum(axis=1).tolist() == [3 * (f in k and f < 5) for f in range(6)]
