@@ -40,7 +40,7 @@ def solve(knows: GraphKnowledge, number: int) -> bool:
     if not those or value.known.all():
         return False
     whole = ValueEquations(knows.observed, value, those)
-    if len(those) == 1 and not whole.is_plain and (not value.known.any() or whole.rank is None):
+    if len(those) == 1 and not whole.is_plain and whole.rank is None:
         return _solve_alone(knows, number, those[0])
     system, found, out = healed(whole, those)
     for part, left in zip(system.parts, out, strict=True):

@@ -105,7 +105,10 @@ L = ca.Linear
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ({"a": L(4), "b": (ca.Add(), "a", "zz")}, "'b' reads 'zz', which is no layer before it; there are 'input', 'a'"),
+        (
+            {"a": L(4), "b": (ca.Add(), "a", "zz")},
+            "'b' reads 'zz', which is no layer before it; there are 'input', 'a'",
+        ),
         ({"a": (L(4), "b"), "b": (L(4), "a")}, "'a' reads 'b', which is no layer before it"),
         ({"a": (L(4), "a")}, "'a' reads 'a', which is no layer before it"),
         ({"input": L(4)}, "'input' is the network's own input; give the layer another name"),

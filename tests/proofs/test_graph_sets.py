@@ -12,7 +12,7 @@ from tests.graph_cases import Builder, Case, random_graph
 from tests.graph_models import resnet18, tutorial_cnn
 from tests.graph_oracle import head_gradient, jacobian, largest_difference, rank_and_determined
 
-FEW = (*range(4), 32)  # of the last a value at its bound is free once another has moved
+FEW = (0, 2, 32)  # of the last a value at its bound is free once another has moved
 
 
 def image_of(case: Case, seed: int) -> np.ndarray:
@@ -32,7 +32,9 @@ def ray(found: ca.IndistinguishabilitySet, seed: int) -> float:
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-@pytest.mark.parametrize("seed", [*FEW, *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 60) if n != 32)])
+@pytest.mark.parametrize(
+    "seed", [*FEW, *(pytest.param(n, marks=pytest.mark.slow) for n in range(60) if n not in {0, 2, 32})]
+)
 def test_twins_verify_and_those_that_keep_the_first_layers_are_among_them(seed: int, smooth: bool) -> None:
     case = random_graph(seed, smooth=smooth)
     x = image_of(case, seed)
