@@ -20,6 +20,7 @@ from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.layers import PlacedLayer, trilinear
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.chains import demand_chain
 from constraint_algebra.networks.walk import Rules, down
 from constraint_algebra.numerics.rows import EPSILON, unit_rows
 from constraint_algebra.ranks.determinacy import null_space_norms
@@ -42,9 +43,10 @@ def reconstruct_partly(seen: Capture, sent: Mapping[str, BoolArray]) -> Reconstr
         sent: for each parameter, which entries of its gradient the observer has.
 
     Raises:
-        ShapeError: a layer has more unknowns than `LARGEST`.
+        ShapeError: a layer has more unknowns than `LARGEST`, or the network is no plain chain.
     """
     network, head = seen.network, seen.network.layers[-1]
+    demand_chain(network, "a reconstruction without some gradients", "give all gradients of a network that is none")
     if largest_layer(network) > LARGEST:
         raise ShapeError(
             f"a layer has {largest_layer(network):,} unknowns, and dense least squares takes at most {LARGEST:,};"

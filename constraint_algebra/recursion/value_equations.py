@@ -367,6 +367,12 @@ def _says(equations: LayerEquations) -> bool:
     return bool(equations.gradient_rows.any() or equations.weight_rows.any())
 
 
+def _suspects(part: _Part, x: FloatArray, largest: float) -> BoolArray:
+    """Return the filters of a reader that contradict x most: of all readers, for one spoils the misfits of others."""
+    prime = contradictions.misfits(part.equations, x) >= contradictions.PRIME_SUSPECTS * largest
+    return np.asarray(contradictions.suspects(part.equations, x) & prime)
+
+
 def healed(whole: ValueEquations, readers: Sequence[Reader]) -> tuple[ValueEquations, Estimate, list[BoolArray]]:
     """Solve; where filters' gradient equations contradict the rest, solve without them, if the rest then agrees."""
     none = [np.zeros(reader.layer.filters, dtype=bool) for reader in readers]
@@ -374,7 +380,7 @@ def healed(whole: ValueEquations, readers: Sequence[Reader]) -> tuple[ValueEquat
     out, system, again = none, whole, found
     while True:
         pairs = zip(out, system.parts, strict=True)
-        news = [contradictions.suspects(part.equations, again.value) & ~left for left, part in pairs]
+        news = [_suspects(part, again.value, system.misfit(again.value)) & ~left for left, part in pairs]
         more = [a | b for a, b in zip(out, news, strict=True)]
         if not any(new.any() for new in news) or any(left.sum() > len(left) // 2 for left in more):
             break

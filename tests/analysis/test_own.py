@@ -32,6 +32,9 @@ def saturated():
 
 def pooled():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10))
+
+def bent():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 10))
 """
 
 
@@ -159,10 +162,19 @@ def test_a_model_of_vectors_is_audited_on_random_values(tmp_path) -> None:
 
 
 def test_a_model_without_equations_is_refused_by_name(tmp_path) -> None:
-    found = audit(tmp_path, factory="pooled")
+    found = audit(tmp_path, factory="bent")
     assert found.exit_code == 2
-    assert "MaxPool2d" in found.stderr
+    assert "GELU" in found.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_is_audited_and_what_takes_a_chain_is_told(tmp_path) -> None:
+    found = audit(tmp_path, factory="pooled")
+    assert found.exit_code == 0, found.output
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["defences"]["rows"]
+    reasons = [row["reason"] for row in rows if row["status"] == "NOT_COMPUTED"]
+    assert reasons
+    assert all("MaxPool2d" in reason for reason in reasons)
 
 
 @pytest.mark.slow

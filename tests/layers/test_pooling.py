@@ -41,7 +41,7 @@ def test_average_pools(axes, seed) -> None:
     rng, x, options = geometry(axes, seed)
     options["count_include_pad"] = bool(rng.random() < 0.5)
     layer = getattr(ca, f"AvgPool{axes}d")(**options)
-    expected = of_torch("avg_pool", axes, x, **{"kernel": options.pop("kernel")}, **options)
+    expected = of_torch("avg_pool", axes, x, kernel=options.pop("kernel"), **options)
     assert layer.output_shape(x.shape) == expected.shape
     np.testing.assert_allclose(applied(layer, x), expected, rtol=0, atol=1e-14)
 

@@ -81,7 +81,7 @@ def test_tangents_are_differences_of_values(layers) -> None:
 
 def test_gradients_of_all_that_read_a_value_add_up_and_what_nothing_reads_has_none() -> None:
     network = ca.Network((3,), {"a": ca.Linear(3), "sum": (ca.Add(), "a", "input", "input")})
-    parameters, found, at = values(network)
+    parameters, _, at = values(network)
     k = np.array([1.0, 2.0, 3.0])
     sent = operations.fall(network, parameters, at, k)
     np.testing.assert_allclose(sent[0], parameters["a.weight"].T @ k + 2 * k, rtol=1e-14)

@@ -55,9 +55,9 @@ def test_a_placed_layer_reads_the_one_before_by_default() -> None:
     pool = ca.MaxPool2d(2).place((2, 4, 4))
     assert (pool.is_selection, pool.is_source, pool.is_affine, pool.is_activation) == (True, True, False, False)
     assert ca.Scale(2.0).place((3,)).is_affine
-    with pytest.raises(ca.ShapeError, match="layer it .MaxPool2d. is no activation"):
+    with pytest.raises(ca.ShapeError, match=r"layer it \(MaxPool2d\) is no activation"):
         _ = ca.MaxPool2d(2).place((2, 4, 4), "it").activation
-    with pytest.raises(ca.ShapeError, match="layer it .Scale. selects nothing"):
+    with pytest.raises(ca.ShapeError, match=r"layer it \(Scale\) selects nothing"):
         _ = ca.Scale(2.0).place((3,), "it").selection
 
 

@@ -1,4 +1,4 @@
-"""The recursion on graphs: real gradients of PyTorch give the input back, and every value between, or it is said why not.
+"""The recursion on graphs: real gradients of PyTorch give the input back, with every value between, or it says why not.
 
 A wrong value that counts as known would be the worst fault: all values and gradients that the recursion believes in are
 compared with PyTorch's own, not the input alone.
@@ -41,7 +41,7 @@ LARGE: dict[str, Build] = {
     "residual, three stages, global mean": lambda: nets.residual(16, (48, 48, 64), mean=True),
     "pre-activated, 16x16": lambda: nets.preactivated(16, (32, 64)),
     "pre-activated, global mean": lambda: nets.preactivated(12, (48, 64), mean=True),
-    "bottleneck": lambda: nets.bottleneck(8, (64, 96)),
+    "bottleneck": lambda: nets.bottleneck(8, (96, 128)),
     "dense, 12x12": lambda: nets.densely_connected(12, 32, 32),
     "inception, two blocks": lambda: nets.inception(12, 24, blocks=2, largest=False),
     "LeNet, 16x16": lambda: nets.lenet(16, 24, 32),
@@ -162,7 +162,7 @@ def spoilt(case: Case, seed: int) -> Case:
         elif kind == "twins" and is_conv and len(W) > 1:
             W[1] = W[0]
         elif kind in {"tiny", "huge"} and is_conv and rng.random() < 0.5:
-            W *= 1e-6 if kind == "tiny" else 30.0
+            np.multiply(W, 1e-6 if kind == "tiny" else 30.0, out=W)
         elif kind == "no factor" and name.startswith("norm") and name.endswith("weight"):
             W[rng.integers(len(W))] = 0.0
         elif kind == "no bias" and name.endswith("bias") and not name.startswith("linear"):
@@ -172,8 +172,13 @@ def spoilt(case: Case, seed: int) -> Case:
     return case._replace(parameters=P)
 
 
-def attack(seed: int) -> bool:
-    """Reconstruct through a random graph, compare all that counts as known; return whether any pixel does."""
+def attack(seed: int, *, limit: bool = True) -> bool:
+    """Reconstruct through a random graph, compare all that counts as known; return whether any pixel does.
+
+    Args:
+        seed: of the graph.
+        limit: whether to ask the Jacobian of all gradients, too, which takes most of the time.
+    """
     case = spoilt(random_graph(seed, smooth=bool(seed % 2)), seed)
     network, given = case.network, {name: torch.tensor(a) for name, a in case.parameters.items()}
     x = np.random.default_rng([5, seed]).random(network.input_shape)
@@ -197,7 +202,7 @@ def attack(seed: int) -> bool:
             error, size = np.where(one.known, np.abs(one.value - right), 0.0), float(np.abs(right).max())
             assert not ((error > 8 * one.deviation) & (error > 1e-6 * size)).any()
     piecewise = not seed % 2
-    if piecewise and result.determined.any():
+    if limit and piecewise and result.determined.any():
         k = torch.tensor(p / p.sum() - np.eye(4)[seed % 4])
         _, kernel, _ = rank_and_determined(jacobian(case, x, k))
         assert (kernel[result.determined.ravel()] < 1e-4).all()
@@ -205,7 +210,12 @@ def attack(seed: int) -> bool:
 
 
 def test_nothing_wrong_is_known_in_random_graphs() -> None:
-    assert sum(map(attack, [*range(8), 15, 29, 34])) >= 3
+    assert sum(attack(seed, limit=False) for seed in [*range(8), 15, 29, 34]) >= 3
+
+
+def test_what_tiny_gradients_leave_open_moves_nothing_that_counts_as_known() -> None:
+    # A filter whose k differ by seven orders of magnitude: null vectors have small components, which are no zeros.
+    assert attack(112, limit=False)
 
 
 @pytest.mark.slow
@@ -217,18 +227,24 @@ def test_nothing_wrong_is_known_in_many_random_graphs() -> None:
 
 
 @pytest.mark.slow
-def test_resnet20_at_its_own_widths_stops_in_the_first_stage() -> None:
-    c = client(nets.residual(32, (16, 32, 64), blocks=3))
+def test_resnet20_at_its_own_widths_stops_in_the_first_stage(record_property) -> None:
+    # Of the seeds 0 to 7 the first at which the gradient equations of all second convolutions have full rank.
+    c = client(nets.residual(32, (16, 32, 64), blocks=3, seed=5))
     tracemalloc.start()
     begun = time.perf_counter()
     result, knows = c.reconstruct()
     took, most = time.perf_counter() - begun, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    network = c.case.network
-    assert result.status in {ca.Status.UNDETERMINED, ca.Status.PARTIAL}
+    assert result.status is ca.Status.UNDETERMINED
     assert "the recursion stops at the input of layer" in result.conclusion
     assert error_inside(c, knows) < EXACT
-    # The second stage reads the first one's last activation: the lowest value with 16 channels that is known.
-    second = next(layer for layer in network.bilinear if layer.filters == 32)
-    assert knows.values[second.inputs[0]].known.all()
-    print(f"ResNet-20: {result.conclusion}; {took:.1f} s, {most / 2**30:.2f} GiB")
+    activations = [layer.number for layer in c.case.network if layer.is_activation]
+    known = {number: bool(knows.values[number].known.all()) for number in activations}
+    shapes = {number: c.case.network.shape_of(number) for number in activations}
+    assert all(known[number] for number in activations if shapes[number] in {(64, 8, 8), (32, 16, 16)})
+    first = [number for number in activations if shapes[number] == (16, 32, 32)]
+    assert not any(known[number] for number in first)
+    assert knows.gradients[first[-1]].known.all()  # and with it what the second stage sends down
+    assert not knows.gradients[first[-2]].known.any()
+    record_property("seconds", took)
+    record_property("GiB", most / 2**30)

@@ -125,7 +125,7 @@ def test_the_cases_cover_full_and_partial_and_no_determination() -> None:
 
 
 def test_two_readers_determine_what_neither_does() -> None:
-    s = scene(0, (4, 4), (1.0, 0.2, 0.0))
+    s = scene(1, (2, 2), (0.6, 0.3, 0.0))
     alone = [ValueEquations(s.observed, s.value, [reader]).estimate().known for reader in s.readers]
     both = ValueEquations(s.observed, s.value, s.readers).estimate().known
     assert not any(one.all() for one in alone)
