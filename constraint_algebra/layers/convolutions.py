@@ -336,7 +336,7 @@ class ConvTranspose(Compound):
     """
 
     axes: ClassVar[int]
-    inner: ClassVar[type[Conv]]
+    _inner: ClassVar[type[Conv]]
 
     filters: int
     kernel: int | Sequence[int]
@@ -356,7 +356,7 @@ class ConvTranspose(Compound):
         self._convolution()
 
     def _convolution(self) -> Conv:
-        return self.inner(self.filters, self.kernel, dilation=self.dilation, groups=self.groups, bias=self.bias)
+        return self._inner(self.filters, self.kernel, dilation=self.dilation, groups=self.groups, bias=self.bias)
 
     def parts(self, input_shape: Shape) -> list[tuple[str, Layer]]:
         """Return the spreading and the convolution."""
@@ -377,7 +377,7 @@ class ConvTranspose1d(ConvTranspose):
     """A transposed convolution over `(channels, width)`; see `ConvTranspose`."""
 
     axes: ClassVar[int] = 1
-    inner: ClassVar[type[Conv]] = TurnedConv1d
+    _inner: ClassVar[type[Conv]] = TurnedConv1d
 
 
 @names_checked
@@ -386,7 +386,7 @@ class ConvTranspose2d(ConvTranspose):
     """A transposed convolution over `(channels, height, width)`; see `ConvTranspose`."""
 
     axes: ClassVar[int] = 2
-    inner: ClassVar[type[Conv]] = TurnedConv2d
+    _inner: ClassVar[type[Conv]] = TurnedConv2d
 
 
 @names_checked
@@ -395,4 +395,4 @@ class ConvTranspose3d(ConvTranspose):
     """A transposed convolution over `(channels, depth, height, width)`; see `ConvTranspose`."""
 
     axes: ClassVar[int] = 3
-    inner: ClassVar[type[Conv]] = TurnedConv3d
+    _inner: ClassVar[type[Conv]] = TurnedConv3d

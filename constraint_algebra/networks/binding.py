@@ -46,11 +46,16 @@ def by_name(
             named |= dict(arrays.named_buffers())
         named = {name: array for name, array in named.items() if not str(name).endswith(COUNTER)}
         shapes = {**shapes, **(buffers or {})}
-    renamed = _renamed(list(shapes), [str(name) for name in named])
+    unused = [name for name in order if name not in shapes]  # of parts of the model that its forward pass leaves out
+    came = [str(name) for name in named]
+    renamed = _renamed(list(shapes), [name for name in came if name not in unused])
+    if not renamed and unused:
+        renamed = _renamed([*shapes, *unused], came)
     if renamed:
         old, new = next((old, new) for old, new in renamed.items() if old != new)
         note(f"{what}: {old!r} is read as the network's {new!r}, and the other names likewise")
-        named = {renamed[str(name)]: array for name, array in named.items()}
+        named = {renamed.get(str(name), str(name)): array for name, array in named.items()}
+    named = {name: array for name, array in named.items() if str(name) not in unused}
     unknown = [name for name in named if name not in shapes]
     if unknown:
         raise ParameterError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit, lambertw, softmax
 
 from constraint_algebra.arrays import FloatArray
@@ -105,6 +105,7 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
 
         grid = np.linspace(-40, 40, 1601) + np.log(size)
         values = [label_equation(point) for point in grid]
+        grid, values = _with_extremes(label_equation, grid, values)
         for low, high, a, b in zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True):
             if np.sign(a) != np.sign(b):  # their product may underflow
                 t = float(np.exp(_root(label_equation, low, high)))
@@ -113,6 +114,24 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
                 if error < rtol:
                     found.append((float(error), k))
     return [k for _, k in sorted(found, key=lambda pair: pair[0])]
+
+
+def _with_extremes(
+    function: Callable[[float], float], grid: FloatArray, values: list[float]
+) -> tuple[FloatArray, list[float]]:
+    """Return a grid with the points where a function comes nearest to zero between two others without a change of sign.
+
+    There it may cross zero twice between two points of the grid.
+    """
+    v = np.array(values)
+    size, sign = np.abs(v), np.sign(v)
+    near = (size[1:-1] <= size[:-2]) & (size[1:-1] <= size[2:]) & (sign[1:-1] == sign[:-2]) & (sign[1:-1] == sign[2:])
+    for i in np.flatnonzero(near & (size[1:-1] > 0)) + 1:
+        bounds = float(grid[i - 1]), float(grid[i + 1])
+        found = minimize_scalar(lambda t, s=sign[i]: s * function(t), bounds=bounds, method="bounded")
+        grid, values = np.append(grid, found.x), [*values, function(float(found.x))]
+    order = np.argsort(grid, kind="stable")
+    return grid[order], [values[i] for i in order]
 
 
 def label_of(k: FloatArray, loss: str | None, *, signed: bool = True) -> int | None:

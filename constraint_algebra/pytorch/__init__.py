@@ -11,6 +11,7 @@
 | `place` | a recorded call on the way to becoming layers |
 | `weighted`, `pointwise`, `moving` | what each kind of call becomes |
 | `reader` | the whole graph read as layers, or its problems |
+| `agreement` | what was read, compared with the model itself |
 | `tracing` | a network from a model |
 | `verification` | real gradients of two inputs compared, and their Jacobian |
 | `whole_map` | the map of the whole network, for any model |

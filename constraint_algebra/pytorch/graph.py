@@ -34,6 +34,7 @@ _ABOUT = {
     "__len__", "__hash__", "__repr__", "__str__", "__format__", "__dir__", "_assert", "retain_grad",
 }  # fmt: skip
 _MADE_ANEW = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"}
+_LIKE = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
 _RANDOM = {
     "bernoulli", "bernoulli_", "multinomial", "normal", "normal_", "poisson", "uniform_", "exponential_", "geometric_",
     "log_normal_", "cauchy_", "random_", "empty", "empty_like", "new_empty",
@@ -55,12 +56,14 @@ class Fixed:
     Attributes:
         kind: "parameter", "buffer", "computed" (from parameters), "random" or "constant".
         name: the path of a parameter or buffer.
-        tensor: its values.
+        tensor: its values when it was read.
+        differentiable: whether it has a gradient all the same, as a parameter has.
     """
 
     kind: str
     name: str
     tensor: Tensor
+    differentiable: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +196,8 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = _name(func)
         reads = [t for t in leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if name in _LIKE:  # of the others nothing but the shape and kind counts
+            reads = [t for t in leaves(args[:1]) if isinstance(t, Tensor)] or reads
         depends = any(id(t) in self.values for t in reads)
         taken = (self._taken(args), self._taken(kwargs)) if depends else None
         self.at = self._label(name)
@@ -254,7 +259,10 @@ class _Recorder(TorchFunctionMode):
             if tree._version != version:
                 self.problem = ("what it reads was changed in place through another view of it", BY_HAND)
             return value
-        return Fixed(*self.fixed.get(id(tree), ("constant", "")), tree.detach())
+        kind, path = self.fixed.get(id(tree), ("constant", ""))
+        # A copy, as it may be written into later; parameters are not, and may be large.
+        values = tree.detach() if kind == "parameter" else tree.detach().clone()
+        return Fixed(kind, path, values, tree.requires_grad)
 
     def failed(self, error: Exception, shape: Shape) -> Exception:
         """Return the error for a run that did not come to its end."""

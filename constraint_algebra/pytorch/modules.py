@@ -84,6 +84,15 @@ def module_of(network: Network) -> nn.Module:
     return _assembled(modules) if one_after_the_other else Graph(steps)
 
 
+def steps_of(network: Network) -> list[Step]:
+    """Return the modules of any network in order, without values: for parameters that others have."""
+    with torch.device("meta"):
+        steps = _steps(network)
+    for step in steps:
+        step.module.eval()
+    return steps
+
+
 @dataclass(frozen=True)
 class Step:
     """One module of a graph: its path, what it reads, and the value that it makes, by number."""

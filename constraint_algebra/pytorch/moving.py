@@ -44,8 +44,9 @@ def _same(at: Place, x: Flow, *_: Any, **__: Any) -> Flow:
     return x
 
 
-def _permute(at: Place, x: Flow, *dims: Any) -> Flow:
-    order = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple) else dims
+def _permute(at: Place, x: Flow, *order: Any, dims: Any = None) -> Flow:
+    order = order if dims is None else (dims,)
+    order = order[0] if len(order) == 1 and isinstance(order[0], tuple) else order
     return _in_order(at, x, [d % len(x.tensor) for d in order])
 
 
@@ -113,7 +114,7 @@ def _getitem(at: Place, x: Flow, index: Any) -> Flow:
 
 
 def _narrow(at: Place, x: Flow, dim: int, start: int, length: int) -> Flow:
-    return _part(at, x, {x.axis(dim): (start, start + length, None)})
+    return _part(at, x, {x.axis(dim): (start, start + length or None, None)})
 
 
 def _select(at: Place, x: Flow, dim: int, index: int) -> Flow:
@@ -136,8 +137,9 @@ def _unbind(at: Place, x: Flow, dim: int = 0) -> Made:
     return tuple(at.rearranged(part, at.sample(x)[0]) for part in parts)
 
 
-def _flip(at: Place, x: Flow, *dims: Any) -> Flow:
-    given = dims[0] if isinstance(dims[0], tuple) else dims
+def _flip(at: Place, x: Flow, *given: Any, dims: Any = None) -> Flow:
+    given = given if dims is None else (dims,)
+    given = given[0] if isinstance(given[0], tuple) else given
     return _part(at, x, {x.axis(d): (None, None, -1) for d in given})
 
 
@@ -176,7 +178,10 @@ def _enlarge(
     antialias: bool = False,
 ) -> Flow:
     """Read nearest-neighbour enlargement by whole factors."""
-    del size, scale_factor, align_corners, recompute_scale_factor, antialias
+    del size, align_corners, antialias
+    for factor in scale_factor if isinstance(scale_factor, tuple) else (scale_factor or 1,):
+        if factor != int(factor) and not recompute_scale_factor:
+            raise Unsupported(f"it enlarges by {factor}, and only whole factors of enlargement are read", PART)
     before, after = x.tensor[2:], at.made[2:]
     factors = [b // a for a, b in zip(before, after, strict=True)]
     if not mode.startswith("nearest"):
@@ -222,7 +227,7 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
     "stack": _stack,
     "interpolate": _enlarge,
-    **{f"upsample_nearest{n}d": lambda at, x, *_, **__: _enlarge(at, x) for n in (1, 2, 3)},
+    **{f"upsample_nearest{n}d": lambda at, x, _=None, by=None, *__: _enlarge(at, x, None, by) for n in (1, 2, 3)},
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": partial(_pixel_shuffle, back=True),
     "channel_shuffle": _channel_shuffle,

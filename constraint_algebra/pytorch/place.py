@@ -57,6 +57,7 @@ class Place:
         entries: the layers so far.
         used: names of the parameters used so far.
         is_output: whether the call makes the output of the model.
+        read: the values that the output needs; of several that a call makes, some may be in vain.
         loss_part: name of a softmax at the end, `None` without.
     """
 
@@ -65,6 +66,7 @@ class Place:
     entries: Entries
     used: set[str]
     is_output: bool = False
+    read: frozenset[Value] = frozenset()
     loss_part: str | None = None
 
     @property
@@ -167,6 +169,8 @@ def constant_along_channels(flow: Flow, tensor: torch.Tensor) -> float | tuple[f
         spread = tensor.double().cpu().broadcast_to(flow.tensor)
     except RuntimeError:
         raise Unsupported(f"a constant of shape {tuple(tensor.shape)} enlarges what it goes with", PART) from None
+    if not bool(spread.isfinite().all()):
+        raise Unsupported("a constant has values that are not finite, NaN or infinite", PART)
     rows = spread.reshape(flow.shape[0], -1)
     if not bool((rows == rows[:, :1]).all()):
         raise Unsupported("a constant differs within a channel", PART)

@@ -63,7 +63,7 @@ def _threshold(threshold: float, value: float) -> Layer:
 
 def _hardtanh(at: Place, x: Flow, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Flow:
     del inplace
-    six = isinstance(at.call.module, nn.ReLU6)
+    six = isinstance(at.call.module, nn.ReLU6) and (min_val, max_val) == (0, 6)
     return at.add(kinds.ReLU6() if six else kinds.Hardtanh(min_val, max_val), x)
 
 
@@ -136,8 +136,17 @@ def _max_pool(
 
 
 def _adaptive(at: Place, x: Flow, output_size: Any, return_indices: bool = False, *, which: str, axes: int) -> Flow:
-    del return_indices
+    del return_indices  # with indices it has another name
     return at.add(_POOLS[which][axes](_each(output_size)), x)
+
+
+def _with_indices(at: Place, *args: Any, read: Reader, **kwargs: Any) -> Made:
+    """Read a pooling whose indices come with it, and nothing reads these."""
+    if at.call.outputs[1] in at.read:
+        raise Unsupported("its indices (return_indices) are read, which are no values of the network", PART)
+    flow = read(at, *args, **kwargs)
+    assert isinstance(flow, Flow)
+    return flow, flow
 
 
 def _each(value: Any) -> Any:
@@ -181,6 +190,8 @@ def _quotient(at: Place, x: Any, y: Any, *, rounding_mode: str | None = None, ou
     if not isinstance(x, Flow) or isinstance(y, Flow):
         raise Unsupported("it divides by a value of the network", PART)
     numbers = _numbers(at, x, y)
+    if 0 in (numbers if isinstance(numbers, tuple) else (numbers,)):
+        raise Unsupported("it divides by zero", PART)
     inverse = tuple(1 / n for n in numbers) if isinstance(numbers, tuple) else 1 / numbers
     return _scaled(at, x, inverse, 0.0)
 
@@ -203,6 +214,12 @@ def _numbers(at: Place, flow: Flow, other: Any) -> Any:
         raise unsupported(f"matmul of two values ({at.call.function})", "operation")
     if not isinstance(other, Fixed):
         return float(operator.pos(other))
+    if other.kind == "constant" and other.differentiable:
+        raise Unsupported(
+            "a tensor in it has a gradient and is no parameter of the model: values were written into it, a function"
+            " that a run does not show made it of them, or it is a parameter in a plain list",
+            BY_HAND,
+        )
     if other.kind == "random":
         raise Unsupported("it draws random numbers that nobody else sees", PART)
     if other.kind in {"parameter", "computed"}:
@@ -262,6 +279,13 @@ READERS: dict[str, Reader] = {
     **{
         f"adaptive_{k}_pool{n}d": partial(_adaptive, which=f"adaptive_{k}", axes=n)
         for k in ("avg", "max")
+        for n in (1, 2, 3)
+    },
+    **{f"max_pool{n}d_with_indices": partial(_with_indices, read=partial(_max_pool, axes=n)) for n in (1, 2, 3)},
+    **{
+        f"adaptive_max_pool{n}d_with_indices": partial(
+            _with_indices, read=partial(_adaptive, which="adaptive_max", axes=n)
+        )
         for n in (1, 2, 3)
     },
     **dict.fromkeys(("add", "__radd__"), _sum),

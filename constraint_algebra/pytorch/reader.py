@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
 from constraint_algebra.errors import LayerProblem, ShapeError
+from constraint_algebra.layers import BatchNorm, ConvTranspose, Parametric, PReLU
 from constraint_algebra.layers.base import Shape
 from constraint_algebra.layers.convolutions import Conv
 from constraint_algebra.layers.rearranging import Pad
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.placing import INPUT
 from constraint_algebra.pytorch import moving, pointwise, weighted
-from constraint_algebra.pytorch.graph import Call, Record, Value
+from constraint_algebra.pytorch.graph import Call, Record, Value, refusal
 from constraint_algebra.pytorch.models import features_first
 from constraint_algebra.pytorch.place import Entries, Flow, Made, Place, Reader, along
 from constraint_algebra.pytorch.unsupported import BY_HAND, PART, Unfitting, Unsupported, is_refused_whole, unsupported
 
 _READERS: dict[str, Reader] = {**weighted.READERS, **pointwise.READERS, **moving.READERS}
+_PRODUCTS = {"matmul", "mm", "mv", "addmm", "bmm", "einsum", "rmatmul"}
+_TRAINED = {"parameter", "computed"}
+_NUMPYS = {"axis": "dim", "keepdims": "keepdim", "axis0": "dim0", "axis1": "dim1"}  # other words for PyTorch's
+_OWN = "<input>"  # the network's own input, whatever its layers are called
 _LOST = "?"  # the name of a value behind a problem
 
 
@@ -42,10 +48,10 @@ class Reading:
         self.problems: list[LayerProblem] = list(record.problems)
         self.only_shapes = not self.problems
         self.loss_part: str | None = None
-        self.output = INPUT
+        self.output = _OWN
         self._record = record
         shape = record.input.shape
-        self._flows = {record.input: Flow(INPUT, shape[1:] or (1,), shape)}
+        self._flows = {record.input: Flow(_OWN, shape[1:] or (1,), shape)}
         self._used: set[str] = set()
         self._names: set[str] = set()
         paths = {call.path for call in record.calls if call.path is not None}
@@ -59,11 +65,12 @@ class Reading:
     def _read(self, needed: set[Call]) -> None:
         """Read call by call; what is not needed has a name all the same, as its like behind it counts on."""
         refused: set[str] = set()
+        read = frozenset(value for call in needed for value in call.inputs)
         for call in self._record.calls:
             name = self._named(call)
             if call not in needed:
                 continue
-            place = Place(call, name, self.entries, self._used, is_output=self._record.output in call.outputs)
+            place = Place(call, name, self.entries, self._used, self._record.output in call.outputs, read)
             try:
                 made = self._converted(place)
             except Unsupported as refusal:
@@ -99,10 +106,17 @@ class Reading:
         name = call.function
         kind = type(call.module).__name__ if call.module is not None else name
         reader = _READERS.get(name) or _READERS.get(name.removesuffix("_"))
+        if reader is None and name.strip("_") in _PRODUCTS and any(f.kind in _TRAINED for f in call.fixed):
+            raise Unsupported(
+                f"{name.strip('_')}: it multiplies values with a parameter by hand, in an order that a run does not show",
+                "write F.linear(x, self.weight, self.bias), which computes the same and is read, or use nn.Linear",
+            )
         if reader is None or (call.module is not None and is_refused_whole(kind)):
             raise unsupported(kind, "operation" if call.module is None else "module")
         try:
-            made: Made = reader(at, *self._flowing(call.args), **self._flowing(call.kwargs))
+            args, kwargs = self._flowing(call.args), _in_pytorchs_words(self._flowing(call.kwargs))
+            first = (kwargs.pop("input"),) if "input" in kwargs else ()
+            made: Made = reader(at, *first, *args, **kwargs)
         except (ShapeError, TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
             # Arguments that the reader does not know: another form of the operation.
             raise Unsupported(f"{name}: this form of it is not read ({error})", PART) from error
@@ -132,6 +146,7 @@ class Reading:
         if not self.entries and not self.problems:
             self._problem("output", "it is the input itself, without any layer", BY_HAND)
         if not self.problems:
+            _without_unread(self.entries, self.output)
             _pads_into_pads(self.entries)
             _pads_into_convolutions(self.entries)
 
@@ -147,14 +162,44 @@ class Reading:
     def network(self, shape: Shape) -> Network:
         """Return the network, a plain sequence where each layer reads the one before."""
         names = list(self.entries)
-        before = [INPUT, *names]
+        before = [_OWN, *names]
         if all(reads == (name,) for name, (_, reads) in zip(before, self.entries.values(), strict=False)):
             return Network(shape, [layer for layer, _ in self.entries.values()], names)
-        return Network(shape, {name: (layer, *reads) for name, (layer, reads) in self.entries.items()})
+        named = {_OWN: INPUT} | {name: name for name in names}
+        if INPUT in names:
+            named[INPUT] = self._other_name()
+        entries = self.entries.items()
+        return Network(
+            shape, {named[name]: (layer, *(named[read] for read in reads)) for name, (layer, reads) in entries}
+        )
+
+    def _other_name(self) -> str:
+        """Return what a layer of the name of the network's input is called in a graph."""
+        layer = self.entries[INPUT][0]
+        if isinstance(layer, Parametric | BatchNorm | ConvTranspose | PReLU):
+            reason = f"a layer called {INPUT!r} in a model with branches, where that is the name of the model's input"
+            advice = f"rename the attribute, for example self.{INPUT} to self.stem, and so its names in a state_dict"
+            raise refusal([LayerProblem(INPUT, reason, advice)])
+        return next(name for n in count(1) if (name := f"{INPUT}_{n}") not in self.entries)
+
+
+def _in_pytorchs_words(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments under PyTorch's names where NumPy's came, which it takes as well."""
+    return {_NUMPYS.get(name, name): value for name, value in kwargs.items()}
 
 
 def _lost(value: Value) -> Flow:
     return Flow(_LOST, value.shape[1:] or (1,), value.shape)
+
+
+def _without_unread(entries: Entries, output: str) -> None:
+    """Take out what the output does not need, such as the other pieces of a split."""
+    needed = {output}
+    for name in reversed(list(entries)):
+        if name in needed:
+            needed |= set(entries[name][1])
+        else:
+            del entries[name]
 
 
 def _users(entries: Entries, name: str) -> list[str]:

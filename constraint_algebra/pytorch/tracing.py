@@ -18,6 +18,7 @@ from constraint_algebra.errors import LayerProblem, ShapeError, UnsupportedLayer
 from constraint_algebra.layers.base import Shape, check_shape
 from constraint_algebra.networks.network import Network
 from constraint_algebra.notes import note
+from constraint_algebra.pytorch.agreement import quiet_generators, refuse_difference
 from constraint_algebra.pytorch.graph import Record, recorded, refusal
 from constraint_algebra.pytorch.models import (
     further_arguments,
@@ -84,6 +85,7 @@ def from_torch(model: nn.Module | ExportedProgram, input_shape: Sequence[int]) -
     except (ShapeError, UnsupportedLayerError) as error:
         _refuse_batch_axis(model, shape, error)
         raise
+    refuse_difference(model, network, reading.loss_part)
     _say(reading, record, used)
     network.parameter_order = tuple(name for name, _ in model.named_parameters())
     state = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -96,7 +98,8 @@ def _read(model: nn.Module, shape: Shape) -> tuple[Network, Reading, Record]:
     problems = problems_before(model)
     if any("no shape yet" in problem.reason for problem in problems):
         raise refusal(problems)
-    record = recorded(model, shape)
+    with quiet_generators():
+        record = recorded(model, shape)
     reading = Reading(model, record)
     if reading.problems and reading.only_shapes and not problems:
         first = reading.problems[0]
@@ -124,7 +127,7 @@ def _within(path: str, other: str) -> bool:
 
 def _refuse_batch_axis(model: nn.Module, shape: Shape, error: Exception) -> None:
     """Raise `ShapeError` where the model takes the shape without its first axis."""
-    if len(shape) < 2:
+    if len(shape) < 2 or _takes_places(model, shape):
         return
     try:
         _read(model, shape[1:])
@@ -134,6 +137,16 @@ def _refuse_batch_axis(model: nn.Module, shape: Shape, error: Exception) -> None
         f"input_shape: {shape} is a batch of {shape[0]} for this model; pass {shape[1:]}, the shape of one sample"
         " without the batch axis"
     ) from error
+
+
+def _takes_places(model: nn.Module, shape: Shape) -> bool:
+    """Whether a model makes one row of a sample of this shape, which then is no batch."""
+    try:
+        with quiet_generators():
+            output = recorded(model, shape).output
+    except (ShapeError, UnsupportedLayerError):
+        return False
+    return output is not None and len(output.shape) < 3
 
 
 def _say(reading: Reading, record: Record, used: Sequence[str]) -> None:

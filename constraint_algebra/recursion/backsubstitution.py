@@ -34,7 +34,7 @@ from constraint_algebra.networks.network import Network, NetworkLike, bind, name
 from constraint_algebra.numerics.blas_threads import one_blas_thread
 from constraint_algebra.recursion import checks, explanations, graph_recursion, head, joint_step, last_step, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
-from constraint_algebra.recursion.batch import for_any_batch, tells_one_from_several
+from constraint_algebra.recursion.batch import for_any_batch, is_of_one
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Above, Estimate, through_activation
 from constraint_algebra.recursion.joint_equations import OpenLayer
@@ -113,7 +113,11 @@ def reconstruct(
     )
     fitting = _explanations(observed, start, candidates, loss, last_step.Search(search, seed, valid_range), progress)
     chosen = _explained(explanations.choose(fitting, valid_range))
-    return chosen if batch == 1 or tells_one_from_several(network, loss) else _if_single(chosen, start)
+    return (
+        chosen
+        if batch == 1 or is_of_one(network, observed.gradients, chosen.status, start, loss)
+        else _if_single(chosen, start)
+    )
 
 
 def _explanations(
@@ -162,7 +166,7 @@ def polished(
         judge = partial(_result, observed, summaries=[], start=start, k=k, loss=loss)
         results.append(last_step.polished(x, observed, start, k, judge, search))
     chosen = explanations.choose(results, search.valid_range)
-    return chosen if tells_one_from_several(network, loss) else _if_single(chosen, start)
+    return chosen if is_of_one(network, observed.gradients, chosen.status, start, loss) else _if_single(chosen, start)
 
 
 def _observation(
@@ -353,7 +357,7 @@ def _result(
         start, k = last, observed.gradients[last.bias_name]
     found: dict[str, float] = {}
     explained: dict[str, float] = {}
-    if x.known.any():
+    if x.known.any() and np.isfinite(x.value).all():  # a graph may know single values, and nothing of the others
         again = checks.recomputed(observed, x.value, start, k)
         found = checks.discrepancies(observed, again)
         explained = checks.explained_discrepancies(observed, x, start, k, again)

@@ -10,9 +10,13 @@ tells them apart, if there are more equations than unknowns.
 
 from __future__ import annotations
 
+import numpy as np
+
+from constraint_algebra.arrays import Parameters
 from constraint_algebra.layers.activations import is_piecewise_linear
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.result import Status
 
 
 def directions(network: Network, loss: str | None) -> int:
@@ -48,6 +52,27 @@ def tells_one_from_several(network: Network, loss: str | None) -> bool:
     between = network.layers[network.bilinear[0].index : network.bilinear[-1].index]
     curved = any(step.is_activation and not is_piecewise_linear(step.activation) for step in between)
     return curved and network.parameter_count > network.bilinear[0].unknowns
+
+
+def is_of_one(network: Network, gradients: Parameters, status: Status, start: PlacedLayer, loss: str | None) -> bool:
+    """Return whether the gradient of several samples would have been seen not to be that of one, for a result.
+
+    At the layer to start from by its rank, which a single row or column does not show; or where a curved activation
+    tells them apart, by the recomputed gradients, which are held against those given only if everything is determined.
+
+    Args:
+        network: the architecture.
+        gradients: by name.
+        status: of the result.
+        start: the layer that the recursion started from.
+        loss: as for `reconstruct`.
+    """
+    if directions(network, loss) > 1 and start.is_bilinear:
+        seen = gradients[start.weight_name].reshape(start.filters, -1)
+        if start.bias_name is not None:
+            seen = np.column_stack([seen, gradients[start.bias_name]])
+        return min(int(seen.any(axis=0).sum()), int(seen.any(axis=1).sum())) > 1
+    return tells_one_from_several(network, loss) and status is not Status.PARTIAL
 
 
 def for_any_batch(start: PlacedLayer) -> str:

@@ -26,8 +26,9 @@ AT_MOST = 0.5  # of the largest entry: beyond, nothing is explained, but where n
 
 def recomputed(observed: Observation, x: FloatArray, layer: PlacedLayer, k: FloatArray) -> Parameters:
     """Return the gradients at the input x of all parameters up to a layer whose output gradient k is known."""
-    values = observed.network.forward(observed.parameters, x)
-    return observed.network.backward(observed.parameters, values, k, layer.index)
+    with np.errstate(invalid="ignore"):  # what is not known is NaN
+        values = observed.network.forward(observed.parameters, x)
+        return observed.network.backward(observed.parameters, values, k, layer.index)
 
 
 def discrepancies(observed: Observation, again: Mapping[str, FloatArray]) -> dict[str, float]:

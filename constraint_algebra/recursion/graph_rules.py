@@ -185,7 +185,9 @@ def through(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[Estimate, Estima
     found, dz = through_formulas(f, y, dy, stored, _bias_check(knows, layer), one_to_one=identity)
     doubted = knows.doubted.get(layer.index, np.zeros(y.value.shape, dtype=bool))
     if isinstance(layer.activation, PReLU):  # its slopes differ by channel, and no odds are weighed
-        doubted = doubted | (np.abs(y.filled()) <= SIDES * y.deviation)
+        near = np.abs(y.filled()) <= SIDES * y.deviation
+        doubted = doubted | near
+        found = replace(found, known=found.known & ~near)
     dz = replace(dz, known=dz.known & (~doubted | (dy.known & (dy.value == 0))))
     sure, by_side = _by_side(f, z, dy)
     return found, Estimate(

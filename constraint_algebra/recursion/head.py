@@ -22,6 +22,7 @@ from constraint_algebra.networks.losses import cross_entropy, logistic
 from constraint_algebra.networks.network import Network
 
 RTOL = 1e-9  # singular values below this share of the largest count as zero
+LEAST_NOISE = 1e-6  # of the largest among bias gradients: what each has at least, when they are weighed
 
 
 def output_gradients(
@@ -42,6 +43,12 @@ def output_gradients(
     if layer is None and not network.is_chain:
         found = by_biases(network, parameters, gradients, deviations)
         if found is not None:
+            if not found[0].any():
+                raise ZeroGradientError(
+                    network.bilinear[-1].weight_name,
+                    "gradients: those of the biases before the output are zero throughout, and with them the gradient"
+                    " at the output, from which nothing follows: the loss is saturated; take another step or sample",
+                )
             return network.layers[-1], [found[0]]
     if layer is None or loss is None:
         last = network.bilinear[-1]
@@ -130,11 +137,12 @@ def by_biases(
         }
         known |= alone
     L, db, own = np.concatenate(rows), np.concatenate(rhs), np.concatenate(noise)
-    weight = 1 / np.where(own > 0, own, np.finfo(float).tiny)
     s = np.linalg.svd(L, compute_uv=False)
     if len(s) < size or not s[-1] > RTOL * s[0]:
         return None
-    inverse = np.linalg.pinv(L * weight[:, None]) * weight
+    # A sum of zero has no noise of its own; weighed by that, it would leave nothing of the others.
+    weight = 1 / np.maximum(own, LEAST_NOISE * (own.max(initial=0.0) or 1.0))
+    inverse = np.linalg.inv(L) if len(L) == size else np.linalg.pinv(L * weight[:, None]) * weight
     return inverse @ db, np.sqrt(inverse**2 @ own**2)
 
 

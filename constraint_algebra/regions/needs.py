@@ -294,9 +294,9 @@ class Region:
         M = sp.csr_array(sp.hstack(maps, format="csr"))
         M.eliminate_zeros()
         single = np.diff(M.indptr) == 1
-        first = np.minimum(M.indptr[:-1], max(M.nnz - 1, 0))
-        source = np.where(single, M.indices[first], -1)
-        factor = np.where(single, M.data[first], 0.0)
+        first = np.where(single, M.indptr[:-1], M.nnz)  # of the rows with one entry; one past the last for none
+        source = np.append(M.indices, -1)[first]
+        factor = np.append(M.data, 0.0)[first]
         ends = np.cumsum([0, *(part.shape[1] for part in maps)])
         of = np.searchsorted(ends, source, side="right") - 1
         passing = [

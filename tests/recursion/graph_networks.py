@@ -264,6 +264,17 @@ def with_prelu(size: int, *, seed: int = 0) -> Case:
     return net.head()
 
 
+def all_convolutional(size: int, filters: int, *, seed: int = 0) -> Case:
+    """A last convolution of as many filters as classes, and the mean of each."""
+    net = Written((2, size, size), seed)
+    net.conv(filters, bias=True)
+    net.relu()
+    net.conv(10, 1, bias=True)
+    net.adaptive(1, largest=False)
+    net.flatten()
+    return net.done()
+
+
 def u_net(size: int, width: int, *, seed: int = 0) -> Case:
     """Down by a stride, up by repetition, and side by side with what was there before."""
     net = Written((3, size, size), seed)

@@ -117,6 +117,32 @@ def test_a_max_pool_whose_losers_all_stay_open_says_in_how_many_windows() -> Non
     assert f"open in {np.count_nonzero(k):,} windows of layer 'pool2'" in result.conclusion
 
 
+@pytest.mark.parametrize("times", [1.0, 1e5])
+def test_biases_tell_the_gradient_of_a_mean_even_where_some_are_exactly_zero(times: float) -> None:
+    case = nets.all_convolutional(5, 24)
+    case.parameters["conv2.weight"][...] *= times  # a sure prediction, right or wrong, has k of zeros and ones
+    c = client(case)
+    if times > 1:
+        assert sorted(np.abs(c.gradients["conv2.bias"]))[-3:] == [0, 1, 1]
+    _, knows = c.reconstruct()
+    assert knows.gradients[-1].known.all()
+    assert knows.gradients[-1].value.any()
+    assert error_inside(c, knows) < EXACT
+
+
+def test_single_known_values_are_no_input_to_check_a_smooth_network_with() -> None:
+    net = nets.Written((1, 4, 4), 0)
+    net.conv(2, 1, 2, bias=True)
+    net.norm()
+    net.put(ca.Softplus(), lambda _, x: torch.nn.functional.softplus(x))
+    c = client(net.head())
+    result, knows = c.reconstruct(search=0)
+    assert result.status is ca.Status.PARTIAL
+    np.testing.assert_array_equal(result.determined[0], [[1, 0, 1, 0], [0] * 4, [1, 0, 1, 0], [0] * 4])
+    assert result.discrepancy == {}
+    assert error_inside(c, knows) < EXACT
+
+
 def pooled(cases: dict[str, Build], seeds: range) -> np.ndarray:
     """Errors in units of their bars, of clients that compute in float32."""
     found = []

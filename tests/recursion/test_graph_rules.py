@@ -194,6 +194,18 @@ def test_the_last_value_of_a_channel_follows_from_the_gradient_of_its_factor() -
     assert s.value("it.normalised")[1].sum() == 14
 
 
+def test_a_filter_of_zeros_has_no_weight_equations() -> None:
+    s = scene({"it": ca.Conv2d(3, 3, padding=1, bias=False), "flat": ca.Flatten()})
+    s.knows.observed.parameters["it.weight"][1] = 0.0
+    s.values[:] = s.network.forward(s.knows.observed.parameters, s.values[0])
+    s.tell("it")
+    (reader,) = graph_solving.readers(s.knows, 0)
+    np.testing.assert_array_equal(reader.z.known.all(axis=(1, 2)), [True, False, True])
+    assert not reader.z.known[1].any()
+    graph_solving.solve(s.knows, 0)  # what has neither noise nor coefficients would overflow
+    s.value("input")
+
+
 # ---- gradients down and up ----
 
 
