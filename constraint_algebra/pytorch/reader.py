@@ -108,7 +108,7 @@ class Reading:
         reader = _READERS.get(name) or _READERS.get(name.removesuffix("_"))
         if reader is None and name.strip("_") in _PRODUCTS and any(f.kind in _TRAINED for f in call.fixed):
             raise Unsupported(
-                f"{name.strip('_')}: it multiplies values with a parameter by hand, in an order that a run does not show",
+                f"{name.strip('_')}: it multiplies values with a parameter by hand, which is not read as a layer",
                 "write F.linear(x, self.weight, self.bias), which computes the same and is read, or use nn.Linear",
             )
         if reader is None or (call.module is not None and is_refused_whole(kind)):

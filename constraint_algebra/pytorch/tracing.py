@@ -42,11 +42,14 @@ _LOSS_PARTS = {
 def from_torch(model: nn.Module | ExportedProgram, input_shape: Sequence[int]) -> tuple[Network, Arrays]:
     """Return the network that a model's forward pass is, with its parameters and buffers under PyTorch's names.
 
-    The model runs once on zeros, and what it does is read: a chain, or a graph with branches and joins. Operations may
-    be modules, functions, methods or operators, branches on shapes are followed, and results that nothing uses are
-    dropped. Layers keep the path of the module that owns their parameters, or of their module, and functions get their
-    own name, numbered from the second on. Dropout in evaluation mode counts as nothing, and zero padding becomes part
-    of the convolutions after it. Arrays keep their dtype; the statistics of batch norm come with them.
+    The model runs once on zeros, and what it does is read: a chain, or a graph with branches and joins. Then the
+    network's outputs and gradients are compared with the model's own at two other inputs, under other random
+    states. Operations may be modules, functions, methods or operators, branches on shapes are followed, and results
+    that nothing uses are dropped. Layers keep the path of the module that owns their parameters, or of their
+    module, and functions get their own name, numbered from the second on. Dropout in evaluation mode counts as
+    nothing, and zero padding becomes part of the convolutions after it. Arrays keep their dtype; the statistics of
+    batch norm come with them. A clamp is read as `ReLU` or `Hardtanh`, from which PyTorch's differs on the bound
+    itself alone, where its slope is 1.
 
     What can be read in one way only is accepted, and said by an `AssumptionWarning` (`notes` says how to silence it):
     wrappers such as `DataParallel` and `torch.compile`; several outputs that begin with the logits or name them;
@@ -59,7 +62,8 @@ def from_torch(model: nn.Module | ExportedProgram, input_shape: Sequence[int]) -
 
     Raises:
         ParameterError: a parameter or a buffer is on the meta device, without values.
-        UnsupportedLayerError: what has no equations, all of it at once.
+        UnsupportedLayerError: what has no equations, all of it at once; or the network differs from the model, whose
+            forward pass is random or does what a run does not show.
         ShapeError: the input shape does not fit; the message names the layer.
 
     >>> model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
@@ -144,7 +148,7 @@ def _takes_places(model: nn.Module, shape: Shape) -> bool:
     try:
         with quiet_generators():
             output = recorded(model, shape).output
-    except (ShapeError, UnsupportedLayerError):
+    except (ShapeError, UnsupportedLayerError, ValueError):  # of lazy modules the last
         return False
     return output is not None and len(output.shape) < 3
 

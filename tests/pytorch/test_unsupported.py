@@ -127,9 +127,11 @@ UNSUPPORTED = {
     "group norm": (nn.Sequential(conv(), nn.GroupNorm(2, 4)), "1", "GroupNorm", "network of their own"),
     "another pooling": (nn.Sequential(conv(), nn.LPPool2d(2, 2)), "1", "LPPool2d", "network of their own"),
     "indices of max-pool": (
-        Forward(lambda m, x: functional.max_pool2d(m.a(x), 2, return_indices=True)[0], a=conv()),
+        Forward(
+            lambda m, x: functional.max_unpool2d(*functional.max_pool2d(m.a(x), 2, return_indices=True), 2), a=conv()
+        ),
         "max_pool2d_with_indices",
-        "windows",
+        "its indices (return_indices) are read",
         "network of their own",
     ),
     "bilinear enlargement": (

@@ -264,12 +264,14 @@ def with_prelu(size: int, *, seed: int = 0) -> Case:
     return net.head()
 
 
-def all_convolutional(size: int, filters: int, *, seed: int = 0) -> Case:
-    """A last convolution of as many filters as classes, and the mean of each."""
+def all_convolutional(size: int, filters: int, *, norm: bool = False, seed: int = 0) -> Case:
+    """A last convolution of as many filters as classes, a batch norm of it or none, and the mean of each."""
     net = Written((2, size, size), seed)
     net.conv(filters, bias=True)
     net.relu()
     net.conv(10, 1, bias=True)
+    if norm:
+        net.norm()
     net.adaptive(1, largest=False)
     net.flatten()
     return net.done()

@@ -110,6 +110,18 @@ def test_what_stays_open_is_said_and_nothing_wrong_is_known(build: Build, words:
     assert any(found.known.any() for found in knows.values)  # the head's input at least
 
 
+def test_what_hides_the_input_before_the_first_layer_is_said() -> None:
+    net = nets.Written((2, 5, 5), 0)
+    net.pool(largest=True, kernel=2, stride=1)
+    net.conv(24, bias=True)
+    net.relu()
+    c = client(net.head())
+    result, knows = c.reconstruct()
+    assert "the inputs of all layers with a weight are known; what comes before them hides the rest" in result.notes
+    assert knows.values[1].known.all()
+    assert not knows.values[0].known.any()
+
+
 def test_a_max_pool_whose_losers_all_stay_open_says_in_how_many_windows() -> None:
     c = client(nets.pooled_at_once(6, 16))
     result, _ = c.reconstruct()
@@ -118,12 +130,13 @@ def test_a_max_pool_whose_losers_all_stay_open_says_in_how_many_windows() -> Non
 
 
 @pytest.mark.parametrize("times", [1.0, 1e5])
-def test_biases_tell_the_gradient_of_a_mean_even_where_some_are_exactly_zero(times: float) -> None:
-    case = nets.all_convolutional(5, 24)
+@pytest.mark.parametrize("norm", [False, True])
+def test_biases_tell_the_gradient_of_a_mean_even_where_some_are_exactly_zero(times: float, norm: bool) -> None:
+    case = nets.all_convolutional(5, 24, norm=norm)
     case.parameters["conv2.weight"][...] *= times  # a sure prediction, right or wrong, has k of zeros and ones
     c = client(case)
     if times > 1:
-        assert sorted(np.abs(c.gradients["conv2.bias"]))[-3:] == [0, 1, 1]
+        np.testing.assert_array_equal(np.sort(np.abs(c.sent["flatten5" if norm else "flatten4"]))[-3:], [0, 1, 1])
     _, knows = c.reconstruct()
     assert knows.gradients[-1].known.all()
     assert knows.gradients[-1].value.any()
