@@ -43,11 +43,15 @@ def by_name(
     named = _named(shapes, order, arrays, what)
     if what == "parameters":
         if buffers and hasattr(arrays, "named_buffers"):
-            named |= dict(arrays.named_buffers())
+            last = {name.rpartition(".")[2] for name in buffers}  # other buffers are constants, or of other parts
+            named |= {name: b for name, b in arrays.named_buffers() if name.rpartition(".")[2] in last}
         named = {name: array for name, array in named.items() if not str(name).endswith(COUNTER)}
         shapes = {**shapes, **(buffers or {})}
     unused = [name for name in order if name not in shapes]  # of parts of the model that its forward pass leaves out
     came = [str(name) for name in named]
+    owners = {name.rpartition(".")[0] for name in unused}
+    statistics = [f"{owner}.{name}".lstrip(".") for owner in owners for name in ("running_mean", "running_var")]
+    unused += [name for name in statistics if name in came and name not in shapes]
     renamed = _renamed(list(shapes), [name for name in came if name not in unused])
     if not renamed and unused:
         renamed = _renamed([*shapes, *unused], came)

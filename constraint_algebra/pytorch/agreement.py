@@ -7,6 +7,7 @@ written through `.data`, random branches, state that a forward pass keeps for th
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -53,14 +54,14 @@ def refuse_difference(model: nn.Module, network: Network, ending: str | None) ->
         network: what was read.
         ending: the name of the softmax at the end that the network leaves to the loss, `None` without.
     """
-    with torch.enable_grad(), quiet_generators(), _eagerly():
+    with torch.enable_grad(), quiet_generators(model), _eagerly():
         steps = steps_of(network)
         for seed, x in enumerate(_inputs(model, network)):
-            _seed(seed)
-            before = _states()
+            _seed(seed, x.device)
+            before = _states(x.device)
             ours, theirs = _both(model, steps, x, ending)
             difference = _difference(ours, theirs)
-            if difference is None and _changed(before):
+            if difference is None and _changed(before, x.device):
                 difference = _under_other_seeds(model, ours, x)
             if difference is not None:
                 raise refusal([_problem(model, x, difference)])
@@ -166,7 +167,7 @@ def _under_other_seeds(model: nn.Module, ours: _Run, x: Tensor) -> str | None:
     """Return in words whether a model that draws random numbers makes anything of them."""
     tolerance = _TOLERANCES.get(x.dtype, _LOOSE)[0]
     for seed in range(10, 10 + _SEEDS):
-        _seed(seed)
+        _seed(seed, x.device)
         with torch.no_grad():
             if _differ(ours.output, _called(model, x).detach(), tolerance, 0.0):
                 return "outputs"
@@ -179,7 +180,7 @@ def _problem(model: nn.Module, x: Tensor, difference: str) -> LayerProblem:
     with torch.no_grad():
         outputs = []
         for seed in range(10, 10 + _SEEDS):
-            _seed(seed)
+            _seed(seed, x.device)
             outputs.append(_called(model, x).detach())
     if any(_differ(outputs[0], other, _TOLERANCES.get(x.dtype, _LOOSE)[0], 0.0) for other in outputs[1:]):
         reason = "its forward pass is random, or keeps something for the next one: two runs on one input differ"
@@ -187,23 +188,25 @@ def _problem(model: nn.Module, x: Tensor, difference: str) -> LayerProblem:
         return LayerProblem(path, reason, advice)
     reason = (
         f"the network read from it gives other {difference} than the model itself: something in its forward pass was "
-        "not seen (a compiled function, values changed through .data or within no_grad, one tensor that is two)"
+        "not seen (a compiled function, values changed through .data or within no_grad), or a clamp is on its bound"
     )
     return LayerProblem(path, reason, f"write that part with PyTorch's own operations on new tensors; else {PART}")
 
 
 def _eagerly() -> AbstractContextManager[object]:
     """Keep compiled parts of a model from being compiled for two runs; older PyTorch compiles them."""
-    stance: Any = getattr(torch.compiler, "set_stance", None)
+    # Where nothing was compiled, the compiler is not even imported, which takes seconds.
+    stance: Any = getattr(torch.compiler, "set_stance", None) if "torch._dynamo" in sys.modules else None
     eager: AbstractContextManager[object] = nullcontext() if stance is None else stance("force_eager")
     return eager
 
 
 @contextmanager
-def quiet_generators() -> Iterator[None]:
-    """Give the random states of PyTorch, NumPy and Python back as they were."""
+def quiet_generators(model: nn.Module) -> Iterator[None]:
+    """Give the random states of PyTorch, on the model's devices too, NumPy and Python back as they were."""
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     numpy_state, state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
@@ -211,14 +214,17 @@ def quiet_generators() -> Iterator[None]:
             random.setstate(state)
 
 
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
+def _seed(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which reaches devices that are not ours
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- the global state is what a model may draw from
     random.seed(seed)
 
 
-def _states() -> tuple[Tensor, bytes, object]:
-    return torch.get_rng_state(), _numpy_state(), random.getstate()
+def _states(device: torch.device) -> tuple[Tensor, bytes, object]:
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return torch.cat([torch.get_rng_state(), *own]), _numpy_state(), random.getstate()
 
 
 def _numpy_state() -> bytes:
@@ -226,7 +232,7 @@ def _numpy_state() -> bytes:
     return np.asarray(keys).tobytes() + bytes(str(place), "ascii")
 
 
-def _changed(before: tuple[Tensor, bytes, object]) -> bool:
+def _changed(before: tuple[Tensor, bytes, object], device: torch.device) -> bool:
     """Whether random numbers were drawn since."""
-    now = _states()
+    now = _states(device)
     return not torch.equal(before[0], now[0]) or before[1:] != now[1:]

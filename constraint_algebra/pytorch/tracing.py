@@ -102,7 +102,7 @@ def _read(model: nn.Module, shape: Shape) -> tuple[Network, Reading, Record]:
     problems = problems_before(model)
     if any("no shape yet" in problem.reason for problem in problems):
         raise refusal(problems)
-    with quiet_generators():
+    with quiet_generators(model):
         record = recorded(model, shape)
     reading = Reading(model, record)
     if reading.problems and reading.only_shapes and not problems:
@@ -146,7 +146,7 @@ def _refuse_batch_axis(model: nn.Module, shape: Shape, error: Exception) -> None
 def _takes_places(model: nn.Module, shape: Shape) -> bool:
     """Whether a model makes one row of a sample of this shape, which then is no batch."""
     try:
-        with quiet_generators():
+        with quiet_generators(model):
             output = recorded(model, shape).output
     except (ShapeError, UnsupportedLayerError, ValueError):  # of lazy modules the last
         return False

@@ -260,16 +260,20 @@ def test_a_batch_for_a_linear_layer_is_still_a_batch() -> None:
 
 @pytest.mark.filterwarnings("ignore::constraint_algebra.AssumptionWarning")
 def test_parameters_and_gradients_of_parts_that_are_not_used_may_come_along() -> None:
-    model = Forward(lambda m, x: m.b(m.a(x)), a=L(6, 4), b=nn.BatchNorm1d(4), unused=L(3, 3)).double().eval()
+    parts = {"a": L(6, 4), "b": nn.BatchNorm1d(4), "unused": L(3, 3), "norm": nn.BatchNorm1d(3)}
+    model = Forward(lambda m, x: m.b(m.a(x)), **parts).double().eval()
+    model.register_buffer("scale", torch.ones(3))
     network, parameters = from_torch(model, (6,))
     model(torch.rand(1, 6, dtype=torch.float64)).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert set(bind(network, gradients, "gradients")) == set(network.parameter_shapes)
     wrapped = {f"module.{name}": value for name, value in model.state_dict().items()}
-    for came in (model, model.state_dict(), wrapped):
+    wrapped = {name: value for name, value in wrapped.items() if "scale" not in name and "norm.running" not in name}
+    state = {name: value for name, value in model.state_dict().items() if name != "scale"}
+    for came in (model, state, parameters, wrapped):
         found = bind(network, came, "parameters")
         assert set(found) == set(parameters)
     with pytest.raises(ca.ParameterError, match="is a buffer of batch norm, which"):
         bind(network, dict(model.named_parameters()), "parameters")
     with pytest.raises(ca.ParameterError, match="'other' is no parameter"):
-        bind(network, {**model.state_dict(), "other": np.zeros(3)}, "parameters")
+        bind(network, {**parameters, "other": np.zeros(3)}, "parameters")
