@@ -19,8 +19,8 @@ from constraint_algebra.errors import ShapeError
 from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.layers import PlacedLayer, trilinear
 from constraint_algebra.layers.activations import formulas
-from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.chains import demand_chain
+from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.walk import Rules, down
 from constraint_algebra.numerics.rows import EPSILON, unit_rows
 from constraint_algebra.ranks.determinacy import null_space_norms

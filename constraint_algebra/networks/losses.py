@@ -116,6 +116,9 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
     return [k for _, k in sorted(found, key=lambda pair: pair[0])]
 
 
+REACH = 0.5  # share of the value nearest to zero on a grid, which its parabola must fall below to be looked at
+
+
 def _with_extremes(
     function: Callable[[float], float], grid: FloatArray, values: list[float]
 ) -> tuple[FloatArray, list[float]]:
@@ -124,11 +127,17 @@ def _with_extremes(
     There it may cross zero twice between two points of the grid.
     """
     v = np.array(values)
-    size, sign = np.abs(v), np.sign(v)
-    near = (size[1:-1] <= size[:-2]) & (size[1:-1] <= size[2:]) & (sign[1:-1] == sign[:-2]) & (sign[1:-1] == sign[2:])
-    for i in np.flatnonzero(near & (size[1:-1] > 0)) + 1:
-        bounds = float(grid[i - 1]), float(grid[i + 1])
-        found = minimize_scalar(lambda t, s=sign[i]: s * function(t), bounds=bounds, method="bounded")
+    before, here, after = v[:-2], v[1:-1], v[2:]
+    size = np.abs(here)
+    near = (size <= np.abs(before)) & (size <= np.abs(after)) & (here * before > 0) & (here * after > 0)
+    # Where the parabola through three points ends far from zero, the function does as well.
+    bend = before - 2 * here + after
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lowest = here - (after - before) ** 2 / (8 * bend)
+    near &= (lowest * here < REACH * here**2) & (bend != 0)
+    for i in np.flatnonzero(near) + 1:
+        bounds, side = (float(grid[i - 1]), float(grid[i + 1])), float(np.sign(v[i]))
+        found = minimize_scalar(lambda t, side=side: side * function(t), bounds=bounds, method="bounded")
         grid, values = np.append(grid, found.x), [*values, function(float(found.x))]
     order = np.argsort(grid, kind="stable")
     return grid[order], [values[i] for i in order]

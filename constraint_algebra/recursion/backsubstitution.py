@@ -113,11 +113,7 @@ def reconstruct(
     )
     fitting = _explanations(observed, start, candidates, loss, last_step.Search(search, seed, valid_range), progress)
     chosen = _explained(explanations.choose(fitting, valid_range))
-    return (
-        chosen
-        if batch == 1 or is_of_one(network, observed.gradients, chosen.status, start, loss)
-        else _if_single(chosen, start)
-    )
+    return chosen if batch == 1 else _for_any_batch(chosen, observed, start, loss)
 
 
 def _explanations(
@@ -166,7 +162,7 @@ def polished(
         judge = partial(_result, observed, summaries=[], start=start, k=k, loss=loss)
         results.append(last_step.polished(x, observed, start, k, judge, search))
     chosen = explanations.choose(results, search.valid_range)
-    return chosen if is_of_one(network, observed.gradients, chosen.status, start, loss) else _if_single(chosen, start)
+    return _for_any_batch(chosen, observed, start, loss)
 
 
 def _observation(
@@ -390,8 +386,12 @@ def _explained(result: Reconstruction) -> Reconstruction:
     return replace(result, notes=(*result.notes, PATTERN))
 
 
-def _if_single(result: Reconstruction, start: PlacedLayer) -> Reconstruction:
-    """Return a result whose gradient may be that of several samples, with the status and the words that say so."""
+def _for_any_batch(
+    result: Reconstruction, observed: Observation, start: PlacedLayer, loss: str | None
+) -> Reconstruction:
+    """Return a result; if its gradient may be that of several samples, with the status and the words that say so."""
+    if is_of_one(observed.network, observed.gradients, result.status, start, loss):
+        return result
     status = Status.IF_SINGLE if result.status is Status.DETERMINED else result.status
     known = result.determined.any()
     return replace(result, status=status, notes=(*result.notes, for_any_batch(start)) if known else result.notes)

@@ -115,6 +115,7 @@ def test_the_command_computes_a_study_on_the_cluster_as_it_does_locally(tmp_path
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_loses_no_row_and_a_second_start_repeats_nothing(tmp_path, scheduler) -> None:
     address, workers = scheduler
     path, log = tmp_path / "rows.csv", tmp_path / "log"

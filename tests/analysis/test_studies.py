@@ -181,6 +181,7 @@ def test_quality_is_that_of_the_guess_and_of_what_is_determined() -> None:
     assert set(row) <= set(measured.MEASURED)
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_study_resumes_it_and_begins_it_anew(tmp_path) -> None:
     def run(*more: str) -> str:
         given = ["minimum_filters", "--quick", "--processes", "1", "--results-dir", str(tmp_path), *more]

@@ -41,7 +41,8 @@ def training():
 
 
 @pytest.fixture(autouse=True)
-def _graph_models(folder) -> None:
+def _graph_models(folder, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # whatever the terminal is, no word is cut
     (folder / "graphs.py").write_text(MODELS, encoding="utf-8")
 
 

@@ -237,7 +237,10 @@ def test_a_lesson_has_all_its_parts(lesson) -> None:
     assert "output" not in text.partition("kernelspec")[0]
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)
+LONG = [pytest.param(one, marks=pytest.mark.slow) if one.stem.startswith("08") else one for one in LESSONS]
+
+
+@pytest.mark.parametrize("lesson", LONG, ids=lambda lesson: lesson.stem)
 def test_every_lesson_runs_and_its_solutions_are_right(lesson, capsys) -> None:
     output = run(lesson, capsys)
     assert output.count("Right.\n") == 3

@@ -272,6 +272,7 @@ def process(words: list[str], *, before: str = "", **environment: str) -> subpro
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.slow
 def test_ascii_terminals_get_ascii() -> None:
     done = process(["feasibility", "lenet-o"], PYTHONIOENCODING="ascii", LC_ALL="C")
     assert done.returncode == 0, done.stderr

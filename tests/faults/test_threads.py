@@ -58,6 +58,7 @@ def in_threads(function, arguments):
 
 
 @pytest.mark.usefixtures("free")
+@pytest.mark.slow
 def test_four_threads_give_the_bits_of_one_and_leave_the_number_of_blas_threads() -> None:
     steps = [step(seed) for seed in range(THREADS)]
     steps = [(steps[0][0], *rest) for _, *rest in steps]  # the same network object in all of them

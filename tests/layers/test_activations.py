@@ -77,6 +77,8 @@ def test_the_inverse_returns_to_z_or_says_that_it_cannot(activation, function, z
 @given(z=arrays(float, 20, elements=st.floats(-5, 5, width=32)))
 def test_one_to_one_activations_are_inverted_everywhere(name, z) -> None:
     activation, _ = CASES[name]
+    if isinstance(activation, Softplus):  # at the threshold it jumps down, and outputs there have two pre-images
+        z = z[np.abs(activation.beta * z - activation.threshold) > 0.1]
     assert not np.any(np.isnan(formulas(activation).inverse(apply(activation, z))))
 
 

@@ -46,6 +46,7 @@ def _small_study(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("_small_study")
+@pytest.mark.slow
 def test_one_command_makes_everything_and_resumes(tmp_path) -> None:
     given = ["--processes", "1", "--out", str(tmp_path)]
     output = invoke(*given)

@@ -100,6 +100,7 @@ def test_an_unknown_solver_is_refused() -> None:
         random_case(5).set().interval((0, 0, 0), solver="simplex")
 
 
+@pytest.mark.slow
 def test_a_set_without_an_interior_is_bounded_from_both_sides() -> None:
     """A digit on black, no bias: every value and many outputs are at their edge, and together they leave no room."""
     net = ca.Network(

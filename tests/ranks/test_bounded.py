@@ -24,6 +24,7 @@ def cases(count, seed, groups=(1, 1, 1, 2)):
         yield layer, known, rows
 
 
+@pytest.mark.slow
 def test_bounds_without_elimination_hold_and_mostly_meet() -> None:
     met = settled = partly = 0
     for layer, known, rows in cases(250, seed=11):

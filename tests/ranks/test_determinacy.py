@@ -25,6 +25,7 @@ def cases(count, seed):
         yield layer, A, exact[1]
 
 
+@pytest.mark.slow
 def test_generic_and_numerical_answers_agree_with_brute_force():
     partly = total = 0
     for layer, system, exact in cases(110, seed=1):

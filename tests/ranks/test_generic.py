@@ -96,6 +96,7 @@ def test_the_dependences_between_both_kinds_are_those_of_the_docstring():
     assert checked > 100
 
 
+@pytest.mark.slow
 def test_rank_is_that_of_a_dense_svd_on_300_random_layers():
     rng = np.random.default_rng(2)
     certain = 0

@@ -16,6 +16,7 @@ def systems(layer, rng, shapes_only=False):
     return {"weight": B, "gradient": A, "both": ca.stack(B, A)}
 
 
+@pytest.mark.slow
 def test_each_rung_bounds_the_next_on_random_layers():
     rng = np.random.default_rng(0)
     falls = {"structural": 0, "generic": 0}

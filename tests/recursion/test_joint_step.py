@@ -137,6 +137,7 @@ def test_only_what_is_determined_is_called_so() -> None:
         assert together(result) == {"0": ("1",)}
 
 
+@pytest.mark.slow
 def test_networks_without_activations_give_all_that_their_gradients_determine() -> None:
     joint = partly = 0
     for c in random_clients(70):

@@ -137,6 +137,7 @@ def tally(seeds) -> dict[str, int]:
     return {word: found.count(word) for word in ("right", "other", "none", "refused")}
 
 
+@pytest.mark.slow
 def test_a_wrong_input_is_never_accepted() -> None:
     found = tally(range(25))
     assert found["right"] >= 10

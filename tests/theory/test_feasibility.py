@@ -129,6 +129,7 @@ def test_ranks_from_masks_are_those_of_real_gradients_on_more_networks(name, act
     assert all(0.3 <= share <= 0.7 for share in inactive)
 
 
+@pytest.mark.slow
 def test_ranks_from_masks_are_those_of_real_gradients_on_small_networks() -> None:
     verdicts, inactive = [], []
     for seed in range(40):
