@@ -60,6 +60,7 @@ def _pool(kind: str, draw: Draw) -> tuple[Any, tuple[int, ...]]:
     }
     if kind == "Max":
         settings["dilation"] = draw(1, 2)
+        kernel = kernel if settings["dilation"] == 1 else (2,) * axes  # what is larger than the input is no case
     else:
         settings["count_include_pad"] = bool(draw(0, 1))
     return getattr(nn, f"{kind}Pool{axes}d")(kernel, **settings), spaces(draw, axes)
