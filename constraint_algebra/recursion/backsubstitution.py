@@ -30,10 +30,9 @@ from constraint_algebra.errors import ArgumentRangeError, BatchError, UnknownNam
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import walk
 from constraint_algebra.networks.losses import label_of
-from constraint_algebra.networks.network import Network, NetworkLike, bind, named
+from constraint_algebra.networks.network import Network, NetworkLike, bind, canonical, named, stored
 from constraint_algebra.numerics.blas_threads import one_blas_thread
 from constraint_algebra.recursion import checks, explanations, graph_recursion, head, joint_step, last_step, layer_step
-from constraint_algebra.recursion.activation_sides import BiasCheck
 from constraint_algebra.recursion.batch import for_any_batch, is_of_one
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Above, Estimate, through_activation
@@ -52,7 +51,6 @@ PATTERN = (
     "that holds for activations as this gradient shows them: feasibility(network, activity=activity_of(network,"
     " parameters, x)) says what the shapes decide for an input x, and certify which values no method can know"
 )
-STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
 
 
 @checked
@@ -176,7 +174,9 @@ def _observation(
     bound = bind(network, parameters, "parameters")
     came = named(network, gradients, "gradients")
     given, rounding = bind(network, came, "gradients"), precision(came)
-    return Observation(network, bound, given, deviations_of(given, rounding, noise), rounding, Ensemble(seed).draw)
+    # Noise is stated as the client's arrays are, in PyTorch's shapes.
+    deviations = canonical(network, deviations_of(stored(network, given), rounding, noise))
+    return Observation(network, bound, given, deviations, rounding, Ensemble(seed).draw)
 
 
 def _check_options(batch: int | None, loss: str | None, search: float, valid_range: tuple[float, float]) -> None:
@@ -317,8 +317,8 @@ def _through_activations(
 
     def activation(layer: PlacedLayer, place: Place) -> Place:
         y, dy = place.values, place.gradient
-        stored = observed.draw(STORED_OUTPUT * observed.rounding.deviation(y.filled()), y.value.shape)
-        check = _bias_check(observed, below) if layer is between[0] else None
+        stored = observed.stored(y)
+        check = observed.bias_check(below) if below is not None and layer is between[0] else None
         z, dz = through_activation(layer.activation, y, dy, stored, check)
         return Place(z, dz, Above(layer.activation, dy))
 
@@ -326,14 +326,6 @@ def _through_activations(
         return Place(place.values.reshape(layer.input_shape), place.gradient.reshape(layer.input_shape))
 
     return walk.down(between, place, walk.Rules(activation=activation, reshape=reshape))
-
-
-def _bias_check(observed: Observation, layer: PlacedLayer | None) -> BiasCheck | None:
-    """Return the bias equations of a layer, `None` where there is no layer or it has no bias."""
-    if layer is None or layer.bias_name is None:
-        return None
-    gradient, deviation = observed.gradients[layer.bias_name], observed.deviations[layer.bias_name]
-    return BiasCheck(gradient, deviation, observed.rounding.arithmetic)
 
 
 def _result(

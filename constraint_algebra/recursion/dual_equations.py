@@ -21,8 +21,7 @@ from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
-from constraint_algebra.recursion.noise import STORED_SOLUTION
-from constraint_algebra.recursion.value_equations import LEAKING, ROUNDED, TOLERANCE
+from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
 from constraint_algebra.solvers.noisy_equations import USABLE
 
 OPERATIONS, VALUES = 4e9, 2e9  # of all systems of a layer, and held for one of them, up to which they are solved
@@ -124,8 +123,7 @@ class _Group:
         draws -= np.einsum("rom,of->rfm", moved_h, k, optimize=True)
         moved = np.einsum("or,rfm->ofm", inverse, draws, optimize=True)
         moved += observed.draw(STORED_SOLUTION * np.abs(k), k.shape)
-        bars = np.sqrt((moved**2).mean(axis=-1)) + ROUNDED * size
-        known = (share < TOLERANCE)[:, None] & (size * share[:, None] <= LEAKING * bars)
+        known = settled(share[:, None], moved, size)
         return _Solved(k.T, known.T, moved.swapaxes(0, 1))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.networks import operations
@@ -22,7 +22,8 @@ from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.layer_step import layer_equations
-from constraint_algebra.recursion.value_equations import ENTRIES, LEAKING, ROUNDED, TOLERANCE, is_affordable, longest
+from constraint_algebra.recursion.noise import settled
+from constraint_algebra.recursion.value_equations import ENTRIES, is_affordable, longest
 from constraint_algebra.solvers.noisy_equations import noise_cut
 
 
@@ -194,7 +195,7 @@ def _gradient_rows(knows: GraphKnowledge, layer: PlacedLayer, T: FloatArray, bas
     return _Rows(matrix / by_row[:, None], rhs / by_row, moved[counts] / by_row[:, None], noise_cut(equations))
 
 
-def _solved(rows: list[_Rows], n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _solved(rows: list[_Rows], n: int) -> tuple[FloatArray, BoolArray, FloatArray]:
     """Return the solution, which entries of it are determined, and how noise moves it."""
     matrix = np.concatenate([part.matrix for part in rows])
     rhs = np.concatenate([part.rhs for part in rows])
@@ -205,6 +206,4 @@ def _solved(rows: list[_Rows], n: int) -> tuple[FloatArray, FloatArray, FloatArr
     reduced = Reduced(matrix / size, max(cut, n * float(np.finfo(float).eps)))
     solved = reduced.solve(np.column_stack([rhs, moved]) / size)
     shares = np.sqrt((reduced.null**2).sum(axis=1))
-    bars = np.sqrt((solved[:, 1:] ** 2).mean(axis=1)) + ROUNDED * scale
-    determined = (shares < TOLERANCE) & (scale * shares <= LEAKING * bars)
-    return solved[:, 0], determined, solved[:, 1:]
+    return solved[:, 0], settled(shares, solved[:, 1:], scale), solved[:, 1:]

@@ -17,7 +17,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import Formulas, Identity, PReLU
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.networks.operations import affine_maps, formulas_of
@@ -28,7 +27,6 @@ from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate, sides, through_formulas
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, add, kept, rounded
 
-STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
 CLEAR = 0.25  # a ratio of two gradients within this of 0 or 1 says which of the two it is
 
 
@@ -180,7 +178,7 @@ def through(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[Estimate, Estima
     """
     observed, f = knows.observed, formulas_of(layer, knows.observed.parameters)
     y, dy, z = knows.values[layer.number], knows.gradients[layer.number], knows.values[layer.inputs[0]]
-    stored = observed.draw(STORED_OUTPUT * observed.rounding.deviation(y.filled()), y.value.shape)
+    stored = observed.stored(y)
     identity = isinstance(layer.activation, Identity)
     found, dz = through_formulas(f, y, dy, stored, _bias_check(knows, layer), one_to_one=identity)
     doubted = knows.doubted.get(layer.index, np.zeros(y.value.shape, dtype=bool))
@@ -211,12 +209,9 @@ def _bias_check(knows: GraphKnowledge, layer: PlacedLayer) -> BiasCheck | None:
     """Return the bias equations of the layer below an activation, if the activation alone reads that layer's output."""
     number = layer.inputs[0]
     below = knows.network.layers[number - 1] if number else None
-    if below is None or not below.is_bilinear or below.bias_name is None or len(knows.network.users(number)) > 1:
+    if below is None or not below.is_bilinear or len(knows.network.users(number)) > 1:
         return None
-    observed = knows.observed
-    return BiasCheck(
-        observed.gradients[below.bias_name], observed.deviations[below.bias_name], observed.rounding.arithmetic
-    )
+    return knows.observed.bias_check(below)
 
 
 def below_activation(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
@@ -301,8 +296,3 @@ def _push_through(knows: GraphKnowledge, layer: PlacedLayer, dz: Estimate) -> bo
     steep = np.where(clear, d, 1.0)
     up = Estimate(dz.filled() / steep, dz.known & clear, kept(dz) / steep[..., None])
     return knows.learn_gradient(layer.number, up)
-
-
-def bias_row(layer: PlacedLayer, k: FloatArray) -> FloatArray:
-    """Return the sums of an output gradient over the positions of each filter."""
-    return trilinear.bias_gradient(layer, k)

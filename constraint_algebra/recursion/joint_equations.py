@@ -21,15 +21,12 @@ from constraint_algebra.recursion import contradictions
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Above, Estimate
 from constraint_algebra.recursion.layer_step import layer_equations
-from constraint_algebra.recursion.noise import STORED_SOLUTION
+from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
 from constraint_algebra.solvers.gradient_blocks import gather, gradient_blocks, project
 from constraint_algebra.solvers.noisy_equations import USABLE, LayerEquations, largest_row, residual
 
-TOLERANCE = 1e-5  # share of a null vector above which an unknown counts as undetermined, as for a layer by itself
-ROUNDED = 1e2 * float(np.finfo(float).eps)  # what factorising leaves of a share that is zero, and a margin
-LEAKING = 10.0  # times its noise, what is open may move a value at most that counts as determined
 LARGER = 3.0  # times as large, or as small, as its right-hand sides let it seem, an input has noise of another size
 SIGNAL = 10.0  # times their noise, right-hand sides tell the size of a typical value
 
@@ -272,8 +269,7 @@ class JointEquations:
         bar counts both.
         """
         moved, leaking = self.moved(x), self.scale * self.shares
-        noise = np.sqrt((moved**2).mean(axis=-1)) + ROUNDED * self.scale
-        determined = (self.shares < TOLERANCE) & (leaking <= LEAKING * noise)
+        determined = settled(self.shares, moved, self.scale)
         moved += self.observed.draw(leaking, x.shape)
         return Estimate(x, determined, np.where(determined[..., None], moved, 0.0))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from constraint_algebra.arrays import FloatArray
+from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import ParameterError
 from constraint_algebra.networks.binding import number_type
 
@@ -29,6 +29,10 @@ SOLVER_ROUNDING = 2.0 * 2.0**-52
 
 # Relative error of a solved value besides, however many equations it is the mean of: about one spacing of float64.
 STORED_SOLUTION = 2.0**-52
+
+# What is open: the share of a null vector above which an unknown counts as undetermined; what factorising leaves of a
+# share that is zero, and a margin; and how many times its noise it may move a value that counts as determined.
+TOLERANCE, ROUNDED, LEAKING = 1e-5, 1e2 * 2.0**-52, 10.0
 
 # Standard deviation of rounding once, in units of the spacing: the error is uniform over one spacing, 1/sqrt(12).
 ONE_ROUNDING = 0.3
@@ -102,3 +106,15 @@ def deviations_of(
             raise ParameterError(name, f"noise: {name!r} must be a standard deviation, finite and not negative")
         deviations[name] = np.hypot(deviations[name], deviation)
     return deviations
+
+
+def settled(shares: FloatArray, moved: FloatArray, size: float) -> BoolArray:
+    """Return which unknowns count as determined: what is open moves them by no more than noise does.
+
+    Args:
+        shares: share of each unknown in what the equations leave open.
+        moved: how noise moves it, `(*shape, members)` for a shape that shares broadcast to.
+        size: of a typical value.
+    """
+    noise = np.sqrt((moved**2).mean(axis=-1)) + ROUNDED * size
+    return np.asarray((shares < TOLERANCE) & (size * shares <= LEAKING * noise))

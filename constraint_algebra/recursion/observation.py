@@ -10,7 +10,11 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray, Parameters
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.activation_sides import BiasCheck
+from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.noise import Precision
+
+STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
 
 Draw = Callable[[FloatArray, Shape], FloatArray]  # noise of given standard deviations, `(*shape, MEMBERS)`
 
@@ -38,3 +42,14 @@ class Observation:
     def bias(self, layer: PlacedLayer) -> FloatArray:
         """Return a layer's bias, shape `(filters,)`: zeros where it has none."""
         return np.zeros(layer.filters) if layer.bias_name is None else self.parameters[layer.bias_name]
+
+    def bias_check(self, layer: PlacedLayer) -> BiasCheck | None:
+        """Return a layer's bias equations as a check on its output gradient, `None` where it has no bias."""
+        if layer.bias_name is None:
+            return None
+        name = layer.bias_name
+        return BiasCheck(self.gradients[name], self.deviations[name], self.rounding.arithmetic)
+
+    def stored(self, y: Estimate) -> FloatArray:
+        """Return draws of what the client's rounding does to an activation's output y, `(*shape, MEMBERS)`."""
+        return self.draw(STORED_OUTPUT * self.rounding.deviation(y.filled()), y.value.shape)

@@ -25,17 +25,14 @@ from constraint_algebra.numerics.dense_least_squares import Reduced
 from constraint_algebra.recursion import contradictions
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.layer_step import OwnNoise, layer_equations
-from constraint_algebra.recursion.noise import STORED_SOLUTION
+from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
 from constraint_algebra.solvers.noisy_equations import LayerEquations, noise_cut, residual
 
-TOLERANCE = 1e-5  # share of a null vector above which an unknown counts as undetermined, as for a layer by itself
 ENTRIES, OPERATIONS = 6e7, 4e10  # of a dense stage: beyond, it is left out
 WELL = 1e3  # times the size at which a direction counts as known, a singular value leaves little to be gained
 FACTORING = 20  # operations of singular values, in cubes of the number of unknowns
-LEAKING = 10.0  # times its noise, what is open may move a value at most that counts as determined
-ROUNDED = 1e2 * float(np.finfo(float).eps)  # what factorising leaves of a share that is zero, and a margin
 
 
 @dataclass(frozen=True)
@@ -309,8 +306,7 @@ class ValueEquations:
         """Return the value with its noise; what the equations leave open counts as unknown."""
         x, shares = self.solution(), self.shares()
         moved, leaking = self.moved(x), self.scale * shares
-        noise = np.sqrt((moved**2).mean(axis=-1)) + ROUNDED * self.scale
-        determined = (shares < TOLERANCE) & (leaking <= LEAKING * noise)
+        determined = settled(shares, moved, self.scale)
         moved += self.observed.draw(leaking, self.shape)
         return Estimate(x, determined, np.where(determined[..., None], moved, 0.0))
 

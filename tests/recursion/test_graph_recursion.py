@@ -287,3 +287,19 @@ def test_resnet20_at_its_own_widths_stops_in_the_first_stage(record_property) ->
     assert not knows.gradients[first[-2]].known.any()
     record_property("seconds", took)
     record_property("GiB", most / 2**30)
+
+
+def test_noise_is_stated_in_the_shapes_of_pytorch() -> None:
+    net = ca.Network(
+        (2, 3, 3), {"a": ca.ConvTranspose2d(4, 2), "n": ca.BatchNorm(), "f": ca.Flatten(), "h": ca.Linear(5)}
+    )
+    model = ca.to_torch(net, seed=0)
+    x = np.linspace(0, 1, 18).reshape(2, 3, 3)
+    gradients = ca.torch_gradients(model, x, 1)
+    parameters = ca.from_torch(model, x.shape)[1]
+    plain = ca.reconstruct(net, parameters, gradients, noise=1e-9)
+    stated = {name: np.full(np.shape(g), 1e-9) for name, g in gradients.items()}
+    assert {name: array.shape for name, array in stated.items()} == net.parameter_shapes
+    assert (ca.reconstruct(net, parameters, gradients, noise=stated).error_bar == plain.error_bar).all()
+    with pytest.raises(ca.ParameterError, match=r"'n.weight' needs one number or shape \(4,\), got \(3,\)"):
+        ca.reconstruct(net, parameters, gradients, noise={"n.weight": np.ones(3)})
