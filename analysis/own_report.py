@@ -37,6 +37,9 @@ figcaption { font-size: .85rem; }
 WHAT_IT_MEANS = {
     "DETERMINED": "every value determined",
     "IF_SINGLE": "every value, if it is one sample",
+    "GIVEN_RANGE": "every value, given its range",
+    "BY_ZEROS": "every value, by zeros: not proven",
+    "BY_BITS": "every value, by sides that fit: not proven",
     "LOCAL": "every value, by a search: unique nearby",
     "PARTIAL": "some values determined",
     "UNDETERMINED": "back-substitution finds none",
@@ -107,6 +110,7 @@ def _samples(audit: Audit) -> Iterable[str]:
         "sample",
         "outcome",
         "determined",
+        "rests on",
         "PSNR, dB",
         "error bars promise, dB",
         "errors within 4 bars",
@@ -115,14 +119,14 @@ def _samples(audit: Audit) -> Iterable[str]:
     rows = []
     for name, row in audit.json["reconstructions"].items():
         if name not in audit.results:
-            rows.append([name, _reason(row), *[""] * 5])
+            rows.append([name, _reason(row), *[""] * 6])
             continue
         promised, within = row.get("promised_psnr_db"), row.get("within_4_bars")
         rows.append(
-            [name, WHAT_IT_MEANS[row["status"]], _share(row["determined_share"]), _decibels(row["psnr_db"]),
-             _decibels(promised), _share(within), f"{row['cpu_s']:.1f}"]
+            [name, WHAT_IT_MEANS[row["status"]], _share(row["determined_share"]), _grounds(row),
+             _decibels(row["psnr_db"]), _decibels(promised), _share(within), f"{row['cpu_s']:.1f}"]
         )  # fmt: skip
-    yield _table(headers, rows, text=(0, 1))
+    yield _table(headers, rows, text=(0, 1, 3))
     for name, result in list(audit.results.items())[:1]:
         yield _flow(name, result)
     for name, result in audit.results.items():
@@ -137,6 +141,8 @@ def _samples(audit: Audit) -> Iterable[str]:
         )
         if result.determined.any():
             yield _error(np.where(result.determined, result.input, np.nan), truth, name)
+        if result.beyond_equations:
+            yield _ground_map(result, name)
         yield "<br>"
 
 
@@ -161,6 +167,7 @@ def _defences(audit: Audit) -> Iterable[str]:
         "layers solved",
         "rank of layer 1",
         "determined",
+        "rests on",
         "PSNR, dB",
         "picture",
     ]
@@ -168,7 +175,7 @@ def _defences(audit: Audit) -> Iterable[str]:
     for rule, row in zip(audit.left, found["rows"], strict=True):
         result = audit.left[rule]
         if result is None:
-            rows.append([escape(row["defence"]), escape(row["strength"]), escape(_reason(row)), *[""] * 5])
+            rows.append([escape(row["defence"]), escape(row["strength"]), escape(_reason(row)), *[""] * 6])
             continue
         shown = guess(result)
         seen = (
@@ -179,9 +186,9 @@ def _defences(audit: Audit) -> Iterable[str]:
         rows.append(
             [escape(row["defence"]), escape(row["strength"]), WHAT_IT_MEANS[row["status"]],
              f"{row['solved_layers']} of {row['layers']}", _share(row["rank_share"]), _share(row["determined_share"]),
-             _decibels(row["psnr_db"]), seen]
+             escape(_grounds(row)), _decibels(row["psnr_db"]), seen]
         )  # fmt: skip
-    yield _table(headers, rows, text=(0, 1, 2), raw=True)
+    yield _table(headers, rows, text=(0, 1, 2, 6), raw=True)
 
 
 def _limits(audit: Audit) -> Iterable[str]:
@@ -231,6 +238,22 @@ def _error(image: FloatArray, truth: FloatArray, name: str) -> str:
     largest = float(np.nanmax(np.abs(image - truth)))
     alt = f"Absolute error of {name} on a logarithmic scale; the largest is {largest:.1e}"
     return f"<figure>{_inlined(stream, alt, 'class=smooth')}<figcaption>absolute error</figcaption></figure>"
+
+
+def _ground_map(result: Reconstruction, name: str) -> str:
+    """Return the map of what each pixel rests on."""
+    with plotting.style():
+        figure = Figure(figsize=(2.6, 3.0), layout="constrained")
+        plotting.ground_map(result.ground, ax=figure.subplots()).set_title("")
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
+    told = ", ".join(f"{count:,} values on {ground.words}" for ground, count in result.grounds.items())
+    alt = f"On what each pixel of {name} rests: {told}"
+    return f"<figure>{_inlined(stream, alt, 'class=smooth')}<figcaption>on what each pixel rests</figcaption></figure>"
+
+
+def _grounds(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{count:,} {label}" for label, count in row["grounds"].items())
 
 
 def _flow(name: str, result: Reconstruction) -> str:

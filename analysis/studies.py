@@ -20,6 +20,7 @@ from constraint_algebra.errors import UnknownNameError
 
 NAMES = (
     "rank_vs_filters",
+    "range_vs_filters",
     "minimum_filters",
     "relu_activity",
     "depth",

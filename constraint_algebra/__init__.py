@@ -197,6 +197,7 @@ _PUBLIC = {
     "pytorch.whole_map": ("torch_whole_map",),
     "regions.whole_map": ("whole_map",),
     "theory.activity": ("activity_of",),
+    "theory.beyond": ("BeyondRank",),
     "ranks.bounded": (
         "BoundedRank",
         "bounded_rank",

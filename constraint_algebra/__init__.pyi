@@ -139,6 +139,7 @@ from .storage import load as load
 from .storage import load_network as load_network
 from .storage import save as save
 from .theory.activity import activity_of as activity_of
+from .theory.beyond import BeyondRank as BeyondRank
 from .theory.feasibility import feasibility as feasibility
 from .theory.minimum_filters import FilterCount as FilterCount
 from .theory.minimum_filters import MinimumFilters as MinimumFilters

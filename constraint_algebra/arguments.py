@@ -31,6 +31,7 @@ _LEAST: dict[str, float] = {
     "spread": 0.0,
     "time_limit": 0.0,
     "index": 0,
+    "trials": 0,
 }
 _LARGEST_SEED = 2**64 - 1  # PyTorch's generators take no more
 

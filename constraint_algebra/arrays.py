@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
+GroundArray = NDArray[np.uint8]  # numbers of `Ground`
 RealArray = NDArray[Any]  # floats of either precision: a function that takes them returns the same
 Arrays = dict[str, NDArray[Any]]  # by PyTorch's parameter name, in whichever type they came
 Parameters = dict[str, FloatArray]  # the same, bound to a network in float64

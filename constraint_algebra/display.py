@@ -1,14 +1,18 @@
-"""How objects show themselves: as a table in a terminal and in a notebook, and as a drawing."""
+"""How objects show themselves: as a table in a terminal and in a notebook, as a drawing, and as plain values."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import singledispatch
 from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +73,21 @@ class Tabular(ABC):
 
     def _repr_html_(self) -> str:
         return self._shown().html()
+
+
+def plain(value: Any) -> Any:
+    """Return a value that strict JSON can hold: Python's own types, `None` for what is not finite.
+
+    >>> plain({"rank": np.int64(3), "condition": np.inf, "grounds": (("zeros", 2),)})
+    {'rank': 3, 'condition': None, 'grounds': [['zeros', 2]]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw(shown: object, *given: Any, **named: Any) -> Any:

@@ -83,7 +83,9 @@ def samples() -> dict[str, Any]:
     smooth = nn.Sequential(nn.Conv2d(1, 2, 2), nn.GELU(), nn.Flatten(), nn.Linear(18, 3))
     opaque = ca.indistinguishable(smooth, smooth, IMAGE, 1)
     bounds = result.intervals(first, pixels=np.zeros((1, 4, 4), dtype=bool))
+    short = ca.Network((1, 4, 4), [ca.Conv2d(1, 3, stride=2, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(2)])
     seen = [
+        ca.feasibility(short, at_bound=0.5, trials=1).beyond[0],
         *(found, first, result, result.layers[0], system, feasible, feasible.layers[0], fewest, fewest.layers[0], law),
         *(law.classes[0], certificate, exact, bounds, NET, LAYER, found.interval((0, 0, 0)), ca.incidence(LAYER)),
         *(ca.dulmage_mendelsohn(system), ca.bounded_rank(LAYER), ca.generic_rank(LAYER), ca.rank_ladder(system)),

@@ -137,11 +137,13 @@ def reconstruct(
 
     Takes the gradient of a real PyTorch model on --image, or one from --gradients, and solves for the input. Writes
     reconstruction.png (the picture), comparison.png (original, reconstruction, error), reconstruction.npz (values,
-    which of them are determined, error bars) and result.json into --out.
+    which of them are determined and on what that rests, error bars) and result.json into --out.
 
-    Exit code 0: the input is determined. 1: not, not all of it, or only near the input found. 2: bad input.
+    Exit code 0: the input is determined for all inputs, or for all whose values lie in their range. 1: not, not all of
+    it, or by what does not prove it: zeros, sides of activations, a search. 2: bad input.
     """
     from constraint_algebra.experiments import results
+    from constraint_algebra.recursion.result import Status
 
     if gradients is None and (model is None or image is None):
         raise typer.BadParameter("give --model and --image to capture a gradient, or --gradients FILE")
@@ -155,7 +157,7 @@ def reconstruct(
         paths = results.write(place, captured, result, values)
     _say_notes(captured)
     _report(result, values, paths)
-    raise typer.Exit(DONE if values["status"] == "determined" else NOT_ALL)
+    raise typer.Exit(DONE if result.status in {Status.DETERMINED, Status.GIVEN_RANGE} else NOT_ALL)
 
 
 @app.command()
@@ -353,11 +355,15 @@ def _report(result: Reconstruction, values: dict[str, Any], paths: list[Path]) -
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for title in titles:
         table.add_column(title, justify="left" if title in {"layer", "kind"} else "right")
+    beyond = any(layer.grounds for layer in result.layers)
+    if beyond:
+        table.add_column("rests on")
     for layer in result.layers:
         rank = "?" if layer.rank is None else f"{layer.rank:,}"
         counts = (f"{n:,}" for n in (layer.unknowns, layer.weight_rows, layer.gradient_rows))
         tail = (f"{layer.determined:,}", f"{layer.condition:.1e}", f"{layer.residual:.1e}")
-        table.add_row(layer.name, layer.kind, *counts, rank, *tail)
+        grounds = [layer.rests_on] if beyond else []
+        table.add_row(layer.name, layer.kind, *counts, rank, *tail, *grounds)
     PlainConsole().print(table)
     say(result.conclusion)
     if values["mse"] is not None:

@@ -24,9 +24,9 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 DEBUG = "CONSTRAINT_ALGEBRA_DEBUG"
 
 MEANING = (
-    f"Exit codes: {DONE} done, {NOT_ALL} not all determined, or only near the input found (of a study: a configuration"
-    f" failed), {BAD_INPUT} bad input, {FAULT} a fault of this program, {INTERRUPTED} interrupted, {TERMINATED}"
-    f" terminated. {DEBUG}=1 in the environment shows tracebacks."
+    f"Exit codes: {DONE} done, {NOT_ALL} not all determined, or not proven for all valid inputs (of a study: a"
+    f" configuration failed), {BAD_INPUT} bad input, {FAULT} a fault of this program, {INTERRUPTED} interrupted,"
+    f" {TERMINATED} terminated. {DEBUG}=1 in the environment shows tracebacks."
 )
 # What stands for the characters of our own output where the terminal knows ASCII alone.
 PLAIN = {

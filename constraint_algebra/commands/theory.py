@@ -52,6 +52,17 @@ def feasibility(
     activity: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Fraction of the outputs of ReLU and the like that are active.")
     ] = 1.0,
+    at_bound: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the input's values at an end of their range; with it, --trials of the range.",
+        ),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=0, help="How often to simulate what zeros and the range decide where rank is short.")
+    ] = 0,
     seed: Seed = 0,
     output_format: FormatOption = Format.table,
 ) -> None:
@@ -62,7 +73,8 @@ def feasibility(
     from constraint_algebra.theory import feasibility
     from constraint_algebra.theory.report import THREAT_MODEL
 
-    report = feasibility.feasibility(_network(model, input_shape), activity=activity, seed=seed)
+    network = _network(model, input_shape)
+    report = feasibility.feasibility(network, activity=activity, seed=seed, at_bound=at_bound, trials=trials)
     about = {
         "model": model,
         "verdict": report.verdict,
@@ -71,6 +83,7 @@ def feasibility(
         "security_index": report.security_index if output_format is Format.json else None,
         "threat_model": THREAT_MODEL,
         "assumptions": list(report.assumptions),
+        "beyond": [one.to_dict() for one in report.beyond] if output_format is Format.json else None,
         "activity": activity,
         "seed": seed,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from constraint_algebra import __version__, plotting, storage
+from constraint_algebra.display import plain
 from constraint_algebra.experiments import metrics
 from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.files import result_folder
@@ -50,21 +50,23 @@ def figures(capture: Capture, result: Reconstruction, *, cpu_seconds: float) -> 
 
     `mse`, `psnr` and `ssim` compare with the true image over all values, `mse_determined` over the determined ones;
     they are `None` where the image is not known or the figure is not finite (an exact reconstruction has no finite
-    PSNR: its `mse` is 0).
+    PSNR: its `mse` is 0). `determined` is a share; `grounds` says how many of the values rest on what.
     """
-    values: dict[str, Any] = _plain(
+    told = result.to_dict()
+    values: dict[str, Any] = plain(
         {
-            "status": result.status.name.lower(),
-            "message": result.conclusion,
+            "status": told["status"],
+            "message": told["message"],
             **_closeness(capture.truth, result.guess, result.determined),
             "determined": float(result.determined.mean()),
-            "label": result.label,
+            "grounds": told["grounds"],
+            "label": told["label"],
             "cpu_seconds": cpu_seconds,
-            "input_shape": list(result.input.shape),
-            "largest_error_bar": _largest(result.error_bar[result.determined]),
+            "input_shape": told["input_shape"],
+            "largest_error_bar": told["largest_error_bar"],
             "discrepancy": max(result.discrepancy.values(), default=None),
-            "alternatives": len(result.alternatives),
-            "layers": [vars(layer) for layer in result.layers],
+            "alternatives": told["alternatives"],
+            "layers": told["layers"],
             "seed": capture.seed,
             "loss": capture.loss,
             "captured": dict(capture.about),
@@ -82,7 +84,8 @@ def write(
 
     `reconstruction.png` has the exact size of the image; `comparison.png` needs the true image; samples that are no
     pictures get neither; both show the guess where a value is not determined. `reconstruction.npz` holds `input`,
-    `guess`, `determined` and `error_bar`, and other inputs with the same gradient as `alternatives/0` and so on.
+    `guess`, `determined`, `error_bar` and `ground` (numbers of `Ground`, `OPEN` where not determined), and other inputs
+    with the same gradient as `alternatives/0` and so on.
 
     Args:
         out: the folder, or `folder(out)` where it is held already.
@@ -130,23 +133,8 @@ def _closeness(
     }
 
 
-def _largest(values: NDArray[np.float64]) -> float | None:
-    return float(values.max()) if values.size else None
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that strict JSON can hold: Python's own types, `None` for what is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _arrays(result: Reconstruction) -> dict[str, NDArray[Any]]:
-    arrays = {name: getattr(result, name) for name in ("input", "guess", "determined", "error_bar")}
+    arrays = {name: getattr(result, name) for name in ("input", "guess", "determined", "error_bar", "ground")}
     return arrays | {f"alternatives/{i}": other.input for i, other in enumerate(result.alternatives)}
 
 
@@ -162,8 +150,12 @@ def _comparison(truth: NDArray[np.float64], result: Reconstruction) -> bytes:
     from matplotlib.figure import Figure
 
     # A Figure of its own draws on Agg, whatever the user's backend is.
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    plotting.comparison(truth, result.guess, determined=result.determined, axes=list(figure.subplots(1, 3)))
+    count = 4 if result.beyond_equations else 3
+    figure = Figure(figsize=(10 * count / 3, 3.6), layout="constrained")
+    axes = list(figure.subplots(1, count))
+    plotting.comparison(truth, result.guess, determined=result.determined, axes=axes)
+    if result.beyond_equations:
+        plotting.ground_map(result.ground, ax=axes[3])
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=150)
     return stream.getvalue()

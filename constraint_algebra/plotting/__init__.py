@@ -14,7 +14,7 @@ from constraint_algebra.plotting.certificates import certificate
 from constraint_algebra.plotting.flow import knowledge_flow
 from constraint_algebra.plotting.graphs import constraint_graph, decomposition
 from constraint_algebra.plotting.look import PALETTE, style
-from constraint_algebra.plotting.maps import determinacy_classes, determinacy_map, residue_classes
+from constraint_algebra.plotting.maps import determinacy_classes, determinacy_map, ground_map, residue_classes
 from constraint_algebra.plotting.networks import architecture
 from constraint_algebra.plotting.pictures import (
     absolute_error,
@@ -45,6 +45,7 @@ __all__ = [
     "determinacy_classes",
     "determinacy_map",
     "difference",
+    "ground_map",
     "hatching",
     "is_picture",
     "knowledge_flow",

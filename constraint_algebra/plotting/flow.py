@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from constraint_algebra.ground import Ground
 from constraint_algebra.networks.placing import INPUT
 from constraint_algebra.plotting.canvas import axes_or_new
-from constraint_algebra.plotting.look import BLUE, SKY
+from constraint_algebra.plotting.look import BLACK, BLUE, GROUND_LOOKS, SKY
 from constraint_algebra.plotting.networks import architecture
 from constraint_algebra.plotting.ranks import shares
 
@@ -26,7 +28,8 @@ def knowledge_flow(
     """Draw the determined share of every layer's input: of a chain as bars, of a graph as bars in its boxes.
 
     Bars of a chain stand in the order of the recursion, from the head to the image: the last is the input, and layers
-    that the recursion did not reach have none.
+    that the recursion did not reach have none. Where any of a reconstruction rests on more than the equations, bars are
+    divided by what their values rest on.
 
     Args:
         result: of `feasibility` or `reconstruct`.
@@ -75,6 +78,8 @@ def _bars(result: FeasibilityReport | Reconstruction, ax: Axes | None) -> Axes:
     places = np.arange(len(heights))
     colours = [SKY] * len(found) + [BLUE] * (len(heights) - len(found))
     bars = ax.bar(places, np.nan_to_num(heights), color=colours, edgecolor="black", linewidth=0.6)
+    if isinstance(result, Reconstruction):
+        _divide(ax, result)
     ax.bar_label(bars, ["?" if np.isnan(height) else f"{height:.3g} %" for height in heights])
     ax.set_xticks(places, labels)
     ax.set(
@@ -84,3 +89,22 @@ def _bars(result: FeasibilityReport | Reconstruction, ax: Axes | None) -> Axes:
     )
     ax.set_title("Knowledge flow from the head to the input")
     return ax
+
+
+def _divide(ax: Any, result: Reconstruction) -> None:
+    """Draw over each bar the parts of it that rest on each ground, the strongest at the bottom, if there are weaker."""
+    counts: list[Mapping[str, int]] = [
+        dict(row.grounds) or {Ground.EQUATIONS.label: row.determined} for row in result.layers[::-1]
+    ]
+    counts.append({ground.label: count for ground, count in result.grounds.items()})
+    sizes = np.array([*(row.unknowns for row in result.layers[::-1]), result.determined.size])
+    if not any(label != Ground.EQUATIONS.label for found in counts for label in found):
+        return
+    bottom = np.zeros(len(counts))
+    for ground, (colour, hatch) in zip(Ground, GROUND_LOOKS, strict=True):
+        part = 100 * np.array([found.get(ground.label, 0) for found in counts]) / np.maximum(sizes, 1)
+        if part.any():
+            look = {"color": colour, "hatch": hatch, "edgecolor": BLACK, "linewidth": 0.6}
+            ax.bar(np.arange(len(counts)), part, bottom=bottom, label=ground.label, **look)
+        bottom += part
+    ax.legend(title="rests on", loc="center left", bbox_to_anchor=(1.0, 0.5))

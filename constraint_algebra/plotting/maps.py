@@ -1,4 +1,4 @@
-"""Maps of a layer's input: residue classes, and which equations fix which pixel."""
+"""Maps of a layer's input: residue classes, which equations fix which pixel, and on what each value known rests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from constraint_algebra.arrays import BoolArray
+from constraint_algebra.arrays import BoolArray, GroundArray
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.ground import Ground
 from constraint_algebra.networks.description import shape_text
 from constraint_algebra.plotting.canvas import axes_or_new, plain
-from constraint_algebra.plotting.look import BLACK, BLUE, MUTED, PALETTE, SKY, VERMILION, YELLOW, ink
+from constraint_algebra.plotting.look import BLACK, BLUE, GROUND_LOOKS, MUTED, PALETTE, SKY, VERMILION, YELLOW, ink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,11 @@ KINDS = {
     "weight equations alone": (SKY, ".."),
     "gradient equations alone": (VERMILION, "//"),
     "either kind alone": (BLUE, ""),
+}
+# On what a pixel rests: the weaker, the lighter.
+GROUNDS = {
+    **{ground.label: look for ground, look in zip(Ground, GROUND_LOOKS, strict=True)},
+    "not determined": ("white", "xx"),
 }
 
 
@@ -63,8 +69,6 @@ def determinacy_classes(
     Raises:
         ShapeError: masks of other axes or of different shapes, or `None` for one that was too large to settle.
     """
-    from matplotlib.colors import ListedColormap
-
     if weight is None or gradient is None or both is None:
         raise ShapeError("the layer is too large for an exact map; choose a smaller input or fewer channels")
     if not weight.shape == gradient.shape == both.shape or both.ndim not in {2, 3}:
@@ -73,11 +77,30 @@ def determinacy_classes(
     W, G, all_kinds = (np.atleast_2d(mask.all(axis=0)) for mask in (weight, gradient, both))
     classes = np.select([W & G, G, W, all_kinds], [4, 3, 2, 1], default=0)
     ax = axes_or_new(ax)
-    colours = ListedColormap([colour for colour, _ in KINDS.values()])
-    ax.imshow(classes, cmap=colours, vmin=-0.5, vmax=len(KINDS) - 0.5, interpolation="nearest")
-    _hatch(ax, classes)
-    _legend(ax, {name: (*look, int((classes == n).sum())) for n, (name, look) in enumerate(KINDS.items())})
+    _classes(ax, classes, KINDS)
     return plain(ax, f"Determined: {int(all_kinds.sum()):,} of {all_kinds.size:,} pixels")
+
+
+def ground_map(ground: GroundArray, *, ax: Axes | None = None) -> Axes:
+    """Draw on what each pixel of a reconstruction rests: the weakest ground of its channels.
+
+    A pixel counts as determined where all of its channels are. The legend names the grounds that occur.
+
+    Args:
+        ground: of a `Reconstruction`, `(channels, height, width)` or `(channels, length)`.
+        ax: the Axes.
+
+    Raises:
+        ShapeError: an input with other axes.
+    """
+    if ground.ndim not in {2, 3}:
+        raise ShapeError(
+            f"a map of grounds needs (channels, height, width) or (channels, length), got {shape_text(ground.shape)}"
+        )
+    weakest = np.minimum(np.atleast_2d(ground.max(axis=0)), len(GROUNDS) - 1)
+    ax = axes_or_new(ax)
+    _classes(ax, weakest, GROUNDS, below=True)
+    return plain(ax, "On what each pixel rests")
 
 
 def residue_classes(layer: PlacedLayer, ax: Axes | None = None) -> Axes:
@@ -125,12 +148,25 @@ def residue_classes(layer: PlacedLayer, ax: Axes | None = None) -> Axes:
     return plain(ax, f"{count} residue class{'es' * (count != 1)}")
 
 
-def _hatch(ax: Any, classes: NDArray[np.integer[Any]]) -> None:
+def _classes(
+    ax: Any, classes: NDArray[np.integer[Any]], looks: dict[str, tuple[str, str]], *, below: bool = False
+) -> None:
+    """Draw numbers of classes as pixels of their looks, with a legend of those that occur."""
+    from matplotlib.colors import ListedColormap
+
+    colours = ListedColormap([colour for colour, _ in looks.values()])
+    ax.imshow(classes, cmap=colours, vmin=-0.5, vmax=len(looks) - 0.5, interpolation="nearest")
+    _hatch(ax, classes, looks)
+    counted = {name: (*look, int((classes == n).sum())) for n, (name, look) in enumerate(looks.items())}
+    _legend(ax, counted, below=below)
+
+
+def _hatch(ax: Any, classes: NDArray[np.integer[Any]], looks: dict[str, tuple[str, str]]) -> None:
     """Hatch the pixels of the classes that have a pattern, so that the map survives print in grey."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    for number, (_, pattern) in enumerate(KINDS.values()):
+    for number, (_, pattern) in enumerate(looks.values()):
         places = np.argwhere(classes == number)
         if pattern and len(places):
             squares = [Rectangle((x - 0.5, y - 0.5), 1, 1) for y, x in places]
@@ -139,8 +175,8 @@ def _hatch(ax: Any, classes: NDArray[np.integer[Any]]) -> None:
             ax.add_collection(collection)
 
 
-def _legend(ax: Any, looks: dict[str, tuple[Any, str, int]]) -> None:
-    """Put a legend beside a map: names with the number of pixels, those that occur."""
+def _legend(ax: Any, looks: dict[str, tuple[Any, str, int]], *, below: bool = False) -> None:
+    """Put a legend beside a map, or below it: names with the number of pixels, those that occur."""
     from matplotlib.patches import Patch
 
     patches = [
@@ -148,4 +184,7 @@ def _legend(ax: Any, looks: dict[str, tuple[Any, str, int]]) -> None:
         for name, (colour, hatch, count) in looks.items()
         if count
     ]
-    ax.legend(handles=patches, loc="center left", bbox_to_anchor=(1.02, 0.5), title="(number of pixels)")
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+    if below:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.03), "ncols": 2}
+    ax.legend(handles=patches, title="(number of pixels)", **place)

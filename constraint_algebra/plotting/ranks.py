@@ -93,11 +93,12 @@ def _wide_axes(count: int) -> Any:
 
 
 def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw counted, structural and exact rank of one layer against its number of filters.
+    """Draw counted, structural and exact rank of one layer against its number of filters, and the rank with the range.
 
     Args:
         frame: a row for each number of filters with the columns filters, counted, structural_rank, rank, unknowns and
-            determined (whether all unknowns are).
+            determined (whether all unknowns are); where it has ranged as well, a second curve is the rank with the
+            bounds that the range implies.
         ax: the Axes.
 
     Raises:
@@ -107,18 +108,33 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         raise KeyError(f"the frame lacks the columns {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
     ax = axes_or_new(ax)
     rows = frame.sort_values("filters")
-    unknowns = int(rows["unknowns"].iloc[0])
+    unknowns, few = int(rows["unknowns"].iloc[0]), len(rows) <= FEW
     ax.plot(rows["filters"], rows["counted"], color=MUTED, linestyle="--", marker="", label="counted")
     # Hollow squares around the points, so that both are seen where they agree; where they are many, no points.
     square: dict[str, Any] = {"marker": "s", "markersize": 8.5, "markerfacecolor": "none", "markeredgewidth": 1.1}
-    few = len(rows) <= FEW
     ax.plot(rows["filters"], rows["structural_rank"], color=SKY, linestyle=":", label="structural rank",
             markevery=1 if few else max(2, len(rows) // 15), **square)  # fmt: skip
     ax.step(rows["filters"], rows["rank"], color=BLUE, linestyle="-", marker="o" if few else "", markersize=3.5,
             where="post", label="exact rank")  # fmt: skip
+    if "ranged" in rows:
+        triangle: dict[str, Any] = {"marker": "^", "markersize": 5, "markevery": 1 if few else max(2, len(rows) // 15)}
+        ax.step(rows["filters"], rows["ranged"], color=VERMILION, linestyle=(0, (5, 1.5)), linewidth=1.4,
+                where="post", label="rank with the range", **triangle)  # fmt: skip
     ax.axhline(unknowns, color=BLACK, linewidth=1, linestyle="-.", label=f"{unknowns:,} unknowns")
+    _enough(ax, rows, unknowns)
+    ax.set(xlabel="filters", ylabel="equations, rank", ylim=(0, 1.06 * unknowns))
+    ax.locator_params(axis="x", integer=True)
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize="small", columnspacing=1, handlelength=1.6
+    )
+    return ax
+
+
+def _enough(ax: Any, rows: pd.DataFrame, unknowns: int) -> None:
+    """Write how many filters are enough by counting, by rank, and with the range."""
     by_count = rows.loc[rows["counted"] >= unknowns, "filters"].min()
     enough = rows.loc[rows["determined"].astype(bool), "filters"].min()
+    in_range = rows.loc[rows["ranged"] >= unknowns, "filters"].min() if "ranged" in rows else np.nan
     if by_count == enough:
         _note(ax, float(enough), unknowns, 0.2 * unknowns, f"determined,\nas counted:\n{int(enough)} filters", "center")
     else:  # beside each other, so that neither arrow runs through the other's words
@@ -129,14 +145,10 @@ def rank_against_filters(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if not np.isnan(enough):
             side = "left" if enough < 0.8 * rows["filters"].max() else "right"
             _note(ax, float(enough), unknowns, 0.12 * unknowns, f"determined:\n{int(enough)} filters", side)
+    if not np.isnan(in_range) and in_range != enough:
+        _note(ax, float(in_range), unknowns, 0.5 * unknowns, f"with the range:\n{int(in_range)} filters", "left")
     if np.isnan(enough):
         ax.text(0.98, 0.05, "not determined\nby any number shown", ha="right", transform=ax.transAxes)
-    ax.set(xlabel="filters", ylabel="equations, rank", ylim=(0, 1.06 * unknowns))
-    ax.locator_params(axis="x", integer=True)
-    ax.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize="small", columnspacing=1, handlelength=1.6
-    )
-    return ax
 
 
 def _note(ax: Any, x: float, y: float, height: float, words: str, side: str) -> None:

@@ -1,4 +1,4 @@
-"""A reconstruction beside the truth: image, error, and the error that its bars promise."""
+"""A reconstruction beside the truth: image, error, the error that its bars promise, and on what its values rest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.plotting.canvas import plain
+from constraint_algebra.plotting.maps import ground_map
 from constraint_algebra.plotting.pictures import decades, hatching, picture
 
 if TYPE_CHECKING:
@@ -24,12 +25,12 @@ def reconstruction(
     """Draw original, reconstruction, absolute error and error bar; without the truth reconstruction and error bar.
 
     Error and error bar share one logarithmic scale: the largest over the channels of each pixel. What is not
-    determined is hatched.
+    determined is hatched. Where any value rests on more than the equations, a map of the grounds follows.
 
     Args:
         result: of a picture, `(1 or 3, height, width)`.
         truth: the original, in the same shape.
-        axes: four Axes, or two without the truth.
+        axes: four Axes, or two without the truth; one more for the map of the grounds, which stays empty without one.
 
     Raises:
         ShapeError: the result is no picture, or the truth has another shape.
@@ -41,7 +42,7 @@ def reconstruction(
     if axes is None:
         import matplotlib.pyplot as plt
 
-        count = 2 if truth is None else 4
+        count = (2 if truth is None else 4) + result.beyond_equations
         axes = list(plt.subplots(1, count, figsize=(3.3 * count, 3.4), layout="constrained")[1])
     known = result.determined
     panels = [] if truth is None else [("|error|", np.abs(result.guess - truth))]
@@ -63,4 +64,7 @@ def reconstruction(
         bar = ax.figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.04)
         bar.set_label("largest over channels\n(values lie in [0, 1])")
         plain(ax, title)
+    left = next(rest, None)
+    if left is not None and result.beyond_equations:
+        ground_map(result.ground, ax=left)
     return axes

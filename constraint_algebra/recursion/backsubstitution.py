@@ -15,28 +15,27 @@ is the error bar.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from constraint_algebra import memory
 from constraint_algebra.arguments import checked
-from constraint_algebra.arrays import FloatArray, ParametersLike, Progress
+from constraint_algebra.arrays import FloatArray, GroundArray, ParametersLike, Progress
 from constraint_algebra.errors import ArgumentRangeError, BatchError, UnknownNameError
 from constraint_algebra.layers.kinds import PlacedLayer
-from constraint_algebra.networks import walk
 from constraint_algebra.networks.losses import label_of
 from constraint_algebra.networks.network import Network, NetworkLike, bind, canonical, named, stored
 from constraint_algebra.numerics.blas_threads import one_blas_thread
-from constraint_algebra.recursion import checks, explanations, graph_recursion, head, joint_step, last_step, layer_step
+from constraint_algebra.recursion import checks, explanations, head, last_step, layer_step, levels
 from constraint_algebra.recursion.batch import for_any_batch, is_of_one
+from constraint_algebra.recursion.chain_recursion import Chain
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
-from constraint_algebra.recursion.estimates import Above, Estimate, through_activation
-from constraint_algebra.recursion.joint_equations import OpenLayer
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.graph_recursion import Graph
 from constraint_algebra.recursion.noise import deviations_of, precision
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
@@ -126,14 +125,16 @@ def _explanations(
 
     def explanation(k: FloatArray, misfit: float) -> Reconstruction | None:
         own = replace(observed, draw=Ensemble(search.seed).draw)
-        recursion = _to_input if observed.network.is_chain else _through_graph
-        found = recursion(own, start, k, misfit, progress)
+        recursion = Chain if observed.network.is_chain else Graph
+        passes = recursion(own, start, _start_gradient(own, start, k), misfit, progress)
+        found = passes.to_input()
         if found is None:
             return None
-        judge = partial(_result, own, summaries=found.summaries, start=start, k=k, loss=loss)
-        result = judge(found.input)
+        judge = partial(_result, own, start=start, k=k, loss=loss)
+        result = judge(found.input, found.summaries)
         result = replace(result, notes=(*result.notes, *found.notes))
-        return last_step.take(result, own, start, k, judge, search)
+        result = levels.take(result, found, passes, judge, search)
+        return last_step.take(result, own, start, k, partial(judge, summaries=found.summaries), search)
 
     # Of several candidates the wrong ones show in the first layers; where noise hides that, all are carried through.
     fitting = [result for k in candidates if len(candidates) > 1 and (result := explanation(k, MISFIT)) is not None]
@@ -207,84 +208,6 @@ def _working_values(layer: PlacedLayer) -> float:
     return seen + MEMBERS * (layer.unknowns + math.prod(layer.output_shape))
 
 
-class Found(NamedTuple):
-    """What the recursion found: the network's input, a line for every layer, and what else is to be said."""
-
-    input: Estimate
-    summaries: list[LayerSolution]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Place:
-    """A place between two layers, and what is known there.
-
-    Attributes:
-        values: the values there.
-        gradient: the gradient of the loss with respect to them.
-        above: the activation that reads them; `None` where another layer does.
-    """
-
-    values: Estimate
-    gradient: Estimate
-    above: Above | None = None
-
-    def says_something(self) -> bool:
-        """Whether any value is known, or any gradient that is not zero."""
-        return bool(self.values.known.any() or self.gradient.value[self.gradient.known].any())
-
-
-def _to_input(
-    observed: Observation, start: PlacedLayer, k: FloatArray, misfit: float, progress: Progress | None
-) -> Found | None:
-    """Return the network's input and what was found layer by layer; `None` at a residual above `misfit`.
-
-    With a finite `misfit`, as one of several explanations, also where an activation never has the output found.
-
-    Args:
-        observed: parameters and gradients.
-        start: the layer to start from.
-        k: its output gradient.
-        misfit: the largest residual of a layer, relative to its right-hand sides.
-        progress: told after each layer.
-    """
-    network = observed.network
-    todo = [layer for layer in reversed(network.bilinear) if layer.index <= start.index]
-    place = Place(Estimate.unknown(start.output_shape, MEMBERS), _start_gradient(observed, start, k))
-    summaries: list[LayerSolution] = []
-    group: tuple[OpenLayer, ...] = ()
-    for layer, below in zip(todo, [*todo[1:], None], strict=True):
-        step = joint_step.take(observed, group, OpenLayer(layer, place.gradient, place.values, place.above))
-        solved = step.solved
-        if solved.summary.residual > misfit:
-            return None
-        summaries.append(solved.summary)
-        if progress is not None:
-            progress(len(summaries), len(todo), layer.name)
-        if layer.index == 0:
-            return Found(solved.input, summaries)
-        at_input = Place(solved.input, layer_step.input_gradient(observed, layer, step.k))
-        between = network.between(below, layer) if below is not None else network.layers[: layer.index]
-        if np.isfinite(misfit) and explanations.is_out_of_range(between, solved.input):
-            return None
-        place = _through_activations(observed, between, at_input, below)
-        group = step.open if joint_step.affine(between) else ()
-        if not place.says_something() and not any(above.says_something() for above in group):
-            return Found(Estimate.unknown(network.input_shape, MEMBERS), summaries)
-    return Found(place.values, summaries)
-
-
-def _through_graph(
-    observed: Observation, start: PlacedLayer, k: FloatArray, misfit: float, progress: Progress | None
-) -> Found | None:
-    """Return the same for a network that is no chain."""
-    found = graph_recursion.to_input(observed, start, _start_gradient(observed, start, k), misfit, progress)
-    if found is None:
-        return None
-    knows, summaries = found
-    return Found(knows.values[0], summaries, tuple(graph_recursion.where_it_stops(knows)))
-
-
 def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) -> Estimate:
     """Return the output gradient of the layer to start from, with its noise.
 
@@ -303,31 +226,6 @@ def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) ->
     return Estimate(k, np.ones(k.shape, dtype=bool), observed.draw(deviation, k.shape)).reshape(layer.output_shape)
 
 
-def _through_activations(
-    observed: Observation, between: Sequence[PlacedLayer], place: Place, below: PlacedLayer | None
-) -> Place:
-    """Return what is known at the output of a layer, from what is known at the input of the next layer above it.
-
-    Args:
-        observed: parameters and gradients.
-        between: the layers without a weight that lie between the two.
-        place: what is known at the input of the upper one.
-        below: the lower one, whose bias equations are a check on its output gradient; `None` below the first of all.
-    """
-
-    def activation(layer: PlacedLayer, place: Place) -> Place:
-        y, dy = place.values, place.gradient
-        stored = observed.stored(y)
-        check = observed.bias_check(below) if below is not None and layer is between[0] else None
-        z, dz = through_activation(layer.activation, y, dy, stored, check)
-        return Place(z, dz, Above(layer.activation, dy))
-
-    def reshape(layer: PlacedLayer, place: Place) -> Place:
-        return Place(place.values.reshape(layer.input_shape), place.gradient.reshape(layer.input_shape))
-
-    return walk.down(between, place, walk.Rules(activation=activation, reshape=reshape))
-
-
 def _result(
     observed: Observation,
     x: Estimate,
@@ -335,10 +233,12 @@ def _result(
     start: PlacedLayer,
     k: FloatArray,
     loss: str | None,
+    ground: GroundArray | None = None,
 ) -> Reconstruction:
     """Return the result for the input x, checked against the gradients and judged by that.
 
-    The check covers all layers up to the head where its bias gradient gives its k, up to `start` otherwise.
+    Its values rest on the equations, if no other grounds are stated. The check covers
+    all layers up to the head where its bias gradient gives its k, up to `start` otherwise.
     """
     last = observed.network.head
     if last is not None and last.bias_name is not None:
@@ -357,6 +257,7 @@ def _result(
         layers=tuple(reversed(summaries)),
         label=_label(observed, start, k, loss),
         discrepancy=found,
+        ground=np.zeros(x.known.shape, np.uint8) if ground is None else ground,
     ).judged(explained)
 
 

@@ -34,6 +34,7 @@ class GraphKnowledge:
         doubted: outputs of an activation whose side the evidence from above got wrong, by the layer's index.
         solutions: what was found out about the input of a layer when it was last solved for, by the layer's index.
         blind: names of the layers that were read by their own weight gradient alone.
+        by_valid_range: whether the valid range of the network's input decided anything.
         news: how often anything was learnt at each value, of itself and of its gradient; what a rule has seen.
     """
 
@@ -44,6 +45,7 @@ class GraphKnowledge:
     doubted: dict[int, BoolArray] = field(default_factory=dict)
     solutions: dict[int, LayerSolution] = field(default_factory=dict)
     blind: list[str] = field(default_factory=list)
+    by_valid_range: bool = False
     news: dict[tuple[str, int], int] = field(default_factory=dict)
 
     @classmethod

@@ -10,29 +10,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from constraint_algebra.arrays import Progress
+from constraint_algebra.arrays import GroundArray, Progress
+from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
-from constraint_algebra.recursion import graph_rules, graph_windows
+from constraint_algebra.recursion import graph_rules, graph_windows, open_values
 from constraint_algebra.recursion.dual_equations import dual
 from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.found import Found, counted, with_grounds
 from constraint_algebra.recursion.graph_blind import blind_start
 from constraint_algebra.recursion.graph_joint import joint
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, Rule
-from constraint_algebra.recursion.graph_solving import by_scale, solve
+from constraint_algebra.recursion.graph_solving import by_scale, readers, solve
 from constraint_algebra.recursion.observation import Observation
+from constraint_algebra.recursion.open_values import Beyond
 from constraint_algebra.recursion.result import LayerSolution
 
 ROUNDS = 200  # of sweeps; each learns something, so that this is never reached but by a fault
 
 
-def to_input(
-    observed: Observation, start: PlacedLayer, k: Estimate, misfit: float, progress: Progress | None
-) -> tuple[GraphKnowledge, list[LayerSolution]] | None:
-    """Return what is known of the graph, and what was found layer by layer, last layer first; `None` above `misfit`.
+@dataclass
+class Graph:
+    """The recursion on a graph from one output gradient: `to_input` goes on from what it knows.
 
     Args:
         observed: parameters and gradients.
@@ -40,15 +42,43 @@ def to_input(
         k: that gradient.
         misfit: the largest residual of a layer, relative to its right-hand sides.
         progress: told how many layers with a weight have a known input.
+
+    Attributes:
+        knows: all that is known so far; `None` before the first pass.
     """
-    knows = GraphKnowledge.nothing(observed)
-    knows.learn_gradient(start.number, k)
-    _seed(knows)
-    _flow(knows, progress)
-    summaries = [_summary(knows, layer) for layer in reversed(observed.network.bilinear)]
-    if any(line.residual > misfit for line in summaries):
-        return None
-    return knows, summaries
+
+    observed: Observation
+    start: PlacedLayer
+    k: Estimate
+    misfit: float
+    progress: Progress | None
+    knows: GraphKnowledge | None = field(default=None, init=False)
+    _grounds: dict[int, GroundArray] = field(default_factory=dict, init=False)
+
+    def to_input(self, beyond: Beyond | None = None) -> Found | None:
+        """Return what is known of the input, and what was found layer by layer, last layer first; `None` above misfit.
+
+        Args:
+            beyond: what may be used beyond the equations, where these stand still.
+        """
+        if self.knows is None:
+            self.knows = GraphKnowledge.nothing(self.observed)
+            self.knows.learn_gradient(self.start.number, self.k)
+            _seed(self.knows)
+        knows = self.knows
+        _flow(knows, self.progress, beyond)
+        ground = Ground.EQUATIONS if beyond is None else beyond.weakest
+        summaries = [self._summary(knows, layer, ground) for layer in reversed(self.observed.network.bilinear)]
+        if any(line.residual > self.misfit for line in summaries):
+            return None
+        return Found(knows.values[0], summaries, tuple(where_it_stops(knows)), knows.by_valid_range)
+
+    def _summary(self, knows: GraphKnowledge, layer: PlacedLayer, ground: Ground) -> LayerSolution:
+        """Return the line of a layer, with the grounds on which its input is known."""
+        known = knows.values[layer.inputs[0]].known
+        held = with_grounds(self._grounds.get(layer.index), known, ground)
+        self._grounds[layer.index] = held
+        return replace(_summary(knows, layer), grounds=counted(held))
 
 
 def where_it_stops(knows: GraphKnowledge) -> list[str]:
@@ -112,7 +142,7 @@ class _Once:
         return tuple(self.knows.seen(user) for user in (layer, *readers.values()))
 
 
-def _flow(knows: GraphKnowledge, progress: Progress | None) -> None:
+def _flow(knows: GraphKnowledge, progress: Progress | None, beyond: Beyond | None) -> None:
     """Apply the rules, the cheap ones until they stand still, then one of the others, and so on."""
     network, once = knows.network, _Once(knows)
     upwards, downwards = network.layers, network.layers[::-1]
@@ -122,6 +152,7 @@ def _flow(knows: GraphKnowledge, progress: Progress | None) -> None:
         lambda: any(once(dual, layer) for layer in parametric),
         lambda: any(once(blind_start, layer) for layer in parametric),
         lambda: joint(knows),
+        lambda: beyond is not None and any(_extend(knows, layer, beyond) for layer in parametric),
     )
     for _ in range(ROUNDS):
         learnt = [_down(once, layer) for layer in downwards]
@@ -155,6 +186,19 @@ def _solve(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
     number = layer.inputs[0]
     those = [user for user in knows.network.users(number) if user.is_bilinear and not graph_rules.is_scale(user)]
     return layer in those[:1] and solve(knows, number)
+
+
+def _extend(knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond) -> bool:
+    """Learn of what a layer reads by the range of its values and by zeros, once for all that read it."""
+    number = layer.inputs[0]
+    made = open_values.origin(knows.network, number, beyond.valid_range)
+    those = readers(knows, number)
+    value = knows.values[number]
+    if made is None or not those or layer is not those[0].layer or value.known.all():
+        return False
+    learnt = knows.learn_value(number, open_values.extended(knows.observed, value, those, made, beyond))
+    knows.by_valid_range |= learnt and not made.levels  # nothing but the network's input has none
+    return learnt
 
 
 def _winners(knows: GraphKnowledge, layer: PlacedLayer) -> bool:

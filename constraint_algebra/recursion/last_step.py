@@ -24,7 +24,8 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg as la
 
-from constraint_algebra.arrays import FloatArray
+from constraint_algebra.arrays import FloatArray, GroundArray
+from constraint_algebra.ground import Ground
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import is_piecewise_linear
 from constraint_algebra.layers.kinds import PlacedLayer
@@ -275,14 +276,20 @@ def concluded(
         tried = f"a search from {ended} starts found no input with these gradients that it could show to be determined"
         return replace(result, notes=(*result.notes, tried))
     group, best = confirmed[0]
-    others = tuple(replace(its, status=Status.LOCAL, everywhere=result.determined) for _, its in confirmed[1:])
+    others = tuple(replace(its, status=Status.LOCAL, ground=_grounds(result)) for _, its in confirmed[1:])
     notes = (*best.notes, words(group[0], f"{len(group)} of {ended} starts"))
     if is_valid(group) and any(is_valid(other) for other, _ in confirmed[1:]):
         bars = np.where(result.determined, result.error_bar, np.inf)
-        best = replace(best, status=Status.AMBIGUOUS, determined=result.determined, error_bar=bars)
+        best = replace(best, status=Status.AMBIGUOUS, determined=result.determined, ground=result.ground)
+        best = replace(best, error_bar=bars)
     else:
-        best = replace(best, status=Status.LOCAL, everywhere=result.determined)
+        best = replace(best, status=Status.LOCAL, ground=_grounds(result))
     return replace(best, alternatives=others, notes=notes)
+
+
+def _grounds(result: Reconstruction) -> GroundArray:
+    """Return the grounds of an input that a search found: those that the result has, else the search."""
+    return np.where(result.determined, result.ground, np.uint8(Ground.NEIGHBOURHOOD))
 
 
 def words(solution: Solution, starts: str) -> str:

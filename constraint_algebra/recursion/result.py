@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from constraint_algebra.arguments import checked
-from constraint_algebra.arrays import BoolArray, FloatArray, Progress
-from constraint_algebra.display import Table, Tabular, draw
+from constraint_algebra.arrays import BoolArray, FloatArray, GroundArray, Progress
+from constraint_algebra.display import Table, Tabular, draw, plain
 from constraint_algebra.errors import ShapeError, UnknownNameError
+from constraint_algebra.ground import Ground
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 CONTRADICTION = 8.0  # residual in units of noise beyond which an equation is wrong
+OPEN = 255  # in the place of a ground: not determined
 NARROWER = 1e-6  # share of the range by which a bounded value is known better than that
 
 
@@ -29,6 +31,18 @@ class Status(Enum):
     DETERMINED = "every input value is determined by the gradient"
     IF_SINGLE = (
         "every input value is determined if the gradient is that of one sample, which it does not show by itself"
+    )
+    GIVEN_RANGE = (
+        "every input value is determined, given that values lie in their range: no other input within it has these"
+        " gradients"
+    )
+    BY_ZEROS = (
+        "every input value is determined by zeros of activations that are no accident: the input is unique for generic"
+        " data, which is not proven"
+    )
+    BY_BITS = (
+        "every input value is determined by the sides of activations that fit all equations: no other input with these"
+        " sides has these gradients; that other sides fit as well is not ruled out"
     )
     LOCAL = (
         "every input value is determined in its neighbourhood: a search found an input with these gradients, and no"
@@ -69,6 +83,8 @@ class LayerSolution:
             over the filters; a few at most, unless an equation is wrong.
         together: names of the layers above with no activation between whose equations were put together with its own,
             and count among the rows; empty where its own sufficed.
+        grounds: how many of its input values are known on which ground, by the label of the `Ground`, the strongest
+            first; empty where the equations are the only one.
     """
 
     name: str
@@ -83,6 +99,12 @@ class LayerSolution:
     settled: bool = True
     misfit: float = 0.0
     together: tuple[str, ...] = ()
+    grounds: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def rests_on(self) -> str:
+        """The grounds in words, empty where the equations are the only one."""
+        return ", ".join(f"{count:,} {label}" for label, count in self.grounds)
 
 
 @checked
@@ -149,7 +171,7 @@ class Reconstruction(Tabular):
 
     Attributes:
         input: the reconstructed input, NaN where it is not determined.
-        determined: which values are unique, in the input shape; under `Status.LOCAL` near the input found.
+        determined: which values are unique, in the input shape; how far that reaches is told by `ground`.
         error_bar: one standard deviation of each value, infinite where not determined.
         status: the outcome.
         layers: one `LayerSolution` for each layer reached, first layer first.
@@ -159,8 +181,10 @@ class Reconstruction(Tabular):
         alternatives: other inputs with the same gradients, where a head without bias leaves several.
         guess: the least-squares solution, of which `input` is the determined part; NaN where nothing follows at all.
         notes: what else is to be known of the verdict, a sentence each.
-        everywhere: which of the determined values are unique among all inputs, not only near the one found; all of
-            them, but under `Status.LOCAL`.
+        everywhere: which of the determined values are unique among all valid inputs, not only near the one found, for
+            generic data or among inputs of one pattern.
+        ground: on what each value rests, as a number of `Ground` in the input shape, `OPEN` (255) where it is not
+            determined; see `grounds`.
     """
 
     input: FloatArray
@@ -174,6 +198,7 @@ class Reconstruction(Tabular):
     guess: FloatArray = None  # type: ignore[assignment]  # the input as given, if none is stated
     notes: tuple[str, ...] = ()
     everywhere: BoolArray = None  # type: ignore[assignment]  # what is determined, if nothing is stated
+    ground: GroundArray = None  # type: ignore[assignment]  # the equations, if nothing is stated
 
     def __post_init__(self) -> None:
         """Keep the whole solution as the guess, and of the input what is determined."""
@@ -182,9 +207,23 @@ class Reconstruction(Tabular):
             raise ShapeError("input, determined and guess must have one shape, that of the input")
         object.__setattr__(self, "guess", guess)
         # What is determined may shrink in a copy, and with it what is determined everywhere.
-        everywhere = self.determined if self.everywhere is None else self.everywhere & self.determined
-        object.__setattr__(self, "everywhere", everywhere)
+        stated = self.determined if self.everywhere is None else self.everywhere & self.determined
+        ground = np.zeros(np.shape(self.determined), np.uint8) if self.ground is None else self.ground
+        ground = np.where(self.determined & (ground == OPEN), np.uint8(Ground.EQUATIONS), ground)
+        ground = np.where(stated | (ground > Ground.RANGE), ground, np.uint8(Ground.NEIGHBOURHOOD))
+        object.__setattr__(self, "ground", np.where(self.determined, ground, np.uint8(OPEN)))
+        object.__setattr__(self, "everywhere", stated & (ground <= Ground.RANGE))
         object.__setattr__(self, "input", np.where(self.determined, guess, np.nan))
+
+    @property
+    def grounds(self) -> dict[Ground, int]:
+        """How many values rest on which ground, the strongest first."""
+        return {g: count for g in Ground if (count := int(np.count_nonzero(self.ground == g)))}
+
+    @property
+    def beyond_equations(self) -> bool:
+        """Whether any value rests on more than the equations."""
+        return any(ground > Ground.EQUATIONS for ground in self.grounds)
 
     def judged(self, allowed: Mapping[str, float]) -> Reconstruction:
         """Return the same result with the status that its own evidence supports, given the discrepancies of noise.
@@ -200,7 +239,7 @@ class Reconstruction(Tabular):
         if not self.determined.all():
             return replace(self, status=Status.PARTIAL)
         wrong = any(found > allowed[name] for name, found in self.discrepancy.items())
-        return self._contradicted() if wrong else replace(self, status=Status.DETERMINED)
+        return self._contradicted() if wrong else replace(self, status=COMPLETE[max(self.grounds)])
 
     def _contradicted(self) -> Reconstruction:
         nothing, forever = np.zeros_like(self.determined), np.full_like(self.error_bar, np.inf)
@@ -238,10 +277,43 @@ class Reconstruction(Tabular):
 
         return pd.DataFrame([vars(layer) for layer in self.layers])
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the arrays as values that strict JSON can hold; counts by the label of their `Ground`.
+
+        >>> x, known = np.array([0.5, 0.25, 0.0]), np.array([True, True, False])
+        >>> ground = np.array([Ground.EQUATIONS, Ground.ZEROS, OPEN], dtype=np.uint8)
+        >>> found = Reconstruction(x, known, np.zeros(3), Status.PARTIAL, (), None, {}, ground=ground)
+        >>> told = found.to_dict()
+        >>> told["status"], told["determined"], told["grounds"]
+        ('partial', 2, {'equations': 1, 'zeros': 1})
+        >>> told["message"].partition("which ")[2]
+        '(2 of 3 values: 1 by equations, 1 by zeros)'
+        """
+        told: dict[str, Any] = plain(
+            {
+                "status": self.status.name.lower(),
+                "message": self.conclusion,
+                "values": self.determined.size,
+                "determined": int(self.determined.sum()),
+                "everywhere": int(self.everywhere.sum()),
+                "grounds": {ground.label: count for ground, count in self.grounds.items()},
+                "input_shape": list(self.input.shape),
+                "label": self.label,
+                "largest_error_bar": self.error_bar[self.determined].max() if self.determined.any() else None,
+                "discrepancy": self.discrepancy,
+                "alternatives": len(self.alternatives),
+                "layers": [{**vars(layer), "grounds": dict(layer.grounds)} for layer in self.layers],
+                "notes": self.notes,
+            }
+        )
+        return told
+
     @property
     def conclusion(self) -> str:
         """The outcome in one sentence, with the determined share, and where the recursion stopped if it did."""
         share = f"{int(self.determined.sum()):,} of {self.determined.size:,} values"
+        if self.beyond_equations and (len(self.grounds) > 1 or self.status is Status.PARTIAL):
+            share += ": " + ", ".join(f"{count:,} by {g.label}" for g, count in self.grounds.items())
         stop = ""
         if self.status is Status.UNDETERMINED and self.layers:
             stop = f"; nothing follows from layer {self.layers[0].name!r} on"
@@ -249,11 +321,24 @@ class Reconstruction(Tabular):
 
     def _shown(self) -> Table:
         frame = self.to_frame()
-        if "together" in frame and not frame["together"].any():
-            frame = frame.drop(columns="together")
+        for column in ("together", "grounds"):
+            if column in frame and not frame[column].any():
+                frame = frame.drop(columns=column)
+        if "grounds" in frame:
+            frame["grounds"] = [layer.rests_on for layer in self.layers]
         if "rank" in frame and frame["rank"].isna().any():  # of layers that were not solved for by themselves
             frame["rank"] = ["" if line.rank is None else f"{line.rank}" for line in self.layers]
         for column in ("condition", "residual"):
             if column in frame:
                 frame[column] = frame[column].map("{:.1e}".format)
         return Table(frame.drop(columns=["settled", "misfit"], errors="ignore"), f"Reconstruction: {self.conclusion}")
+
+
+# The status of an input that is wholly determined, by the weakest ground of its values.
+COMPLETE = {
+    Ground.EQUATIONS: Status.DETERMINED,
+    Ground.RANGE: Status.GIVEN_RANGE,
+    Ground.ZEROS: Status.BY_ZEROS,
+    Ground.BITS: Status.BY_BITS,
+    Ground.NEIGHBOURHOOD: Status.LOCAL,
+}

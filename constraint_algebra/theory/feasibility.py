@@ -31,18 +31,27 @@ from constraint_algebra.theory.activity import (
     pattern_of,
     settled,
 )
+from constraint_algebra.theory.beyond import check_trials, expected_beyond_rank
 from constraint_algebra.theory.graph_feasibility import graph_feasibility
 from constraint_algebra.theory.limit import limit, limit_error, pattern_below
 from constraint_algebra.theory.propagation import at_start, nothing, start_layer
 from constraint_algebra.theory.reasons import reason_of, reason_together, verdict_of
 from constraint_algebra.theory.report import FeasibilityReport, LayerFeasibility
+from constraint_algebra.theory.simulated_pattern import masks_of
 from constraint_algebra.theory.steps import Step, falls_short, steps
 
 WEIGHT_LIMIT = 2200  # reduced unknowns up to which weight equations alone are eliminated, where bounds do not meet
 
 
 @checked
-def feasibility(network: NetworkLike, *, activity: Activity = 1.0, seed: int = 0) -> FeasibilityReport:
+def feasibility(
+    network: NetworkLike,
+    *,
+    activity: Activity = 1.0,
+    seed: int = 0,
+    at_bound: float | None = None,
+    trials: int = 0,
+) -> FeasibilityReport:
     """Return what the gradients of a network determine, from layer shapes alone.
 
     Printed: `filters` is `filters_needed` of `LayerFeasibility`, `by count` its `filters_by_counting`.
@@ -53,13 +62,18 @@ def feasibility(network: NetworkLike, *, activity: Activity = 1.0, seed: int = 0
             by the activation's name or in order; `activity_of` takes them from data. By a max-pool's name its winners:
             flat indices into its input in its output shape, or a boolean mask in its input shape; they are drawn
             uniformly where none are given.
-        seed: of the fraction, of the winners, of the sides of LeakyReLU and the like where no mask says them, and of
-            the random residues behind generic ranks.
+        seed: of the fraction, of the winners, of the sides of LeakyReLU and the like where no mask says them, of the
+            random residues behind generic ranks, and of the trials.
+        at_bound: share of the input's values that lie at an end of their valid range, such as a dark background; the
+            trials then say what the range determines. Each lies there independently, at either end.
+        trials: how often to simulate what zeros of activations and the range decide of each layer that is short of
+            rank, see `FeasibilityReport.beyond`; 0 for not at all. Simulated when it is first asked for.
 
     Raises:
         MissingBiasError: the network is a chain, and no layer gives its output gradient away, so that there is no place
             to start; or a graph without any weight.
-        ParameterError: an activity that is no fraction and does not fit the network.
+        ParameterError: an activity that is no fraction and does not fit the network; a share at a bound that is none,
+            or without trials.
 
     >>> from constraint_algebra import Conv2d, Flatten, LeakyReLU, Linear
     >>> net = Network((1, 6, 6), [Conv2d(2, 3, stride=2, padding=1), LeakyReLU(), Flatten(), Linear(4)])
@@ -72,9 +86,19 @@ def feasibility(network: NetworkLike, *, activity: Activity = 1.0, seed: int = 0
     Not determined: the gradient determines no value of the 1×6×6 input (rank 32 of 36)
     """
     assert isinstance(network, Network)  # whatever stood for it
+    check_trials(at_bound, trials)
     activity = settled(network, activity)
-    if not network.is_chain:
-        return graph_feasibility(network, activity, seed, _filters_alone)
+    if network.is_chain:
+        report = _report(network, activity, seed)
+    else:
+        report = graph_feasibility(network, activity, seed, _filters_alone)
+    if not trials:
+        return report
+    return replace(report, simulate=partial(expected_beyond_rank, network, masks_of(activity), at_bound, trials, seed))
+
+
+def _report(network: Network, activity: Activity, seed: int) -> FeasibilityReport:
+    """Return the report of a chain."""
     active = active_masks(network, activity, seed=seed)
     start = start_layer(network)
     found = list(steps(network, start, active, seed))

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from constraint_algebra.arguments import checked
-from constraint_algebra.errors import ParameterError, UnknownNameError
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.ranks.bounded import bounded_rank
 from constraint_algebra.ranks.knowledge import Knowledge
 from constraint_algebra.ranks.structural import layer_structural_rank
+from constraint_algebra.theory.simulated_layer import by_range, input_at_bounds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +28,14 @@ EQUATIONS = ("gradient", "weight", "both")
 
 @checked
 def rank_against_filters(
-    layer: PlacedLayer, filters: Sequence[int] | None = None, equations: str = "gradient", *, seed: int = 0
+    layer: PlacedLayer,
+    filters: Sequence[int] | None = None,
+    equations: str = "gradient",
+    *,
+    seed: int = 0,
+    at_bound: float | None = None,
+    values: ArrayLike | None = None,
+    valid_range: tuple[float, float] = (0.0, 1.0),
 ) -> pd.DataFrame:
     """Return the ranks of a layer's equations for each number of filters, as `plotting.rank_against_filters` draws it.
 
@@ -36,18 +46,30 @@ def rank_against_filters(
     - `rank`: the generic rank, missing where its bounds `low` and `high` do not meet,
     - `determined`: whether all unknowns are determined for certain; `determined_values`: how many, missing where
       undecided,
-    - `error`: upper bound of the probability that the rank is too small.
+    - `error`: upper bound of the probability that the rank is too small;
+
+    and with `at_bound` or `values`, for one draw of random weights and output gradients,
+
+    - `ranged`: the rank with the bounds that the range of the input implies: values that lie at an end of it in every
+      input that meets the equations,
+    - `determined_in_range`: the share of the values that equations and range determine.
 
     Args:
         layer: a convolution or linear layer at its place; its own number of filters does not matter.
         filters: the numbers to try, positive multiples of the layer's groups; by default the first 24.
         equations: "gradient", "weight" or "both"; the gradient equations of a head count alone, since its output is
             not known.
-        seed: of the random residues.
+        seed: of the random residues, and of what is drawn.
+        at_bound: share of the input's values that lie at an end of the range, each independently and at either end; the
+            others lie anywhere between.
+        values: an input of the layer instead, such as a picture.
+        valid_range: smallest and largest valid value.
 
     Raises:
         UnknownNameError: other equations.
-        ParameterError: no number of filters, or one that the layer cannot have.
+        ParameterError: no number of filters, or one that the layer cannot have; a share that is none, both a share and
+            values, an empty range, or values outside of it.
+        ShapeError: values of another shape than the layer's input.
 
     >>> from constraint_algebra.layers import Conv2d
     >>> frame = rank_against_filters(Conv2d(1, 3, stride=2, padding=1).place((1, 8, 8)), [4, 8, 12, 16])
@@ -63,7 +85,51 @@ def rank_against_filters(
     if equations not in EQUATIONS:
         raise UnknownNameError(f"equations must be one of {', '.join(EQUATIONS)}, got {equations!r}")
     counts = _checked_filters(layer, filters)
-    return pd.DataFrame([_ranks(layer.with_filters(count), equations, seed) for count in counts])
+    x = _input(layer, at_bound, values, valid_range, seed)
+    rows = []
+    for one in map(layer.with_filters, counts):
+        row = _ranks(one, equations, seed)
+        if x is not None:
+            row |= _ranged(one, equations, x, valid_range, seed)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _input(
+    layer: PlacedLayer, at_bound: float | None, values: ArrayLike | None, valid_range: tuple[float, float], seed: int
+) -> FloatArray | None:
+    """Return the input whose range is asked for, `None` where it is not."""
+    low, high = valid_range
+    if not low < high:
+        raise ParameterError("valid_range", f"valid_range must have its smaller value first, got {valid_range!r}")
+    if at_bound is not None and values is not None:
+        raise ParameterError("at_bound", "at_bound draws an input and values gives one; give one of them")
+    if at_bound is not None:
+        if not 0 <= at_bound <= 1:
+            raise ParameterError("at_bound", f"at_bound must be a share from 0 to 1, got {at_bound!r}")
+        return input_at_bounds(layer.input_shape, at_bound, valid_range, np.random.default_rng(seed))
+    if values is None:
+        return None
+    x = np.asarray(values, dtype=float)
+    if x.shape != layer.input_shape:
+        raise ShapeError(f"values have shape {x.shape}, expected the input shape {layer.input_shape} of the layer")
+    if not (x.min() >= low and x.max() <= high):
+        raise ParameterError(
+            "values", f"values lie from {x.min():g} to {x.max():g}, outside valid_range {valid_range!r}; give theirs"
+        )
+    return x
+
+
+def _ranged(
+    layer: PlacedLayer, equations: str, x: FloatArray, valid_range: tuple[float, float], seed: int
+) -> dict[str, int | float]:
+    """Return rank and share of determined values with the range, for one draw."""
+    rng = np.random.default_rng([seed, layer.filters])
+    weight, k = rng.standard_normal(layer.weight_shape), rng.standard_normal(layer.output_shape)
+    known = np.full(layer.output_shape, equations != "gradient")
+    found = by_range(layer, (known, equations != "weight"), weight, k, x, valid_range, seed)
+    rank = layer.unknowns - found.directions
+    return {"ranged": rank + found.added, "determined_in_range": found.share}
 
 
 def _ranks(layer: PlacedLayer, equations: str, seed: int) -> dict[str, int | float | bool | None]:

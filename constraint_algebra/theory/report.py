@@ -19,6 +19,7 @@ from constraint_algebra.networks.network import Network
 from constraint_algebra.ranks.bounded import bounded_rank
 from constraint_algebra.ranks.whole_map import WholeMap
 from constraint_algebra.theory.activity import all_known
+from constraint_algebra.theory.beyond import BeyondRank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +90,7 @@ class FeasibilityReport(Tabular):
         pattern: which outputs were assumed active, as a clause; empty where no activation cuts off.
         assumed: whether the pattern was assumed, and not given as masks.
         most: computes `limit` and `limit_high`, when they are first asked for.
+        simulate: computes `beyond`, when it is first asked for; `None` where no trials were asked for.
     """
 
     network: Network
@@ -101,6 +103,7 @@ class FeasibilityReport(Tabular):
     pattern: str = ""
     assumed: bool = True
     most: Callable[[], tuple[WholeMap | None, int | None]] = lambda: (None, None)
+    simulate: Callable[[], tuple[BeyondRank, ...]] | None = None
 
     @property
     def limit(self) -> WholeMap | None:
@@ -118,6 +121,15 @@ class FeasibilityReport(Tabular):
     @cached_property
     def _most(self) -> tuple[WholeMap | None, int | None]:
         return self.most()
+
+    @cached_property
+    def beyond(self) -> tuple[BeyondRank, ...]:
+        """What zeros and the range decided in simulations of the layers that are short of rank, the head first.
+
+        Empty where no trials were asked for, where no layer is short of rank by itself, and where no activation makes
+        zeros below one that is and no share of values at a bound was stated.
+        """
+        return () if self.simulate is None else self.simulate()
 
     @property
     def verdict(self) -> str:
@@ -140,8 +152,25 @@ class FeasibilityReport(Tabular):
     def conclusion(self) -> str:
         """The outcome in one sentence: determined, or where it stops and why.
 
-        Where it rests on which outputs are active it says so, and a second sentence names who knows better.
+        Where it rests on which outputs are active it says so, and a second sentence names who knows better. Where
+        trials were asked for, a last one says what zeros and the range are expected to decide.
         """
+        return self._conclusion + self._beyond_rank
+
+    @property
+    def _beyond_rank(self) -> str:
+        """Return what is expected beyond rank as a sentence of its own."""
+        if self.simulate is None:
+            return ""
+        if not self.beyond:
+            return (
+                " Beyond rank nothing was simulated: no layer is short of it where zeros or a stated share would help."
+            )
+        return f" Expected beyond rank, all above the layer known: {'; '.join(one.words for one in self.beyond)}."
+
+    @property
+    def _conclusion(self) -> str:
+        """Return what equations alone say."""
         whole = self.determined is not None and bool(self.determined.all())
         pattern = self.pattern if whole or self.limit is None else self.limit.pattern
         outcome = self._outcome(f", {pattern}" if pattern else "")

@@ -6,11 +6,17 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import constraint_algebra as ca
+from analysis import audit as audit_module
+from analysis.audit import Audit
 from analysis.command import app
+from analysis.own_report import WHAT_IT_MEANS, page
+from analysis.subjects import sample_step
+from constraint_algebra.ground import Ground
 
 MODEL = """
 import torch
@@ -212,3 +218,35 @@ def test_a_time_limit_gives_a_report_that_says_what_is_missing(tmp_path) -> None
     assert {row["status"] for row in report["reconstructions"].values()} == {"NOT_COMPUTED"}
     assert report["feasibility"]["all outputs active"]["verdict"]
     assert (tmp_path / "out/report.html").exists()
+
+
+def test_what_rests_on_more_than_equations_is_told_in_words_and_drawn(monkeypatch) -> None:
+    network = ca.Network((1, 8, 8), [ca.Conv2d(4, 3, padding=1), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(3)])
+    seen = sample_step(network, "mnist:1", seed=0)
+    ground = np.zeros((1, 8, 8), dtype=np.uint8)
+    ground[0, :5] = Ground.ZEROS
+
+    def by_zeros(seen, *_, **__):
+        whole, nothing = np.ones((1, 8, 8), dtype=bool), np.zeros((1, 8, 8))
+        return ca.Reconstruction(seen.truth, whole, nothing, ca.Status.PARTIAL, (), 1, {}, ground=ground).judged({})
+
+    monkeypatch.setattr(audit_module, "observe", by_zeros)
+    audited = Audit("model.py:build", {"mnist:1": seen})
+    audited.json["dtype"] = "float64"
+    audited.look_at_shapes()
+    audited.reconstruct()
+    audited.defend()
+    audited.json["conclusion"] = audited.conclusion
+    row = audited.json["reconstructions"]["mnist:1"]
+    assert (row["status"], row["grounds"]) == ("BY_ZEROS", {"equations": 24, "zeros": 40})
+    assert "1 came back with every value determined, 1 of them by zeros (PSNR" in audited.conclusion
+    shown = Page(page(audited))
+    rows = 1 + len(audited.json["defences"]["rows"])
+    assert shown.cells.count("every value, by zeros: not proven") == rows
+    assert shown.cells.count("24 equations, 40 zeros") == rows
+    (drawn,) = [p["alt"] for p in shown.pictures if p["alt"].startswith("On what each pixel of mnist:1 rests")]
+    assert "40 values on zeros that are no accident" in drawn
+
+
+def test_every_status_has_words() -> None:
+    assert {status.name for status in ca.Status} <= set(WHAT_IT_MEANS)

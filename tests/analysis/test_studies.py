@@ -17,6 +17,7 @@ from analysis import (
     measured,
     minimum_filters,
     open_values,
+    range_vs_filters,
     rank_vs_filters,
     relu_activity,
     sharing,
@@ -69,6 +70,7 @@ def test_committed_rows_are_complete_and_say_where_they_come_from(name) -> None:
 # One cheap configuration of each study whose results do not hang on the build of PyTorch or BLAS.
 AGAIN = {
     "rank_vs_filters": rank_vs_filters.Run("both", 3, 16, 3, 2, "half", 6),
+    "range_vs_filters": range_vs_filters.Run(5, 2, 33, "mnist:0"),
     "minimum_filters": minimum_filters.Run(1, 5, 2),
     "relu_activity": relu_activity.Run(0, 2, 1501, -0.15),
     "depth": depth.Run("narrow (R-CONV)", 4, 3, 0.5),

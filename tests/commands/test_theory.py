@@ -58,6 +58,20 @@ def test_csv_has_a_row_for_each_layer_and_activity_counts() -> None:
     assert other.splitlines()[3] != ",".join(rows[2].values())
 
 
+def test_trials_say_what_is_expected_beyond_rank(tmp_path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(MODELS)
+    asked = ("feasibility", f"{path}:network", "--at-bound", "0.9", "--trials", "2")
+    assert "Expected beyond rank, all above the layer known: the range determines" in " ".join(
+        run(*asked).output.split()
+    )
+    told = json.loads(run(*asked, "-f", "json").output)
+    assert [(one["layer"], one["ground"], one["trials"], one["wrong"]) for one in told["beyond"]] == [
+        ("0", "range", 2, 0)
+    ]
+    assert json.loads(run("feasibility", f"{path}:network", "-f", "json").output)["beyond"] == []
+
+
 def test_latex_is_a_tabular_with_as_many_cells_in_each_row() -> None:
     lines = run("minimum-filters", "lenet-o", "--format", "latex").output.strip().splitlines()
     assert lines[0] == r"\begin{tabular}{lllrrrrrr}"
@@ -89,6 +103,7 @@ def test_a_model_of_the_users_own(tmp_path, arguments, code) -> None:
         (["lenet-x"], "did you mean"),
         (["lenet", "--input-shape", "3x"], "error"),
         (["lenet", "--activity", "1.5"], "less than or"),
+        (["lenet", "--at-bound", "0.5"], "give trials"),
         (["{}:module"], "pass --input-shape"),
         (["{}:network", "--input-shape", "3x6x6"], "leave the input shape out"),
         (["missing.py:network"], "does not exist"),

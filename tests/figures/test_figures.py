@@ -84,6 +84,24 @@ def test_ranks_are_those_of_the_rows() -> None:
     assert "kernel 5, stride 2" in ax.get_title()
 
 
+def test_the_range_of_a_digit_is_that_of_the_rows_and_needs_fewer_filters() -> None:
+    figure = drawn("rank_vs_filters", COMMITTED)
+    data = pd.read_csv(COMMITTED / "range_vs_filters.csv")
+    assert (data["ranged"] >= data["rank"]).all()
+    for ax, (kernel, stride) in zip(figure.axes[6:], rank_vs_filters.LAYERS, strict=True):
+        rows = data[(data.kernel == kernel) & (data.stride == stride) & (data.image == rank_vs_filters.DIGIT)]
+        lines = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+        assert lines["rank with the range"] == rows["ranged"].tolist()
+        assert lines["exact rank"] == rows["rank"].tolist()
+        enough = rows.loc[rows["ranged"] == 784, "filters"].min()
+        assert enough < rows.loc[rows["rank"] == 784, "filters"].min()
+        assert any(text.get_text() == f"with the range:\n{enough} filters" for text in ax.texts)
+        assert f"kernel {kernel}, stride {stride}: a digit" in ax.get_title()
+    (legend,) = figure.legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told == ["counted", "structural rank", "exact rank", "rank with the range", "unknowns"]
+
+
 def test_fewest_filters_are_written_into_their_places() -> None:
     figure = drawn("minimum_filters", COMMITTED)
     texts = [[t.get_text() for t in ax.texts] for ax in figure.axes[:3]]

@@ -312,14 +312,14 @@ class Client:
     def reconstruct(self, **options: Any) -> tuple[ca.Reconstruction, GraphKnowledge]:
         """Return the result, and what the recursion knew of every value."""
         kept: list[GraphKnowledge] = []
-        once: Callable[..., Any] = graph_recursion.to_input
+        once: Callable[..., Any] = graph_recursion.Graph.to_input
 
-        def watched(*args: Any) -> Any:
-            found = once(*args)
-            kept.extend([found[0]] if found is not None else [])
+        def watched(recursion: graph_recursion.Graph, *args: Any) -> Any:
+            found = once(recursion, *args)
+            kept.extend([recursion.knows] if found is not None and recursion.knows is not None else [])
             return found
 
-        with mock.patch.object(graph_recursion, "to_input", watched):
+        with mock.patch.object(graph_recursion.Graph, "to_input", watched):
             result = ca.reconstruct(self.case.network, self.parameters, self.gradients, **options)
         return result, kept[-1]
 

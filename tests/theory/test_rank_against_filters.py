@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 import constraint_algebra as ca
 
@@ -86,3 +87,53 @@ def test_filters_that_a_layer_cannot_have_are_refused(filters, words) -> None:
 def test_other_equations_are_refused_by_name() -> None:
     with pytest.raises(ca.UnknownNameError, match="equations must be one of gradient, weight, both, got 'bias'"):
         ca.rank_against_filters(LAYERS["linear"], equations="bias")
+
+
+@pytest.mark.parametrize("equations", ["gradient", "weight", "both"])
+def test_the_range_fixes_what_programmes_say(equations) -> None:
+    """Weights and output gradients are those of the seed and the number of filters: the widths of all values."""
+    layer, filters = ca.Conv2d(1, 3, stride=2, padding=1).place((1, 5, 6)), [1, 2, 3]
+    x = np.pad(np.full((1, 2, 2), 0.3), ((0, 0), (1, 2), (2, 2)))
+    frame = ca.rank_against_filters(layer, filters, equations, values=x, seed=5)
+    plain = ca.rank_against_filters(layer, filters, equations, seed=5)
+    assert frame[plain.columns].equals(plain)
+    for row in frame.itertuples():
+        one, rng = layer.with_filters(row.filters), np.random.default_rng([5, row.filters])
+        W, k = rng.standard_normal(one.weight_shape), rng.standard_normal(one.output_shape)
+        B, A = ca.weight_equations(one, W).matrix.toarray(), ca.gradient_equations(one, k).matrix.toarray()
+        M = {"gradient": A, "weight": B, "both": np.vstack([B, A])}[equations]
+        fixed = []
+        for e in np.eye(30):
+            ends = [linprog(sign * e, A_eq=M, b_eq=M @ x.ravel(), bounds=(0, 1)).fun for sign in (1, -1)]
+            fixed.append(-ends[1] - ends[0] < 1e-7)
+        assert row.determined_in_range == np.mean(fixed)
+        tight = np.array(fixed) & (x.ravel() == 0)  # every value that is fixed at a bound is an equation
+        assert row.ranged == np.linalg.matrix_rank(np.vstack([M, np.eye(30)[tight]]))
+    assert frame["determined_in_range"].iloc[-1] > 0
+
+
+def test_a_share_at_the_bound_is_drawn_and_none_of_them_adds_nothing() -> None:
+    layer = LAYERS["stride"]
+    frame = ca.rank_against_filters(layer, [4, 6], at_bound=0.0, valid_range=(-1, 3))
+    assert (frame["ranged"] == frame["rank"]).all()
+    dark = ca.rank_against_filters(layer, [4, 6], at_bound=1.0, valid_range=(-1, 3))
+    assert (dark["ranged"] > dark["rank"]).all()
+    ax = ca.plotting.rank_against_filters(dark)
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_array_equal(lines["rank with the range"], dark["ranged"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"at_bound": 1.5}, "at_bound must be a share from 0 to 1, got 1.5"),
+        ({"at_bound": 0.5, "values": np.zeros((2, 7, 6))}, "give one of them"),
+        ({"values": np.zeros((7, 6))}, r"values have shape \(7, 6\), expected the input shape \(2, 7, 6\)"),
+        ({"values": np.full((2, 7, 6), 2.0)}, "values lie from 2 to 2, outside valid_range"),
+        ({"values": np.full((2, 7, 6), np.nan)}, "values"),
+        ({"at_bound": 0.5, "valid_range": (1.0, 1.0)}, "valid_range must have its smaller value first"),
+    ],
+)
+def test_an_input_that_is_none_is_refused(arguments, words) -> None:
+    with pytest.raises(ca.ConstraintAlgebraError, match=words):
+        ca.rank_against_filters(LAYERS["stride"], [2], **arguments)

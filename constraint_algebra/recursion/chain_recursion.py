@@ -1,0 +1,193 @@
+"""The recursion through a plain chain: layer after layer, from the head's gradient to the network's input.
+
+Knowledge is kept for every value, not for every layer. k[j] is known where d(x[j]) is, and also where the gradient that
+arrives at j is zero, whatever x[j] is; a gradient row counts where all its k are known, a weight row where its z is.
+Where no activation lies between, a layer that stays open is solved together with those below it (`joint_step`).
+
+A pass may use what lies beyond the equations (`open_values`, `open_bits`). What it has in common with the pass before,
+which used less, is not computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from constraint_algebra.arrays import GroundArray, Progress
+from constraint_algebra.ground import Ground
+from constraint_algebra.layers.activations import ReLU
+from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks import walk
+from constraint_algebra.recursion import bits_step, explanations, joint_step, layer_step, open_values
+from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.recursion.estimates import Above, Estimate, through_activation
+from constraint_algebra.recursion.found import Found, counted, with_grounds
+from constraint_algebra.recursion.joint_equations import OpenLayer
+from constraint_algebra.recursion.joint_step import Step
+from constraint_algebra.recursion.observation import Observation
+from constraint_algebra.recursion.open_values import Beyond
+from constraint_algebra.recursion.result import LayerSolution
+from constraint_algebra.recursion.value_equations import Reader
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place between two layers, and what is known there.
+
+    Attributes:
+        values: the values there.
+        gradient: the gradient of the loss with respect to them.
+        above: the activation that reads them; `None` where another layer does.
+        output: of that activation, as far as it is known.
+    """
+
+    values: Estimate
+    gradient: Estimate
+    above: Above | None = None
+    output: Estimate | None = None
+
+    def says_something(self) -> bool:
+        """Whether any value is known, or any gradient that is not zero."""
+        return bool(self.values.known.any() or self.gradient.value[self.gradient.known].any())
+
+
+@dataclass
+class Chain:
+    """The recursion from one output gradient: `to_input` makes a pass, and remembers it for the next.
+
+    Args:
+        observed: parameters and gradients.
+        start: the layer to start from.
+        k: its output gradient.
+        misfit: the largest residual of a layer, relative to its right-hand sides, at which a pass goes on.
+        progress: told after each layer of the first pass.
+    """
+
+    observed: Observation
+    start: PlacedLayer
+    k: Estimate
+    misfit: float
+    progress: Progress | None
+    _steps: dict[int, tuple[object, Step, Ground]] = field(default_factory=dict, init=False)
+    _grounds: dict[int, GroundArray] = field(default_factory=dict, init=False)
+    _by_valid_range: bool = field(default=False, init=False)
+
+    def to_input(self, beyond: Beyond | None = None) -> Found | None:
+        """Return the network's input and what was found layer by layer; `None` at a residual above `misfit`.
+
+        With a finite `misfit`, as one of several explanations, also where an activation never has the output found.
+
+        Args:
+            beyond: what may be used beyond the equations.
+        """
+        network = self.observed.network
+        todo = [layer for layer in reversed(network.bilinear) if layer.index <= self.start.index]
+        place = Place(Estimate.unknown(self.start.output_shape, MEMBERS), self.k)
+        summaries: list[LayerSolution] = []
+        group: tuple[OpenLayer, ...] = ()
+        upper: Reader | None = None
+        for layer, below in zip(todo, [*todo[1:], None], strict=True):
+            step = self._step(layer, place, group, upper, beyond)
+            summary, x = step.solved.summary, step.solved.input
+            if summary.residual > self.misfit:
+                return None
+            summaries.append(self._with_grounds(summary, layer, x, beyond))
+            if self.progress is not None and beyond is None:
+                self.progress(len(summaries), len(todo), layer.name)
+            if layer.index == 0:
+                return Found(x, summaries, by_valid_range=self._by_valid_range)
+            between = network.between(below, layer) if below is not None else network.layers[: layer.index]
+            if np.isfinite(self.misfit) and explanations.is_out_of_range(between, x):
+                return None
+            at_input = Place(x, layer_step.input_gradient(self.observed, layer, step.k))
+            upper = Reader(layer, step.k, place.values)
+            place = through_activations(self.observed, between, at_input, below)
+            group = step.open if joint_step.affine(between) else ()
+            if not place.says_something() and not any(above.says_something() for above in group):
+                return Found(Estimate.unknown(network.input_shape, MEMBERS), summaries)
+        return Found(place.values, summaries, by_valid_range=self._by_valid_range)
+
+    def _step(
+        self,
+        layer: PlacedLayer,
+        place: Place,
+        group: tuple[OpenLayer, ...],
+        upper: Reader | None,
+        beyond: Beyond | None,
+    ) -> Step:
+        """Return what is found at a layer; as before, where no more is known than in the pass before."""
+        if beyond is not None and beyond.weakest >= Ground.BITS and upper is not None and not group:
+            own = place.gradient, place.above, place.output
+            place = replace(place, gradient=bits_step.with_bits(self.observed, layer, *own, upper, beyond))
+        seen, before = _known(place, group), self._steps.get(layer.index)
+        if before is not None and before[0] == seen:
+            step, looked_at = before[1:]
+        else:
+            this = OpenLayer(layer, place.gradient, place.values, place.above)
+            step, looked_at = joint_step.take(self.observed, group, this), Ground.EQUATIONS
+        # Bits say nothing of the layer's own input; without a new equation it is not looked at again.
+        if beyond is not None and looked_at < min(beyond.weakest, Ground.ZEROS):
+            step, looked_at = self._extended(layer, step, place, beyond), beyond.weakest
+        self._steps[layer.index] = seen, step, looked_at
+        return step
+
+    def _extended(self, layer: PlacedLayer, step: Step, place: Place, beyond: Beyond) -> Step:
+        """Return a step with what the range of the layer's input, and its zeros, decide."""
+        if step.solved.input.known.all():
+            return step
+        made = open_values.origin(self.observed.network, layer.inputs[0], beyond.valid_range)
+        reader = Reader(layer, step.k, place.values)
+        if made is None or not (reader.z.known.any() or reader.k.value[reader.k.known].any()):
+            return step
+        cut = None
+        if place.above is not None and place.output is not None and isinstance(place.above.activation, ReLU):
+            cut = open_values.inactive(self.observed, layer, place.output.reshape(layer.output_shape))
+        x = open_values.extended(self.observed, step.solved.input, [reader], made, beyond, cut)
+        if x.known.sum() == step.solved.input.known.sum():
+            return step
+        self._by_valid_range |= not made.levels  # nothing but the network's input has none
+        solved = replace(step.solved, input=x)
+        k = layer_step.settled_gradient(self.observed, layer, step.k, solved, place.above)
+        return Step(solved, k, () if x.known.all() else step.open)
+
+    def _with_grounds(
+        self, summary: LayerSolution, layer: PlacedLayer, x: Estimate, beyond: Beyond | None
+    ) -> LayerSolution:
+        """Return the line of a layer with the grounds on which its input is known."""
+        ground = Ground.EQUATIONS if beyond is None else beyond.weakest
+        held = with_grounds(self._grounds.get(layer.index), x.known, ground)
+        self._grounds[layer.index] = held
+        return replace(summary, determined=int(x.known.sum()), grounds=counted(held))
+
+
+def _known(place: Place, group: tuple[OpenLayer, ...]) -> object:
+    """Return what tells whether more is known at a place than before."""
+    estimates = [place.values, place.gradient, *(e for above in group for e in (above.k, above.z))]
+    return tuple(np.packbits(estimate.known).tobytes() for estimate in estimates)
+
+
+def through_activations(
+    observed: Observation, between: Sequence[PlacedLayer], place: Place, below: PlacedLayer | None
+) -> Place:
+    """Return what is known at the output of a layer, from what is known at the input of the next layer above it.
+
+    Args:
+        observed: parameters and gradients.
+        between: the layers without a weight that lie between the two.
+        place: what is known at the input of the upper one.
+        below: the lower one, whose bias equations are a check on its output gradient; `None` below the first of all.
+    """
+
+    def activation(layer: PlacedLayer, place: Place) -> Place:
+        y, dy = place.values, place.gradient
+        stored = observed.stored(y)
+        check = observed.bias_check(below) if below is not None and layer is between[0] else None
+        z, dz = through_activation(layer.activation, y, dy, stored, check)
+        return Place(z, dz, Above(layer.activation, dy), y)
+
+    def reshape(layer: PlacedLayer, place: Place) -> Place:
+        return Place(place.values.reshape(layer.input_shape), place.gradient.reshape(layer.input_shape))
+
+    return walk.down(between, place, walk.Rules(activation=activation, reshape=reshape))

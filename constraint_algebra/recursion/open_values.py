@@ -1,0 +1,252 @@
+"""What a value keeps open, decided beyond the equations: by the range of its entries, and by zeros.
+
+A value lies in the family `x = p + V y` that the equations of the layers that read it leave possible. Where an
+activation with plateaus made it, as a ReLU, its entries lie in the range of the activation, and many exactly on a
+plateau; an input of the network lies in its valid range. Each channel is looked at by itself, as it lies in a family of
+few directions, and the whole value where that is small. What is found there are further equations, and the rest is
+solved for again: one channel often decides another, through the weight equations.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg as la
+import scipy.sparse as sp
+
+from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.beyond_rank.family import Family
+from constraint_algebra.beyond_rank.implied import implied
+from constraint_algebra.beyond_rank.zeros import sparsest
+from constraint_algebra.equations.systems import weight_equations
+from constraint_algebra.ground import Ground
+from constraint_algebra.layers.activations import formulas
+from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.observation import Observation
+from constraint_algebra.recursion.result import CONTRADICTION
+from constraint_algebra.recursion.value_equations import Reader, ValueEquations
+
+FAR = 1e30  # an input at which every activation has reached the end of its range
+ROUNDS = 12  # of looking and solving again; each but the last decides something
+INDEPENDENT = 1e-9  # singular values of a channel's part of the open directions up to this share are rounding
+CLEAR = 8.0  # standard deviations by which a value may lie beyond its range
+ROUNDED = 2.0**-48  # of a typical value: rounding that no noise covers
+WIDEST = 800  # directions up to which a whole value is looked at
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What may be used beyond the equations, and how long.
+
+    Attributes:
+        weakest: the weakest ground that is allowed.
+        valid_range: smallest and largest valid value of the network's input.
+        seconds: time limit of each search.
+        seed: of random objectives and restarts.
+    """
+
+    weakest: Ground
+    valid_range: tuple[float, float]
+    seconds: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of the entries of a value from what made it.
+
+    Attributes:
+        low, high: their range.
+        levels: plateaus on which many of them lie exactly; none for an input of the network.
+    """
+
+    low: float
+    high: float
+    levels: tuple[float, ...] = ()
+
+
+def origin(network: Network, number: int, valid_range: tuple[float, float]) -> Origin | None:
+    """Return what is known of a value from what made it, `None` where that tells nothing.
+
+    >>> from constraint_algebra.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
+    >>> network = Network((1, 8, 8), [Conv2d(2, 3), ReLU(), MaxPool2d(2), Flatten(), Linear(3)])
+    >>> [origin(network, number, (0.0, 1.0)) for number in (0, 1, 4)]
+    [Origin(low=0.0, high=1.0, levels=()), None, Origin(low=0.0, high=inf, levels=(0.0,))]
+    """
+    while number:
+        layer = network.layers[number - 1]
+        if layer.is_activation:
+            f = formulas(layer.activation)
+            low, high = f.value(np.array([-FAR, FAR]))
+            ends = float(low), float(high) if high < FAR else np.inf
+            return Origin(*ends, levels=tuple(f.plateaus)) if f.plateaus else None
+        if not (layer.is_selection or layer.is_reshape):
+            return None
+        number = layer.inputs[0]
+    return Origin(*valid_range) if np.isfinite(valid_range).any() else None
+
+
+class Cut(NamedTuple):
+    """Inequalities `matrix x <= slack` of a flat value: outputs that a ReLU cut off."""
+
+    matrix: sp.csr_array
+    slack: FloatArray
+
+
+def inactive(observed: Observation, layer: PlacedLayer, y: Estimate) -> Cut | None:
+    """Return `W x <= -b` at the outputs of a layer that a ReLU cut off, as far as they may be tight.
+
+    Where the truth meets an inequality strictly it is no part of any proof that a value has no room (complementary
+    slackness). So only filters without a bias count, whose outputs are exactly zero over a background of zeros.
+
+    Args:
+        observed: parameters and gradients.
+        layer: the layer.
+        y: the output of the ReLU that reads it, as far as it is known.
+    """
+    b = observed.bias(layer)
+    zero = y.known & (np.abs(y.filled()) <= CLEAR * y.deviation) & (b == 0).reshape(-1, *(1,) * len(layer.outputs))
+    if not zero.any():
+        return None
+    W = observed.parameters[layer.weight_name]
+    matrix = sp.csr_array(weight_equations(layer, W).matrix[zero.ravel()])
+    return Cut(matrix, ROUNDED * np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()))
+
+
+def extended(
+    observed: Observation,
+    value: Estimate,
+    readers: list[Reader],
+    made: Origin,
+    beyond: Beyond,
+    cut: Cut | None = None,
+) -> Estimate:
+    """Return a value with what its range, and if allowed its zeros, decide beyond the equations.
+
+    Entries that lie on a bound or a plateau are taken in as equations; everything else that is new follows from these
+    together with the equations of the readers, with its error bar.
+
+    Args:
+        observed: parameters and gradients.
+        value: what is known of it.
+        readers: the layers that read it, with what is known at their outputs; at least one.
+        made: what made it.
+        beyond: what may be used.
+        cut: inequalities that hold as well.
+    """
+    end = time.monotonic() + beyond.seconds
+    rng = np.random.default_rng(beyond.seed)
+    for _ in range(ROUNDS):
+        system = ValueEquations(observed, value, readers)
+        if system.rank is None or value.known.all():
+            break
+        at = _Look(system, made, beyond.weakest, rng, end, cut).at()
+        fresh = np.isfinite(at) & ~value.known
+        if not fresh.any():
+            break
+        exact = Estimate(
+            np.where(fresh, at, value.value),
+            value.known | fresh,
+            np.where(fresh[..., None], 0.0, value.perturbations),
+        )
+        again = ValueEquations(observed, exact, readers)
+        found = again.estimate()
+        if not _agrees(again, found, made):
+            break
+        value = _merged(exact, found)
+    return value
+
+
+def _merged(value: Estimate, found: Estimate) -> Estimate:
+    """Return what is known of a value, and what was found where nothing was."""
+    fresh = found.known & ~value.known
+    return Estimate(
+        np.where(fresh, found.value, value.value),
+        value.known | fresh,
+        np.where(fresh[..., None], found.perturbations, value.perturbations),
+    )
+
+
+def _agrees(system: ValueEquations, found: Estimate, made: Origin) -> bool:
+    """Whether a solution fits all equations to their noise, and lies in its range to its error bars."""
+    slack = CLEAR * found.deviation + ROUNDED * system.scale
+    inside = (found.value >= made.low - slack) & (found.value <= made.high + slack)
+    return bool(inside[found.known].all()) and system.misfit(found.value) < CONTRADICTION
+
+
+def family_of(system: ValueEquations) -> Family:
+    """Return all values that equations leave possible, flat."""
+    x = system.solution()
+    V = (system.basis @ system.null).reshape(x.size, -1)
+    moved = system.moved(x).reshape(x.size, -1)
+    across = moved - V @ (V.T @ moved)  # along V nothing is known, and noise is no matter
+    noise = np.sqrt((across**2).mean(axis=1)) + ROUNDED * system.scale
+    return Family(x.ravel(), V, noise)
+
+
+class _Look:
+    """A look at the family that equations leave possible, channel by channel and as a whole.
+
+    Args:
+        system: the equations.
+        made: what made the value.
+        weakest: the weakest ground that is allowed.
+        rng: of the random objectives.
+        end: when no further channel is begun.
+        cut: inequalities of the whole value.
+    """
+
+    def __init__(
+        self,
+        system: ValueEquations,
+        made: Origin,
+        weakest: Ground,
+        rng: np.random.Generator,
+        end: float,
+        cut: Cut | None,
+    ) -> None:
+        """Write the family down."""
+        self.made, self.weakest, self.rng, self.end, self.cut = made, weakest, rng, end, cut
+        self.shape = system.shape
+        self.whole = family_of(system)
+
+    def at(self) -> FloatArray:
+        """Return the bound or plateau on which an entry lies, NaN where none is known, in the shape of the value."""
+        found = np.full(self.shape, np.nan)
+        flat = found.reshape(self.shape[0], -1)
+        pieces = np.arange(found.size).reshape(flat.shape)
+        for channel, piece in enumerate(pieces):
+            family = self._part(piece)
+            if family.dimension and time.monotonic() < self.end:
+                flat[channel] = self._on_bounds(family)
+        if not np.isfinite(flat).any() and (len(pieces) > 1 or self.cut is not None):
+            flat[...] = self._by_range(self.whole, self.cut).reshape(flat.shape)
+        return found
+
+    def _part(self, piece: IntArray) -> Family:
+        """Return the family of some entries, whatever the others are."""
+        if self.whole.dimension == 0:
+            return Family(self.whole.p[piece], np.zeros((len(piece), 0)), self.whole.noise[piece])
+        U, s, _ = la.svd(self.whole.V[piece], full_matrices=False, check_finite=False)
+        return Family(self.whole.p[piece], U[:, s > INDEPENDENT], self.whole.noise[piece])
+
+    def _on_bounds(self, family: Family) -> FloatArray:
+        at = self._by_range(family)
+        if np.isfinite(at).any() or self.weakest < Ground.ZEROS or not self.made.levels:
+            return at
+        point = sparsest(family, self.made.levels, low=self.made.low, high=self.made.high, rng=self.rng)
+        return at if point is None else point.at
+
+    def _by_range(self, family: Family, cut: Cut | None = None) -> FloatArray:
+        n = len(family.p)
+        if not 0 < family.dimension <= WIDEST:
+            return np.full(n, np.nan)
+        lower, upper = np.full(n, self.made.low), np.full(n, self.made.high)
+        matrix, slack = (None, None) if cut is None else cut
+        found = implied(family, lower, upper, cut=matrix, slack=slack, deadline=self.end)
+        return np.full(n, np.nan) if found is None else found.at
