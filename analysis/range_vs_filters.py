@@ -5,7 +5,11 @@ Question: How many filters determine a dark picture, if its pixels are known to 
 Hypothesis: A digit has three quarters of its pixels at an end of the range, and fewer equations than pixels suffice,
 with a sharp transition, as in compressed sensing; each residue class of a stride has its own.
 
-Finding: (to be filled in)
+Finding: Yes, and sharply. With kernel 5 and stride 1, where counting is right and asks for 32 filters, no pixel is
+determined up to rank 450 of 784 (500 for the digit with the fewest dark pixels), and with one filter more, 19 or 21,
+all are. A stride makes a staircase of it, one step for each residue class of pixels: with stride 2 the first quarter
+is determined from 11 to 13 filters on and all of them from 26 to 30 on, where the equations alone need 49 (kernel 5);
+with kernel 3 from 100 to 124 on in place of 196. There it is the class with one tap a pixel that waits.
 
 One row for each layer, number of filters and digit: gradient equations alone count, for one draw of random weights and
 output gradients. `rank` is exact for almost all of them; `ranged` counts the bounds that the range implies as well, and

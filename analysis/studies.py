@@ -29,6 +29,7 @@ NAMES = (
     "defences",
     "training",
     "open_values",
+    "beyond_rank",
     "twin_gallery",
     "photograph",
 )

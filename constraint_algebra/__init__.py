@@ -30,6 +30,7 @@ _PUBLIC = {
         "UnsupportedLayerError",
         "ZeroGradientError",
     ),
+    "ground": ("Ground",),
     "notes": ("AssumptionWarning",),
     "layers.activations": (
         "ELU",

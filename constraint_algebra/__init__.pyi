@@ -33,6 +33,7 @@ from .experiments import samples as samples
 from .experiments.metrics import mse as mse
 from .experiments.metrics import psnr as psnr
 from .experiments.metrics import ssim as ssim
+from .ground import Ground as Ground
 from .layers.activations import ELU as ELU
 from .layers.activations import SELU as SELU
 from .layers.activations import Hardtanh as Hardtanh

@@ -28,6 +28,7 @@ NAMES = (
     "defences",
     "training",
     "open_values",
+    "beyond_rank",
     "twin_gallery",
     "reconstruction",
 )

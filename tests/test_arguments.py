@@ -226,7 +226,7 @@ def test_every_public_callable_is_walked_with_arguments_that_it_takes(tmp_path, 
     monkeypatch.chdir(tmp_path)
     ca.save("file.npz", {"x": IMAGE}, network=NET)
     for name in CALLABLES:
-        if name != "Status":
+        if not isinstance(getattr(ca, name), enum.EnumType):
             getattr(ca, name)(**arguments_of(name))
 
 

@@ -4,6 +4,11 @@
 | --- | --- |
 | `family` | what equations leave possible: a point and its directions |
 | `implied` | values whose interval has no width: inequalities that leave no room are equations |
+| `depth` | the point deepest between bounds, and the multipliers that say why it is no deeper |
+| `weak_duality` | how far values may move, from multipliers whoever proposed them |
+| `exact_proof` | the same over the rationals, for small systems |
 | `zeros` | the sparsest point of a family, and why its zeros are no accident |
+| `evidence` | when values on a plateau are no accident |
+| `vertices` | points of a family that may have many values on plateaus |
 | `alternation` | hypotheses entry by entry, rows weighed by how well their block fits, hypotheses from the solution |
 """

@@ -25,11 +25,11 @@ from constraint_algebra.arrays import FloatArray, IntArray
 
 SOFT = 6  # rounds in which choices have shares: in 3 to 5 all bits of a layer of LeNet were right
 ROUNDS = 24  # of one start
-EVEN = 2  # rounds with all blocks weighed alike
-REWEIGHTED = 4  # times a round that weights follow the misfits
+EVEN = 1  # rounds with all blocks weighed alike
+REWEIGHTED = 2  # times a round that weights follow the misfits
 SHARPNESS = 8.0  # of the shares: a choice that is better by one weighs e^8 times as much
 LEAST = 0.1  # of the median misfit of its kind: a block that fits better than that is weighed no more
-SHAKEN = 0.15  # of the choices in the worse half of the blocks, made anew where a round changes none
+SHAKEN = 0.15  # of the choices in the worse half of the blocks, made anew where a round brings nothing new
 RESTARTED = 0.3  # of the shares at a new start are random
 
 
@@ -100,21 +100,22 @@ class _Search:
 
     def once(self, shares: FloatArray) -> IntArray | None:
         """Alternate from some shares until choices are confirmed, the rounds are used up or time is."""
-        before: IntArray | None = None
+        seen: set[bytes] = set()
         for number in range(ROUNDS):
             if time.monotonic() >= self.deadline:
                 return None
             answer = self._solved(shares, even=number < EVEN)
             chosen = np.asarray(answer.scores.argmax(axis=1))
-            stands = before is not None and bool((chosen == before).all())
-            found = self._confirmed(chosen) if stands else None
+            again = chosen.tobytes() in seen  # it stands, or turns in a circle
+            found = self._confirmed(chosen) if again else None
             if found is not None:
                 return found
-            before, choices = chosen, shares.shape[1]
+            seen.add(chosen.tobytes())
+            choices = shares.shape[1]
             if number + 1 < SOFT:
                 shares = _softened(answer.scores)
-            elif stands:
-                shares, before = _one_each(self._shaken(chosen, answer, choices), choices), None
+            elif again:
+                shares = _one_each(self._shaken(chosen, answer, choices), choices)
             else:
                 shares = _one_each(chosen, choices)
         return None

@@ -23,7 +23,7 @@ from constraint_algebra.numerics.rows import row_norms
 ITERATIONS = 100
 PATIENCE = 4  # steps in which the gap does not fall
 REGULAR = 1e-15  # on a unit diagonal
-REFINED = 2  # times that a solution is corrected by what it misses
+REFINED = (1, 2)  # times that a solution is corrected by what it misses, by Cholesky's method and firmly
 STEP = 0.995  # share of the way to the nearest bound
 
 
@@ -65,7 +65,8 @@ def deepest(
 
     Args:
         A: rows of unit norm, shape `(m, d)`, of full column rank.
-        lower, upper: finite bounds, `(m,)`.
+        lower: finite bounds, `(m,)`.
+        upper: the same from above.
         noise: of each row, `(m,)`: below a gap of this size nothing more is to be learnt.
         gap: the largest distance from the deepest point that is good enough.
         enough: a depth at which to stop.
@@ -84,14 +85,16 @@ def deepest(
             best = state
             break
         late = time.monotonic() > deadline
-        if late or (firm and since == PATIENCE):
+        if late:
             break
         try:
-            if since == PATIENCE:
-                raise la.LinAlgError
-            state = _next(A, state, firm=firm)
-        except la.LinAlgError:  # the squares of weights so far apart are lost in rounding: the matrix itself from here on
-            state, since, firm = best, 0, True
+            following = None if since == PATIENCE else _next(A, state, firm=firm)
+        except la.LinAlgError:
+            following = None
+        if following is None and firm:
+            break
+        # The squares of weights so far apart are lost in rounding: the matrix itself from here on.
+        state, since, firm = (best, 0, True) if following is None else (following, since, firm)
     m = len(A)
     z, w = best.z, best.w
     return Deepest(best.y, best.depth, best.gap, z[:m], z[m:], w[:m], w[m:], late)
@@ -128,7 +131,7 @@ class _Newton:
 
     def __init__(self, A: FloatArray, state: _State, *, firm: bool) -> None:
         """Factor; `LinAlgError` where rounding has left a matrix that is not positive."""
-        self.A, self.state = A, state
+        self.A, self.state, self.firm = A, state, firm
         self.weight = state.z / state.w
         self.scale, self.factor = (self._orthogonal if firm else self._cholesky)()
 
@@ -158,11 +161,12 @@ class _Newton:
     def rows(self, step: FloatArray) -> FloatArray:
         """Return how fast the bounds come nearer."""
         along = self.A @ step[:-1]
-        return np.concatenate([along, -along]) + step[-1]
+        return np.asarray(np.concatenate([along, -along]) + step[-1])
 
     def adjoint(self, z: FloatArray) -> FloatArray:
+        """Return the transposed rows times multipliers."""
         m = len(self.A)
-        return np.append(self.A.T @ (z[:m] - z[m:]), z.sum())
+        return np.asarray(np.append(self.A.T @ (z[:m] - z[m:]), z.sum()))
 
     def direction(self, products: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the steps of (y, depth), w and z that take `products` from the products `w z`, and misfits away."""
@@ -176,7 +180,7 @@ class _Newton:
     def _solve(self, rhs: FloatArray) -> FloatArray:
         scale = self.scale
         step = scale * la.cho_solve(self.factor, scale * rhs, check_finite=False)
-        for _ in range(REFINED):
+        for _ in range(REFINED[self.firm]):
             missed = rhs - self.adjoint(self.weight * self.rows(step))
             step = step + scale * la.cho_solve(self.factor, scale * missed, check_finite=False)
         return np.asarray(step)
@@ -191,9 +195,7 @@ def _next(A: FloatArray, state: _State, *, firm: bool) -> _State:
     centre = (ahead / mean) ** 3
     step, dw, dz = newton.direction(w * z + dw * dz - centre * mean)
     primal, dual = STEP * _step(w, dw), STEP * _step(z, dz)
-    return _State(
-        state.y + primal * step[:-1], state.depth + primal * float(step[-1]), w + primal * dw, z + dual * dz
-    )
+    return _State(state.y + primal * step[:-1], state.depth + primal * float(step[-1]), w + primal * dw, z + dual * dz)
 
 
 def _step(values: FloatArray, direction: FloatArray) -> float:

@@ -1,18 +1,23 @@
 """When values that lie on a plateau are no accident.
 
-A point of the family `p + V y` at which entries T lie on plateaus (exact zeros of a ReLU) solves `V_T y = level_T - p_T`: more equations than
-unknowns. Let C be rows of T that depend on each other, `u V_C = 0` with no entry of u zero. The truth is in the family too, so `u (level - truth)_C = 0`:
-one equation between true values, which data that know nothing of V meet only where every one of these true values lies on its plateau itself.
-So if every row of T depends on others of T (its leverage is below 1), and V_T has full rank, the point is the truth, **for generic data**. What stands between that
-sentence and a wrong answer:
+A point of the family `p + V y` at which the entries T lie on plateaus (exact zeros of a ReLU) solves
+`V_T y = level_T - p_T`: more equations than unknowns. Let C be rows of T that depend on each other, `u V_C = 0` with no
+entry of u zero. The truth is in the family too, so `u (level - truth)_C = 0`: one equation between true values. Data
+that know nothing of V meet it only where all of these true values lie on their plateaus. So if every row of T depends
+on others of T (its leverage is below 1) and V_T has full rank, the point is the truth, **for generic data**. What
+stands between that sentence and a wrong answer:
 
-- *Rows that say the same.* Two proportional rows depend on each other, yet a photograph with two equal pixels makes the same equation hold: such rows count as one condition,
-  also where they are proportional up to a small angle. In a family of one direction all rows are proportional; there rows of the same size count as one.
-- *Parts.* T falls apart into parts that share no dependence; each part has to prove itself: at least two conditions more than unknowns (one accident is allowed for), and fewer
-  than `ACCIDENTS` accidental points expected among all choices of as many rows, each further row holding by chance with the probability `tolerance / spread`.
-  The tolerance is that of a row predicted by the others, so that noise, its amplification and weak dependences all count.
-- *Leverage.* A zero that follows from others only by amplifying them a thousand times follows from nothing.
-- *Noise.* A row that moves by less than a hundred times its tolerance within the family says nothing, and is no evidence.
+- *Rows that say the same.* Two proportional rows depend on each other, yet a photograph with two equal pixels makes
+  their equation hold. Such rows count as one condition, also where they are proportional but for a small angle. In a
+  family of one direction all rows are proportional; there rows of one size count as one.
+- *Parts.* T falls apart into parts that share no dependence, and each has to prove itself: by `EXCESS` conditions more
+  than unknowns at least (one of them may be an accident), and by fewer than `ACCIDENTS` accidental points expected,
+  among all choices of as many rows, where each further row holds by chance with the probability `tolerance / spread`.
+  The tolerance is that of a row predicted by the others: noise, its amplification and weak dependences all count.
+- *Leverage.* A zero that follows from others only if these are amplified a thousandfold follows from nothing.
+- *Noise.* A row that moves by less than a hundred times its tolerance within the family is no evidence.
+
+What does not stand there: a truth that obeys linear laws which V knows as well, beyond equal values.
 """
 
 from __future__ import annotations
@@ -38,7 +43,10 @@ ANGLE = 1e-3  # rows whose directions differ by less say the same
 WEAK = 1e-3  # a dependence with a smaller coefficient ties no parts together
 SHARP = 1e-2  # tolerances must be this small a share of what they are compared with
 ROUNDS = 4  # of taking rows in and out
-_ROUGH = ((1e-9, 30.0), (1e-6, 1e3))  # what may lie on a plateau at first sight: share of the scale, and standard deviations
+_ROUGH = (
+    (1e-9, 30.0),
+    (1e-6, 1e3),
+)  # what may lie on a plateau at first sight: share of the scale, and standard deviations
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +95,9 @@ class Question:
 class TightPoint(NamedTuple):
     """A point whose values on plateaus are no accident.
 
-    Its values and how far they may be off, their plateaus (NaN elsewhere), the largest leverage, and the number of conditions beyond the unknowns.
+    Its values and how far they may be off, their plateaus (NaN elsewhere), the largest leverage, the number of
+    conditions beyond the unknowns, and whether each part has enough of these: a point that lacks only this is no
+    answer, but it speaks against another answer.
     """
 
     x: FloatArray
@@ -95,6 +105,7 @@ class TightPoint(NamedTuple):
     at: FloatArray
     leverage: float
     excess: int
+    enough: bool
 
 
 class Settled(NamedTuple):
@@ -121,11 +132,12 @@ def settle(question: Question, tight: BoolArray, level: FloatArray) -> Settled |
     """Solve with the tight rows, take those that are tight at the solution to the noise, until they stay the same.
 
     Returns:
-        The point; `None` without more rows than unknowns, without full rank, or where a value that moves lies outside the range.
+        The point; `None` without more rows than unknowns, without full rank, where a value that moves lies outside the
+        range, or where the noise is amplified to the size of the values.
     """
     d, tight = question.V.shape[1], tight & question.telling
     for _ in range(ROUNDS):
-        solved = _solve(question, tight, level) if tight.sum() >= d + EXCESS else None
+        solved = _solve(question, tight, level) if tight.sum() > d else None
         if solved is None:
             return None
         x, tolerance = solved
@@ -136,7 +148,7 @@ def settle(question: Question, tight: BoolArray, level: FloatArray) -> Settled |
     else:
         return None
     outside = question.moving & ((x < question.low - tolerance) | (x > question.high + tolerance))
-    if outside.any() or (tolerance > SHARP * question.scale).any():
+    if outside.any() or (tolerance > SHARP * question.scale)[question.telling].any():
         return None
     return Settled(np.where(tight, level, x), tolerance, np.where(tight, level, np.nan))
 
@@ -159,12 +171,12 @@ def _evidence(question: Question, settled: Settled) -> TightPoint | None:
     tight = np.flatnonzero(~np.isnan(at))
     rows = tight[distinct(question.V[tight])]
     V, d = question.V[rows], question.V.shape[1]
-    if len(rows) < d + EXCESS:
+    if len(rows) <= d:
         return None
     sigma = np.linalg.svd(V, compute_uv=False)
     if sigma[-1] < LOOSE * sigma[0]:
         return None
-    Q = scipy.linalg.qr(V, check_finite=False)[0][:, d:]
+    Q = np.linalg.qr(V, mode="complete")[0][:, d:]
     loose = row_norms(Q) ** 2  # 1 - leverage, to full relative precision
     if loose.min() < LOOSE:
         return None
@@ -176,19 +188,20 @@ def _evidence(question: Question, settled: Settled) -> TightPoint | None:
     if (chance > 2 * SHARP).any():
         return None
     choices = int(question.telling.sum()) * len(question.levels)
+    enough = True
     for part in parts(V, WEAK):
-        if not _plausible(chance[part.rows], part.unknowns, choices):
+        further = len(part.rows) - part.unknowns
+        if not further or _accidents(chance[part.rows], further, choices) > np.log(ACCIDENTS):
             return None
-    return TightPoint(x, tolerance, at, float(1 - loose.min()), len(rows) - d)
+        enough = enough and further >= EXCESS
+    return TightPoint(x, tolerance, at, float(1 - loose.min()), len(rows) - d, enough)
 
 
-def _plausible(chance: FloatArray, unknowns: int, choices: int) -> bool:
-    """Whether a part has enough conditions beyond its unknowns."""
-    count, further = len(chance), len(chance) - unknowns
-    if further < EXCESS:
-        return False
+def _accidents(chance: FloatArray, further: int, choices: int) -> float:
+    """Return the logarithm of the number of accidental points expected: as many rows, `further` of them by chance."""
+    count = len(chance)
     ways = gammaln(choices + 1) - gammaln(count + 1) - gammaln(choices - count + 1)
-    return bool(ways + np.log(np.sort(chance)[-further:] + 1e-300).sum() < np.log(ACCIDENTS))
+    return float(ways + np.log(np.sort(chance)[-further:]).sum())
 
 
 def distinct(V: FloatArray) -> IntArray:
@@ -201,7 +214,7 @@ def distinct(V: FloatArray) -> IntArray:
         near = np.abs(unit @ unit.T) > np.sqrt(1 - ANGLE**2)
     if near.sum() == len(V):
         return np.arange(len(V))
-    label = csgraph.connected_components(sp.csr_array(near), directed=False)[1]
+    label = csgraph.connected_components(near.astype(float), directed=False)[1]
     largest = np.argsort(-size, kind="stable")
     return np.sort(largest[np.unique(label[largest], return_index=True)[1]])
 
@@ -216,7 +229,7 @@ class Part(NamedTuple):
 def parts(V: FloatArray, weak: float) -> list[Part]:
     """Return the parts into which the rows of a matrix of full column rank fall apart.
 
-    Each row is a combination of d independent ones; a coefficient up to `weak` ties nothing together (rows are taken at unit norm). 
+    Each row, at unit norm, is a combination of d independent ones; a coefficient up to `weak` ties nothing together.
 
     >>> [part.rows.tolist() for part in parts(np.array([[1.0, 0], [0, 1], [2, 0], [0, 3]]), 1e-9)]
     [[0, 2], [1, 3]]

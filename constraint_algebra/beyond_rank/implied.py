@@ -1,10 +1,10 @@
 """Values whose interval has no width: inequalities that leave no room are equations.
 
-Let all x = p + V y lie in a range. A bound at which a value lies in *every* such point is *implied*: with the bounds that
-are, there are more equations. In stages, each in the directions that the last one left open: the point deepest between
-all bounds (`depth`); where no point is deeper than noise, multipliers show which bounds leave no room; these become
-equations, by which point and multipliers are polished. What is said rests on the multipliers alone (`weak_duality`),
-whichever solver found them and however far it came.
+Let all x = p + V y lie in a range. A bound at which a value lies in *every* such point is *implied*: it is one equation
+more. In stages, each in the directions that the last one left open: the point deepest between all bounds (`depth`);
+where no point is deeper than noise, multipliers show which bounds leave no room; these become equations, by which point
+and multipliers are polished. What is said rests on the multipliers alone (`weak_duality`), whichever solver found them
+and however far it came.
 
 Other inequalities `cut x <= slack`, such as those of inactive outputs, are asked last: only one that is tight in every
 point could imply anything, and those that the truth meets strictly never are.
@@ -74,7 +74,8 @@ def implied(
 
     Args:
         family: what the equations leave open.
-        lower, upper: bounds of each value, infinite where there is none, `(n,)`; equal ones fix a value.
+        lower: bounds of each value, infinite where there is none, `(n,)`.
+        upper: the same from above; where both are equal, they fix the value.
         cut: rows of other inequalities, `(rows, n)`.
         slack: their right-hand sides, `(rows,)`.
         deadline: `time.monotonic()` after which no point is looked for.
@@ -86,7 +87,8 @@ def implied(
     >>> found = implied(two, np.zeros(3), np.ones(3))  # the last value cannot fall, the others move both ways
     >>> found.determined, found.null.shape
     (array([False, False, False]), (3, 1))
-    >>> found = implied(Family(np.zeros(2), np.sqrt([[0.5], [0.5]]), np.zeros(2)), np.array([0.0, -1]), np.array([1, 0.0]))
+    >>> both = Family(np.zeros(2), np.sqrt([[0.5], [0.5]]), np.zeros(2))  # one at least 0, the other at most 0
+    >>> found = implied(both, np.array([0.0, -1.0]), np.array([1.0, 0.0]))
     >>> found.at, found.multipliers.round(2) / found.multipliers[1].round(2)
     (array([0., 0.]), array([-1.,  1.]))
     """
@@ -112,7 +114,7 @@ def proves(
     cut: sp.csr_array | None = None,
     slack: FloatArray | None = None,
 ) -> bool:
-    """Whether the multipliers prove every value that is said to be determined, to the noise, with no solver involved."""
+    """Whether the multipliers prove all that is said to be determined, to the noise, with no solver involved."""
     n = len(family.p)
     whole = family if cut is None else _extended(family, cut)
     below = lower if slack is None else np.append(lower, np.full(len(slack), -np.inf))
@@ -146,7 +148,8 @@ class _Search:
 
     Attributes:
         y, face: the point, and the directions.
-        multipliers: of the bounds.
+        multipliers: of the bounds, without those of values whose bounds are equal.
+        closed, rows: which values these are, and how all values move in the directions that they leave open.
         stuck: whether there is no point, or none was found in time.
     """
 
@@ -158,10 +161,11 @@ class _Search:
         self.y, self.face = np.zeros(family.dimension), np.eye(family.dimension)
         self.multipliers = np.zeros(len(lower))
         self.stuck = bool((lower > upper).any())
-        closed = np.flatnonzero((lower == upper) & (row_norms(family.V) > FACES))
-        if len(closed) and not self.stuck:
-            self._to(closed, lower[closed])
-            self._turn(closed)
+        self.closed = np.flatnonzero((lower == upper) & (row_norms(family.V) > FACES))
+        if len(self.closed) and not self.stuck:
+            self._to(self.closed, lower[self.closed])
+            self._turn(self.closed)
+        self.rows = family.V @ self.face
 
     def run(self, counted: BoolArray) -> None:
         """Look for implied bounds among those that count, until there is room or nothing more is found."""
@@ -218,7 +222,7 @@ class _Search:
             self.y = before
             return False
         candidate = self._balanced(self._with_earlier(place, m))
-        proof = Proof(self.family, self.lower, self.upper, candidate)
+        proof = Proof(self.family, self.lower, self.upper, self._with_closed(candidate))
         if proof.refuted:
             self.stuck = True
             return False
@@ -231,16 +235,20 @@ class _Search:
 
     def _with_earlier(self, place: IntArray, m: FloatArray) -> FloatArray:
         """Return multipliers of all stages together: on a face, those of earlier stages make up for what is missing."""
-        V, total = self.family.V, np.zeros(len(self.lower))
+        total, held = np.zeros(len(self.lower)), np.flatnonzero(self.multipliers)
         total[place] = m
-        held = np.flatnonzero((self.multipliers != 0) | (self.lower == self.upper))
-        if not len(held):
-            return total
-        earlier, free = self.multipliers[held], (self.lower == self.upper)[held]
-        weight = np.where(free, np.abs(earlier).max() or 1.0, np.abs(earlier))  # least by those that are strong
-        more = weight * la.lstsq((V[held] * weight[:, None]).T, -(V.T @ total), cond=RANK)[0]
-        short = np.divide(-more, earlier, out=np.zeros(len(held)), where=~free)
-        total[held] = more + (1 + 2 * max(float(short.max(initial=0.0)), 0.0)) * earlier
+        if len(held):
+            earlier, missed = self.multipliers[held], -(self.rows[place].T @ m)
+            # Least by those that are strong.
+            more = earlier * la.lstsq((self.rows[held] * earlier[:, None]).T, missed, cond=RANK)[0]
+            total[held] = more + (1 + 2 * max(float((-more / earlier).max()), 0.0)) * earlier
+        return total
+
+    def _with_closed(self, multipliers: FloatArray) -> FloatArray:
+        """Return these with those of values whose bounds are equal, which may have either sign."""
+        V, total = self.family.V, multipliers.copy()
+        if len(self.closed):
+            total[self.closed] = la.lstsq(V[self.closed].T, -(V.T @ total), cond=RANK)[0]
         return total
 
     def _balanced(self, multipliers: FloatArray) -> FloatArray:
@@ -249,7 +257,7 @@ class _Search:
         They are the analytic centre, the largest product at a fixed sum, by Newton's method with long steps.
         """
         on = np.flatnonzero(multipliers)
-        m, rows = multipliers[on], self.family.V[on]
+        m, rows = multipliers[on], self.rows[on]
         rows = rows @ _row_space(rows)
         for _ in range(STEPS):
             X = np.column_stack([rows * m[:, None], np.abs(m)])
@@ -285,11 +293,16 @@ class _Search:
         margin = np.maximum(OUTSIDE * self.size, 4 * SPREAD * self.noise)
         if self.stuck or (x < self.lower - margin).any() or (x > self.upper + margin).any():
             return None
-        proof = Proof(self.family, self.lower, self.upper, self.multipliers)
+        multipliers = self._with_closed(self.multipliers)
+        proof = Proof(self.family, self.lower, self.upper, multipliers)
         determined = proof.widths <= _limits(proof)
         at = np.full(len(x), np.nan)
         for ends in (self.lower, self.upper):
-            near = determined & (np.abs(x - ends) <= SPREAD * self.noise) & (self.family.moving | (self.lower == self.upper))
+            near = (
+                determined
+                & (np.abs(x - ends) <= SPREAD * self.noise)
+                & (self.family.moving | (self.lower == self.upper))
+            )
             at[near] = ends[near]
         x = np.where(np.isnan(at), np.clip(x, self.lower, self.upper), at)
         sigma, vectors = right_vectors(self.family.V[determined])
@@ -299,8 +312,8 @@ class _Search:
             at=at[:n],
             determined=determined[:n],
             width=proof.widths[:n],
-            multipliers=self.multipliers[:n],
-            cut_multipliers=self.multipliers[n:],
+            multipliers=multipliers[:n],
+            cut_multipliers=multipliers[n:],
             null=null,
         )
 

@@ -4,14 +4,14 @@ Let all x = p + V y lie between bounds, and let m be a vector with `V^T m = 0`. 
 
     S = sum over m_i > 0 of m_i (upper_i - x_i)  +  sum over m_i < 0 of |m_i| (x_i - lower_i)
 
-is the same for all x of the family. No term is negative inside the bounds, so that none exceeds S: where S is zero, each
-of these values lies at its bound in every point of the set. And a value j whose row of V is a combination of theirs,
-`V_j = sum of c_i V_i`, moves within
+is the same for all x of the family. No term is negative inside the bounds, so that none exceeds S: where S is zero,
+each of these values lies at its bound in every point of the set. And a value j whose row of V is a combination of
+theirs, `V_j = sum of c_i V_i`, moves within
 
     (a + b) S,    a = max of c_i / m_i,    b = max of -c_i / m_i    (at least 0),
 
-since `c + b m` and `a m - c` are multipliers too (weak duality). Noise in p enters each sum as that of its terms, taken as
-independent; rounding of `V^T m` and of the combination comes on top.
+since `c + b m` and `a m - c` are multipliers too (weak duality). Noise in p enters each sum as that of its terms, taken
+as independent, and S as noise where it is negative; rounding of `V^T m` and of the combination comes on top.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Proof:
         It lies in the row space of the rows held, in which no point of the set is far: with `|dy| sigma <= |V dy|`
         and `|V_i dy| <= (S + |V^T m| |dy|) / |m_i|`, `|dy|` is bounded.
         """
-        m, on, sigma = self.multipliers, self.multipliers != 0, self._factored[0]
+        m, on, sigma = self.multipliers, (self.multipliers != 0) & ~self._closed, self._factored[0]
         if not on.any():
             return 0.0
         missed = float(la.norm(self.family.V.T @ m))

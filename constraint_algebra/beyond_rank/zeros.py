@@ -1,8 +1,9 @@
 """The sparsest point of a family, and why its zeros are no accident.
 
-Values behind a ReLU have many exact zeros, and the family `p + V y` that equations leave has few directions: the truth is a point of it where far more values are zero than
-there are directions. No other point of a generic family is like that. Vertices of the family within the range of its values come from linear programmes with
-random and reweighted objectives (all of them where they are few), `evidence` says when one is no accident; then others like it are looked for.
+Values behind a ReLU have many exact zeros, and the family `p + V y` that equations leave has few directions: the truth
+is a point of it where far more values are zero than there are directions, and no other point of a generic family is.
+Vertices of the family within the range of its values come from linear programmes with random and reweighted objectives
+(all vertices where these are few), `evidence` says when one is no accident; then others like it are looked for.
 What rests on it is unique for generic data, not proven.
 """
 
@@ -32,9 +33,11 @@ TRIES = 40  # programmes for a first point
 SECOND = 12  # programmes for a second one
 ROUND = 6  # programmes, each weighed by the solution of the one before, until weights are drawn anew
 AMBIGUOUS = 0.5  # another point with that share of the conditions beyond the unknowns leaves the question open
-LIGHT = (0.0, 0.01, 0.1)
+LIGHT = (0.0, 0.01, 0.1)  # what values on plateaus at the point found weigh when others are looked for
 NEAR = 1e-7  # what a vertex may miss, as a share of the scale
-SEEN = 1e-3  # smallest singular value of the rows that tell something, of 1: a direction that they do not show stays open
+SEEN = (
+    1e-3  # smallest singular value of the rows that tell something, of 1: a direction that they do not show stays open
+)
 _SHARPEST = (0.3, 0.05, 0.01)  # what is added to a value, as a share of the scale, before its inverse weighs it
 
 
@@ -76,7 +79,7 @@ def sparsest(
     tries: int = TRIES,
     scale: float | None = None,
 ) -> SparsePoint | None:
-    """Return the point of the family whose values on plateaus are no accident, `None` where no point is certified or a second one is.
+    """Return the point of the family whose values on plateaus are no accident.
 
     Args:
         family: all points that equations leave; thresholds follow from its `noise`.
@@ -85,7 +88,11 @@ def sparsest(
         high: its largest value.
         rng: where objectives come from.
         tries: how many programmes to try at most, in each part of the family.
-        scale: size of the values in this unit, where the family itself may not show it (a channel of zeros); by default the family's largest value.
+        scale: size of the values in this unit, where the family itself does not show it (a channel of zeros); by
+            default the largest value of its point p.
+
+    Returns:
+        The point; `None` where none is certified, or a second one that is about as sparse.
 
     >>> V = np.array([[1.0, 2, 3, 1]]).T / np.sqrt(15)
     >>> family = Family(np.array([1.0, 2, 3, 3]), V, np.full(4, 1e-15))
@@ -109,7 +116,7 @@ def sparsest(
 def _question(
     family: Family, levels: tuple[float, ...], low: float, high: float, scale: float | None
 ) -> Question | None:
-    """Return the family with rounding added to its noise; `None` without directions, without a scale, or where numbers are not finite."""
+    """Return the family with rounding added to its noise; `None` without directions, scale, or finite numbers."""
     p, V, noise = family.p, family.V, family.noise
     if not levels or not family.dimension or not all(np.isfinite(part).all() for part in (p, V, noise)):
         return None
@@ -123,7 +130,7 @@ def _question(
 
 
 def _independent(question: Question) -> list[IntArray]:
-    """Return the entries of each part of the family that shares no direction with the others; none where a part is sure to stay open."""
+    """Return the entries of each part that shares no direction with the others; none where one is sure to stay open."""
     rows = np.flatnonzero(question.telling)
     V, d = question.V[rows], question.V.shape[1]
     if len(rows) < d + EXCESS or np.linalg.svd(V, compute_uv=False)[-1] < SEEN:
@@ -149,10 +156,10 @@ def _unambiguous(part: Question, rng: np.random.Generator, tries: int) -> TightP
         point = certify_tight(part, start)
         if point is not None and not any(_same(point, other) for other in found):
             found.append(point)
-    if not found:
+    best = max((point for point in found if point.enough), key=lambda point: point.excess, default=None)
+    if best is None or any(point is not best and point.excess >= AMBIGUOUS * best.excess for point in found):
         return None
-    found.sort(key=lambda point: -point.excess)
-    return None if len(found) > 1 and found[1].excess >= AMBIGUOUS * found[0].excess else found[0]
+    return best
 
 
 def _same(one: TightPoint, other: TightPoint) -> bool:
@@ -171,16 +178,14 @@ def _together(question: Question, at: FloatArray, points: list[TightPoint], V: F
 def _vertices(part: Question, found: list[TightPoint], rng: np.random.Generator, tries: int) -> Iterator[FloatArray]:
     """Yield vertices at which many values lie on plateaus; as soon as one is `found`, only others than that."""
     programmes = Programmes(part)
-    x, cut, number, last = programmes.p, None, 0, tries
+    x, cut, number, last, others = programmes.p, None, 0, tries, False
     while number < last:
-        if found:
-            if cut is None:
-                number, last = 0, SECOND
-                x = programmes.p
+        if not others and any(point.enough for point in found):
+            number, last, others = 0, SECOND, True
+        weight, level = _objective(part, x if number % ROUND else None, number, rng)
+        if others:
             other = found[rng.integers(len(found))]
             cut = _elsewhere(part, other, rng)
-        weight, level = _objective(part, x if number % ROUND else None, number, rng)
-        if found:
             weight = np.where(np.isnan(other.at[part.telling]), weight, rng.choice(LIGHT) * weight)
         y = programmes.minimise(weight, level, cut)
         number += 1
@@ -189,8 +194,13 @@ def _vertices(part: Question, found: list[TightPoint], rng: np.random.Generator,
             yield part.p + part.V @ y
 
 
-def _objective(part: Question, x: FloatArray | None, number: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Return what each value weighs and the plateau to which it is drawn: anything at first, then heavier the nearer it is to a plateau."""
+def _objective(
+    part: Question, x: FloatArray | None, number: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Return what each value weighs and the plateau to which it is drawn.
+
+    Without a point x at random; else the heavier, the nearer it is to a plateau there.
+    """
     n = int(part.telling.sum())
     if x is None:
         lowest = np.full(n, part.levels[0])
@@ -201,7 +211,7 @@ def _objective(part: Question, x: FloatArray | None, number: int, rng: np.random
 
 
 def _elsewhere(part: Question, point: TightPoint, rng: np.random.Generator) -> tuple[FloatArray, float]:
-    """Return a half-space `a · x >= least` of the moving rows that leaves out a point, as its values on plateaus do not leave them."""
+    """Return a half-space `a · x >= least` of the telling rows: values on plateaus at a point have to leave these."""
     at = point.at[part.telling]
     sign = np.where(at == part.low, 1.0, np.where(at == part.high, -1.0, rng.choice([-1.0, 1.0], len(at))))
     a = np.where(np.isnan(at), 0.0, sign * rng.random(len(at)))

@@ -11,6 +11,7 @@
 | `null_space` | rank and null space of a sparse matrix, with the gap |
 | `levenberg_marquardt` | the least sum of squares of functions that bend |
 | `subset_sums` | which of some numbers add up to a given sum |
+| `cheapest_subsets` | the same for more numbers that have a cost |
 | `triangular` | triangular solves at the speed of LAPACK |
 | `interior_point` | linear programmes over polytopes |
 | `rows` | norms of rows, gaps between singular values |

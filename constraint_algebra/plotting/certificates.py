@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DOT, RING = 4.0, 6.0  # radii of a dot and of the white ring around it, on a grid of 16
+LINE, ARM = 1.5, 6.5  # half the width and half the length of a cross's bars, on the same grid
 
 
 def certificate(
@@ -26,6 +27,7 @@ def certificate(
     twin: FloatArray | None,
     axes: Sequence[Axes],
     in_region: BoolArray | None = None,
+    by_range: BoolArray | None = None,
 ) -> Sequence[Axes]:
     """Draw image, verdicts, range over the twins, strongest twin and difference on five Axes.
 
@@ -37,9 +39,13 @@ def certificate(
         twin: the strongest twin, `None` where there is none.
         axes: five Axes.
         in_region: values that are fixed in their region only; none of them if left out.
+        by_range: values that are fixed given the range, not by equations alone; none of them if left out.
     """
     picture(image, title="Image", ax=axes[0])
-    _verdicts(fixed, np.zeros_like(fixed) if in_region is None else in_region, ambiguous, axes[1])
+    none = np.zeros_like(fixed)
+    _verdicts(
+        fixed, none if in_region is None else in_region, ambiguous, none if by_range is None else by_range, axes[1]
+    )
     shown = axes[2].imshow(width.max(axis=0), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
     bar = axes[2].figure.colorbar(shown, ax=axes[2], fraction=0.046, pad=0.04)
     bar.set_label("width of the range over twins\n(largest channel)")
@@ -54,10 +60,11 @@ def certificate(
     return axes
 
 
-def _verdicts(fixed: BoolArray, in_region: BoolArray, ambiguous: BoolArray, ax: Axes) -> None:
+def _verdicts(fixed: BoolArray, in_region: BoolArray, ambiguous: BoolArray, by_range: BoolArray, ax: Axes) -> None:
     """Draw the verdicts: white fixed, white with dots fixed in the region, hatched undecided, black ambiguous.
 
-    Grey is the share of channels that is fixed, of either kind, so that print in grey keeps the meaning.
+    Crosses mark what rests on the range as well. Grey is the share of channels that is fixed, of either kind, so that
+    print in grey keeps the meaning.
     """
     height, across = fixed.shape[1:]
     extent = (-0.5, across - 0.5, height - 0.5, -0.5)
@@ -67,6 +74,9 @@ def _verdicts(fixed: BoolArray, in_region: BoolArray, ambiguous: BoolArray, ax: 
     if in_region.any():
         ax.imshow(dotted(np.asarray(in_region.any(axis=0))), interpolation="nearest", extent=extent)
         title += f"\n(dotted: {int(in_region.sum()):,} in their region)"
+    if by_range.any():
+        ax.imshow(crossed(np.asarray(by_range.any(axis=0))), interpolation="nearest", extent=extent)
+        title += f"\n(crossed: {int(by_range.sum()):,} given the range)"
     if undecided.any():
         ax.imshow(hatching(np.asarray(undecided.any(axis=0))), interpolation="nearest", extent=extent)
         title += "\n(hatched: undecided)"
@@ -80,10 +90,29 @@ def dotted(mask: BoolArray) -> FloatArray:
     >>> dotted(np.array([[True, False]])).shape
     (256, 512, 4)
     """
-    detail = -(-512 // max(mask.shape))
-    fine = np.kron(mask, np.ones((detail, detail), dtype=bool))
-    pitch = min(16, detail)  # a pixel has one dot at least
-    place = [(np.arange(size) + 0.5) % pitch - pitch / 2 for size in fine.shape]
-    far = np.hypot(*np.meshgrid(*place, indexing="ij")) * 16 / pitch
+    fine, across, down = _in_detail(mask)
+    far = np.hypot(across, down)
     colours = np.where((far < DOT)[..., None], (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0, 1.0))
     return np.asarray(colours * (fine & (far < RING))[..., None])
+
+
+def crossed(mask: BoolArray) -> FloatArray:
+    """Return an RGBA picture of about 512 dots a side: black crosses with white edges where the mask is true.
+
+    >>> crossed(np.array([[True, False]])).shape
+    (256, 512, 4)
+    """
+    fine, across, down = _in_detail(mask)
+    near, long = np.minimum(np.abs(across), np.abs(down)), np.maximum(np.abs(across), np.abs(down))
+    colours = np.where(((near < LINE) & (long < ARM))[..., None], (0.0, 0.0, 0.0, 1.0), (1.0, 1.0, 1.0, 1.0))
+    return np.asarray(colours * (fine & (near < LINE + 1) & (long < ARM + 1))[..., None])
+
+
+def _in_detail(mask: BoolArray) -> tuple[BoolArray, FloatArray, FloatArray]:
+    """Return a mask of about 512 dots a side, and how far each dot lies from its sign's middle, on a grid of 16."""
+    detail = -(-512 // max(mask.shape))
+    fine = np.kron(mask, np.ones((detail, detail), dtype=bool))
+    pitch = min(16, detail)  # a pixel has one sign at least
+    place = [((np.arange(size) + 0.5) % pitch - pitch / 2) * 16 / pitch for size in fine.shape]
+    across, down = np.meshgrid(*place, indexing="ij")
+    return fine, across, down

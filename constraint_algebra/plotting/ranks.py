@@ -24,6 +24,7 @@ RUNGS = {
     "generic": (BLUE, ""),
     "numerical": (VERMILION, "..."),
     "usable": (BLACK, ""),
+    "ranged": ("white", "xx"),
 }
 MANY = 10  # layers from which on their names stand upright
 FEW = 30  # numbers of filters up to which each has its point
@@ -31,7 +32,10 @@ COLUMNS = ("filters", "counted", "structural_rank", "rank", "unknowns", "determi
 
 
 def rank_ladder(ladder: RankLadder, ax: Axes | None = None) -> Axes:
-    """Draw the rungs of one system as bars with their numbers, below the number of unknowns."""
+    """Draw the rungs of one system as bars with their numbers, below the number of unknowns.
+
+    The last one, `ranged`, counts bounds beside equations and may stand above those before it.
+    """
     ax = axes_or_new(ax)
     rungs = [rung for rung in RUNGS if getattr(ladder, rung) is not None]
     for place, rung in enumerate(rungs):
@@ -135,18 +139,21 @@ def _enough(ax: Any, rows: pd.DataFrame, unknowns: int) -> None:
     by_count = rows.loc[rows["counted"] >= unknowns, "filters"].min()
     enough = rows.loc[rows["determined"].astype(bool), "filters"].min()
     in_range = rows.loc[rows["ranged"] >= unknowns, "filters"].min() if "ranged" in rows else np.nan
+    # Beside each other and at different heights, so that no arrow runs through another's words.
     if by_count == enough:
-        _note(ax, float(enough), unknowns, 0.2 * unknowns, f"determined,\nas counted:\n{int(enough)} filters", "center")
-    else:  # beside each other, so that neither arrow runs through the other's words
+        words = f"determined,\nas counted:\n{int(enough)} filters"
+        _note(ax, float(enough), unknowns, 0.2 * unknowns, words, "center")
+    else:
         if not np.isnan(by_count):
-            _note(
-                ax, float(by_count), unknowns, 0.3 * unknowns, f"enough\nby counting:\n{int(by_count)} filters", "right"
-            )
+            side = "left" if in_range <= by_count else "right"
+            words = f"enough\nby counting:\n{int(by_count)} filters"
+            _note(ax, float(by_count), unknowns, 0.3 * unknowns, words, side)
         if not np.isnan(enough):
             side = "left" if enough < 0.8 * rows["filters"].max() else "right"
             _note(ax, float(enough), unknowns, 0.12 * unknowns, f"determined:\n{int(enough)} filters", side)
     if not np.isnan(in_range) and in_range != enough:
-        _note(ax, float(in_range), unknowns, 0.5 * unknowns, f"with the range:\n{int(in_range)} filters", "left")
+        side, height = ("left", 0.42) if by_count < in_range else ("right", 0.12)
+        _note(ax, float(in_range), unknowns, height * unknowns, f"with the range:\n{int(in_range)} filters", side)
     if np.isnan(enough):
         ax.text(0.98, 0.05, "not determined\nby any number shown", ha="right", transform=ax.transAxes)
 

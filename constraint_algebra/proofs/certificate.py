@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # certificate.json comes last and leaves first: where it stands, the others are complete.
 FILES = ("certificate.json", "certificate.npz", "certificate.png")
 ROOM = 2**20  # bytes to ask for before the work: a certificate of a photograph of 3×32×32 takes some 0.5 MB
-ARRAYS = ("input", "fixed", "fixed_in_region", "ambiguous", "bound", "moved", "seen")
+ARRAYS = ("input", "fixed", "fixed_in_region", "ambiguous", "by_range", "bound", "moved", "seen")
 LETTERS = {"fixed": "F", "fixed_in_region": "R", "ambiguous": "A", "undecided": "U"}
 WORDS = {"fixed_in_region": "fixed in region"}  # in running text
 
@@ -54,6 +54,8 @@ class Certificate:
         fixed_in_region: of the others, values on which all those agree on which, besides, every activation works on
             the same side as for this input (with `kept`, every activation below that layer).
         ambiguous: values that a verified twin changes by at least `delta`.
+        by_range: of the values fixed, for all inputs or in the region, those that the equations alone leave open: that
+            they have no room rests on the valid range, or on inequalities that keep activations on their sides.
         bound: for values fixed, for all inputs or in the region, the largest possible difference, NaN for the others.
         moved: the largest change of each value over all verified twins.
         seen: smallest and largest value over all verified twins, `(2, *input_shape)`.
@@ -79,6 +81,7 @@ class Certificate:
     fixed: BoolArray
     fixed_in_region: BoolArray
     ambiguous: BoolArray
+    by_range: BoolArray
     bound: FloatArray
     moved: FloatArray
     seen: FloatArray
@@ -127,12 +130,13 @@ class Certificate:
             ShapeError: no such value.
         """
         flat_index(self.input.shape, pixel)
+        given = ", given the valid range and the sides of activations" if self.by_range[pixel] else ""
         if self.fixed[pixel]:
-            return f"fixed: unique to within {self.bound[pixel]:.1e}"
+            return f"fixed: unique to within {self.bound[pixel]:.1e}{given}"
         if self.fixed_in_region[pixel]:
             return (
-                f"fixed in its region: unique to within {self.bound[pixel]:.1e} among inputs {self.sides}; of others"
-                f" nothing is said: {self.obstacle}"
+                f"fixed in its region: unique to within {self.bound[pixel]:.1e}{given} among inputs {self.sides}; of"
+                f" others nothing is said: {self.obstacle}"
             )
         if self.ambiguous[pixel]:
             return f"ambiguous: a verified twin changes it by {self.moved[pixel]:.3g}"
@@ -145,6 +149,8 @@ class Certificate:
         for mask, words in ((self.fixed, "fixed"), (self.fixed_in_region, "fixed in region")):
             if mask.any():
                 lines.append(f"  {words} to within {self.bound[mask].max():.1e}")
+        if self.by_range.any():
+            lines.append(f"  {int(self.by_range.sum()):,} of these given the valid range, not by equations alone")
         if self.fixed_in_region.any():
             lines.append(f"  beyond the region: {self.obstacle}")
         if self.strongest is not None:
@@ -163,6 +169,7 @@ class Certificate:
             "library": {"name": "constraint-algebra", "version": __version__},
             "counts": self.counts,
             "verdicts": ["".join(row) for row in rows],
+            "fixed_given_the_range": int(self.by_range.sum()),
             "largest_bound": _largest(self.bound[self.fixed]),
             "largest_bound_in_region": _largest(self.bound[self.fixed_in_region]),
             "beyond_the_region": self.obstacle,
@@ -213,6 +220,12 @@ class Certificate:
             )
         elif self.fixed.any():
             told.append("F holds for all valid inputs: the gradients determine these values whatever the sides are")
+        if self.by_range.any():
+            told.append(
+                f"{int(self.by_range.sum()):,} of these values are fixed given the valid range from"
+                f" {self.valid_range[0]:g} to {self.valid_range[1]:g} and the inequalities of activations: equations"
+                " alone leave them open"
+            )
         if self.fixed_in_region.any():
             told.append(f"R holds for the valid inputs {self.sides} as for the sample; of others nothing is said")
         return told
@@ -268,6 +281,7 @@ class Certificate:
             fixed=self.fixed,
             in_region=self.fixed_in_region,
             ambiguous=self.ambiguous,
+            by_range=self.by_range,
             width=self.seen[1] - self.seen[0],
             twin=None if self.strongest is None else self.strongest.twin.image,
             axes=axes,

@@ -22,6 +22,9 @@ determined.
 
 *Ambiguous* is global too: a twin whose real PyTorch gradients are equal is shown, wherever it came from.
 
+Where the equations leave a value open and the valid range, or an inequality of an activation, leaves it no room, the
+verdict says so (`Certificate.by_range`).
+
 What none of these shows stays undecided: above all what a layer above a smooth activation hides. Of it the Jacobian of
 all gradients says what holds *locally*, in a neighbourhood and to first order.
 
@@ -219,11 +222,12 @@ def _other_scales(search: TwinSearch, rests: Grounds) -> Grounds:
 
 @dataclass(frozen=True)
 class _Verdicts:
-    """What is fixed, for all inputs or in the region, and what is ambiguous, and how far each value may be off."""
+    """What is fixed, and on what that rests, what is ambiguous, and how far each value may be off."""
 
     fixed: BoolArray
     fixed_in_region: BoolArray
     ambiguous: BoolArray
+    by_range: BoolArray
     bound: FloatArray
 
     @property
@@ -243,6 +247,7 @@ def _verdicts(search: TwinSearch, bounds: tuple[FloatArray, FloatArray], rests: 
     """
     everywhere, region = bounds
     search.run(np.isfinite(everywhere) | np.isfinite(region), seed)
+    by_equations = np.isfinite(everywhere) | np.isfinite(region)
     # Inequalities are no assumption where the gradients show all sides; what arrives at a second kink shows no side of
     # the first that it lies beyond.
     outer = search.reach if kinks_in_series(search.found.network) else search.outer
@@ -253,7 +258,11 @@ def _verdicts(search: TwinSearch, bounds: tuple[FloatArray, FloatArray], rests: 
     fixed = np.isfinite(everywhere) & ~ambiguous
     in_region = np.isfinite(region) & ~fixed & ~ambiguous
     bound = np.maximum(np.where(fixed, everywhere, region), search.moved)
-    return _Verdicts(fixed, in_region, ambiguous, np.where(fixed | in_region, bound, np.nan))
+    claimed = fixed | in_region
+    by_range = claimed & ~by_equations
+    if by_range.any():
+        by_range &= search.reach >= search.delta
+    return _Verdicts(fixed, in_region, ambiguous, by_range, np.where(claimed, bound, np.nan))
 
 
 def _bounds(search: TwinSearch, rests: Grounds) -> tuple[FloatArray, FloatArray]:
@@ -291,6 +300,7 @@ def _certificate(
         fixed=verdicts.fixed,
         fixed_in_region=verdicts.fixed_in_region,
         ambiguous=verdicts.ambiguous,
+        by_range=verdicts.by_range,
         bound=verdicts.bound,
         moved=search.moved,
         seen=np.stack([search.low, search.high]),

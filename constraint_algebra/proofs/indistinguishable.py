@@ -25,6 +25,7 @@ part of the set by sparse rows alone: see `regions.first_equations`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +33,8 @@ from numpy.typing import ArrayLike
 from constraint_algebra import memory
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, Parameters, ParametersLike
+from constraint_algebra.beyond_rank.family import Family
+from constraint_algebra.beyond_rank.implied import implied
 from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
 from constraint_algebra.layers import trilinear
 from constraint_algebra.networks.activation_pattern import activation_pattern, first_layer
@@ -92,6 +95,20 @@ class IndistinguishabilitySet:
     def fixed(self) -> BoolArray:
         """Which values every point of the set shares by the equations alone, in the input shape."""
         return self.polytope.null.fixed.reshape(self.input.shape)
+
+    @cached_property
+    def fixed_by_range(self) -> BoolArray:
+        """Which other values every point of the set shares, as range and inequalities leave them no room.
+
+        Each with multipliers that prove it, see `beyond_rank.weak_duality`; none where only the first layers were
+        looked into, whose kernel is too wide for that.
+        """
+        P, none = self.polytope, np.zeros(self.input.shape, dtype=bool)
+        if isinstance(P, WidePolytope) or P.dimension == P.null.nullity:
+            return none
+        family = Family(np.zeros(self.input.size), P.null.basis, np.zeros(self.input.size))
+        found = implied(family, P.lower, P.upper, cut=P.cut, slack=P.slack)
+        return none if found is None else found.determined.reshape(self.input.shape) & ~self.fixed
 
     @property
     def gap(self) -> tuple[float, float]:

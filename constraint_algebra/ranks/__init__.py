@@ -9,7 +9,7 @@
 | `specialisation` | lower bounds at chosen values, for layers too large for elimination |
 | `bounded` | the rank of a layer between both bounds |
 | `structural` | the rank that the pattern of a whole layer allows |
-| `ladder` | all five ranks of one explicit system |
+| `ladder` | all six ranks of one explicit system |
 | `determinacy` | which unknowns a system determines |
 | `modular_layers`, `modular_activations`, `linear_part` | layers, activations and other operations over residues |
 | `modular_network` | a random network over residues, whatever its graph |

@@ -1,4 +1,6 @@
-"""The rank ladder: five numbers for one system of equations, each an upper bound of the next, never merged into one.
+"""The rank ladder: six numbers for one system of equations, never merged into one.
+
+Each of the first five is an upper bound of the next. The last one is of another kind: with equations it counts bounds.
 
 | rung | from | meaning |
 | --- | --- | --- |
@@ -7,6 +9,10 @@
 | generic | pattern and names | rank for almost all values of the coefficients, values that rows share staying shared |
 | numerical | values | singular values above a stated tolerance, rows scaled to unit norm |
 | usable | values and noise | singular values above the noise floor, rows scaled to unit noise |
+| ranged | values, the unknowns and their range | numerical rank of equations and of the bounds that they imply |
+
+The rung `ranged` is at least the numerical rank: an unknown that lies at a bound in every point of the range that
+solves the equations, at the given one and at all others, has one more equation there (`beyond_rank.implied`).
 
 A coefficient whose given value is exactly zero, as the output gradient of an inactive ReLU, is zero on every rung.
 """
@@ -22,12 +28,14 @@ from numpy.typing import ArrayLike
 
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.beyond_rank.family import Family
+from constraint_algebra.beyond_rank.implied import implied
 from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.equations.constraint_graph import components, structural_rank, without_zeros
 from constraint_algebra.equations.systems import LinearSystem
 from constraint_algebra.errors import ParameterError
 from constraint_algebra.numerics.modular import PRIME, Echelon, echelon, residues
-from constraint_algebra.numerics.null_space import numerical_rank, singular_values
+from constraint_algebra.numerics.null_space import null_space, numerical_rank, singular_values
 from constraint_algebra.numerics.rows import EPSILON
 
 if TYPE_CHECKING:
@@ -37,15 +45,18 @@ if TYPE_CHECKING:
 @checked
 @dataclass(frozen=True, repr=False)
 class RankLadder(Tabular):
-    """Five ranks of one system; `None` where a rung is not defined, because no values or no noise were given.
+    """Six ranks of one system; `None` where a rung is not defined, as no values, noise or unknowns were given.
 
     Attributes:
         rows, unknowns: size of the system.
         counted, structural, generic, numerical, usable: the rungs, see the module.
+        ranged: the numerical rank of the equations and of the bounds that they imply at the unknowns given: not below
+            `numerical`, unlike all others.
         error: upper bound of the probability that `generic` is too small.
         tolerance: the numerical rank counts singular values above it, those of the matrix with rows of unit norm.
         gap: the last singular value counted and the first not counted, NaN where there is none.
         noise_floor: the usable rank counts singular values above it, those of the matrix with rows of unit noise.
+        valid_range: the range that `ranged` is about.
     """
 
     rows: int
@@ -59,6 +70,8 @@ class RankLadder(Tabular):
     gap: tuple[float, float] | None = None
     usable: int | None = None
     noise_floor: float | None = None
+    ranged: int | None = None
+    valid_range: tuple[float, float] | None = None
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the rungs, see `plotting.rank_ladder`."""
@@ -74,7 +87,11 @@ class RankLadder(Tabular):
         if self.noise_floor is not None:
             notes["usable"] = f"noise floor {self.noise_floor:.1e} for rows of unit noise"
         lines = [f"{'rung':<10}  {'rank':>6}  note"]
-        for rung in ("counted", "structural", "generic", "numerical", "usable"):
+        rungs = ["counted", "structural", "generic", "numerical", "usable"]
+        if self.valid_range is not None:
+            rungs.append("ranged")
+            notes["ranged"] = f"with what the range from {self.valid_range[0]:g} to {self.valid_range[1]:g} implies"
+        for rung in rungs:
             rank = getattr(self, rung)
             lines.append(f"{rung:<10}  {'-' if rank is None else rank:>6}  {notes[rung]}".rstrip())
         return Table("\n".join(lines))
@@ -82,7 +99,13 @@ class RankLadder(Tabular):
 
 @checked
 def rank_ladder(
-    system: LinearSystem, *, noise: ArrayLike | None = None, rtol: float | None = None, seed: int = 0
+    system: LinearSystem,
+    *,
+    noise: ArrayLike | None = None,
+    rtol: float | None = None,
+    seed: int = 0,
+    at: ArrayLike | None = None,
+    valid_range: tuple[float, float] = (0.0, 1.0),
 ) -> RankLadder:
     """Return the rank ladder of a system.
 
@@ -91,10 +114,12 @@ def rank_ladder(
         noise: standard deviation of the noise in the entries, one number or one for each row; needs values.
         rtol: tolerance of the numerical rank relative to the largest singular value, `max(shape) * eps` by default.
         seed: of the random residues behind the generic rank.
+        at: values of all unknowns, which solve the equations, for the rung `ranged`; needs values of the coefficients.
+        valid_range: smallest and largest value of an unknown.
 
     Raises:
-        ParameterError: noise without values, or noise that is negative, not finite, or of another shape; a tolerance
-            that is not from 0 to 1.
+        ParameterError: noise or unknowns without values, or that are not what they should be; a tolerance that is not
+            from 0 to 1.
         NonFiniteError: NaN or infinity among the coefficients.
 
     >>> from constraint_algebra.equations.systems import weight_equations
@@ -106,6 +131,13 @@ def rank_ladder(
     generic         56  error probability at most 7.6e-06
     numerical        -
     usable           -
+
+    Two pixels that add up to 2 are both 1: the range says so, and no second equation.
+
+    >>> from constraint_algebra.layers import Linear
+    >>> ladder = rank_ladder(weight_equations(Linear(1).place((2,)), weight=np.ones((1, 2))), at=[1.0, 1.0])
+    >>> ladder.numerical, ladder.ranged
+    (1, 2)
     """
     m, n = system.shape
     blocks = generic_blocks(system, seed)
@@ -113,26 +145,52 @@ def rank_ladder(
     structural = structural_rank(system)
     ladder = RankLadder(m, n, min(m, n), structural, generic, error=structural / (PRIME - 1))
     if system.values is None:
-        if noise is not None:
-            raise ParameterError(
-                "noise", "noise was given for a system without values; give the equations their weight or gradient"
-            )
+        for name, given in (("noise", noise), ("at", at)):
+            if given is not None:
+                raise ParameterError(
+                    name, f"{name} was given for a system without values; give the equations their weight or gradient"
+                )
         return ladder
-    matrix = system.matrix
+    ladder = _with_values(ladder, system.matrix, noise, rtol)
+    if at is None:
+        return ladder
+    ranged = _ranged(system.matrix, rtol, _unknowns(at, n, valid_range), valid_range)
+    return replace(ladder, ranged=ranged, valid_range=valid_range)
+
+
+def _with_values(ladder: RankLadder, matrix: sp.csr_array, noise: ArrayLike | None, rtol: float | None) -> RankLadder:
+    """Return the ladder with the rungs that rest on values and noise."""
     numerical, tolerance, gap = numerical_rank(matrix, rtol)
     usable = floor = None
     if noise is not None:
-        scaled = _unit_noise(matrix, _checked_noise(noise, m))
+        scaled = _unit_noise(matrix, _checked_noise(noise, matrix.shape[0]))
         floor = _noise_norm(scaled)
         usable = min(numerical, int(np.count_nonzero(singular_values(scaled) > floor)))
-    return replace(
-        ladder,
-        numerical=numerical,
-        tolerance=tolerance,
-        gap=gap,
-        usable=usable,
-        noise_floor=floor,
-    )
+    return replace(ladder, numerical=numerical, tolerance=tolerance, gap=gap, usable=usable, noise_floor=floor)
+
+
+def _ranged(matrix: sp.csr_array, rtol: float | None, x: FloatArray, valid_range: tuple[float, float]) -> int:
+    """Return how many unknowns there are, less the directions that equations and range leave open at x."""
+    n, (low, high) = len(x), valid_range
+    basis = null_space(matrix, rtol).basis
+    found = implied(Family(x, basis, np.zeros(n)), np.full(n, low), np.full(n, high))
+    return n - int((basis if found is None else found.null).shape[1])
+
+
+def _unknowns(at: ArrayLike, unknowns: int, valid_range: tuple[float, float]) -> FloatArray:
+    """Return the unknowns flat; `ParameterError` where they do not fit."""
+    x, (low, high) = np.asarray(at, dtype=float).ravel(), valid_range
+    if not low < high:
+        raise ParameterError("valid_range", f"valid_range must be (smallest, largest), got {valid_range}")
+    if len(x) != unknowns:
+        raise ParameterError("at", f"the system has {unknowns} unknowns, got {len(x)} values")
+    if not ((x >= low) & (x <= high)).all():
+        raise ParameterError(
+            "at",
+            f"the unknowns must lie in the valid range from {low:g} to {high:g}, got values from {x.min():g} to"
+            f" {x.max():g}; pass valid_range=(smallest, largest)",
+        )
+    return x
 
 
 def generic_blocks(system: LinearSystem, seed: int = 0) -> list[tuple[IntArray, Echelon]]:

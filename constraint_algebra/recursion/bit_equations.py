@@ -1,7 +1,7 @@
 """All that is known about the input h of a layer whose output a ReLU passed or cut off, one unknown bit an output.
 
-Above the ReLU its output lies in the family `y = p + V w`; where its bit is open, the gradient is either what arrives or
-zero. The equations are
+Above the ReLU its output lies in the family `y = p + V w`; where its bit is open, the gradient is what arrives or zero.
+The equations are
 
     A(m dy) h[c] = dL/dW[:, c]     of every filter: exact if all its bits m are right
     W h + b = y                    at outputs that were passed
@@ -27,9 +27,14 @@ from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.recursion.bits_by_sums import Outputs, typical
 
 ON = 0.9  # share of a bit that is on by the family alone, and of one that is off there 1 - ON, to begin with
+# Weight of the square of a filter's rows, against that of one output. At 1 the first rounds of a layer of LeNet with 4
+# ReLU got stuck at 30 to 60 wrong bits of 704, at 30 at 1 to 6; at 300 to 600 all were right after 9 to 12 solutions.
+FIRM = 500.0
+WEAK = 0.03  # of the root of the rounding, and of the largest singular value: what is below counts as open
 KNOWN = 1e6  # weight of the square of an equation that is known to hold
 RIDGE = 1e-10  # of the mean square of the columns, that what nothing determines stays small
 OUTPUTS = 400  # of a filter up to which its gradient is solved for as well
+SHARPEST = 1e-7  # of a typical output: what lies within that of the edge is on neither side
 DECIDED = 0.3  # misfit of a filter, of its gradient, at which half of what its solved gradient says counts
 LOW = 1e-4  # of the largest output: below that it is taken for zero at first
 
@@ -65,10 +70,11 @@ class BitEquations:
         self.open = ~outputs.known
         self.filters = np.flatnonzero(self.open.any(axis=1) & (size > 0))
         sure = ~self.open.any(axis=1) & (size > 0)
-        A = self._rows(np.where(outputs.on, self.dy, 0.0)[sure]).reshape(-1, layer.unknowns // C)
+        A = gradient_rows(layer, np.where(outputs.on, self.dy, 0.0)[sure]).reshape(-1, layer.unknowns // C)
+        A = A if len(A) else np.zeros((1, A.shape[1]))
         U, s, Vt = la.svd(A, full_matrices=True, check_finite=False)
-        rank = int(np.count_nonzero(s > np.sqrt(rounding) * 0.03 * s.max(initial=0.0)))
-        rhs = self.gradient[sure].swapaxes(1, 2).reshape(-1, C)
+        rank = int(np.count_nonzero(s > np.sqrt(rounding) * WEAK * s.max(initial=0.0)))
+        rhs = self.gradient[sure].swapaxes(1, 2).reshape(-1, C) if sure.any() else np.zeros((1, C))
         self.h0 = (Vt[:rank].T @ ((U[:, :rank].T @ rhs) / s[:rank, None])).T  # (channels, positions)
         self.N = np.ascontiguousarray(Vt[rank:].T)
         self._write_outputs(weight, bias)
@@ -76,7 +82,7 @@ class BitEquations:
     @property
     def unknowns(self) -> int:
         """Number of unknowns: u of all channels, and w."""
-        return self.layer.channels * self.N.shape[1] + self.V.shape[1]
+        return self.layer.channels * int(self.N.shape[1]) + int(self.V.shape[1])
 
     def _write_outputs(self, weight: FloatArray, bias: FloatArray) -> None:
         """Write down the equations of the outputs, each in units of h."""
@@ -127,7 +133,7 @@ class BitEquations:
         family = self.outputs.family
         if family is None:
             return np.full((len(self.p), 2), 0.5)
-        on = np.where(typical(family, self.open.ravel()) > LOW * np.abs(family.p).max(initial=0.0), ON, 1 - ON)
+        on = np.where(typical(family)[self.open.ravel()] > LOW * np.abs(family.p).max(initial=0.0), ON, 1 - ON)
         return np.stack([1 - on, on], axis=1)
 
     def solve(self, shares: FloatArray, weights: FloatArray) -> Answer:
@@ -136,12 +142,11 @@ class BitEquations:
         of_filter, if_on, if_off = (weights[kind] for kind in self.kinds)
         k = np.where(self.outputs.on & self.outputs.known, self.dy, 0.0)
         k[self.open] = on * self.dy[self.open]
-        A = self._rows(k[self.filters])
+        A = gradient_rows(self.layer, k[self.filters])
         M, rhs = self._normal(A, of_filter, if_on * on, if_off * (1 - on))
-        M[np.diag_indices(len(M))] += RIDGE * np.trace(M) / len(M) + np.finfo(float).tiny
-        x = la.solve(M, rhs, assume_a="pos", check_finite=False)
+        x = _solved(M, rhs)
         split = self.layer.channels * self.N.shape[1]
-        h = self.h0 + x[:split].reshape(self.layer.channels, -1) @ self.N.T
+        h = self.h0 + x[:split].reshape(self.layer.channels, self.N.shape[1]) @ self.N.T
         z, y = self.z0 + self.of_z @ x[:split], self.p + self.V @ x[split:]
         residual = (A @ h.T).swapaxes(1, 2) - self.gradient[self.filters]
         misfits = np.sqrt((residual**2).sum(axis=(1, 2)))
@@ -149,7 +154,7 @@ class BitEquations:
         e_on, e_off = np.where(on > 0.5, e_on, np.nan), np.where(on > 0.5, np.nan, e_off)
         if self.outputs.family is None:
             e_on, e_off = np.full_like(e_on, np.nan), np.full_like(e_off, np.nan)
-        return Answer(self._scores(h, z, y, misfits), np.concatenate([misfits, e_on, e_off]))
+        return Answer(self._scores(h, z, y, misfits, on), np.concatenate([misfits, e_on, e_off]))
 
     def _normal(
         self, A: FloatArray, of_filter: FloatArray, if_on: FloatArray, if_off: FloatArray
@@ -157,13 +162,15 @@ class BitEquations:
         """Return the normal equations for u and w: matrix and right-hand side."""
         M, rhs = self.sure[0].copy(), self.sure[1].copy()
         for rows, given, weight in ((self.on_rows, self.on_rhs, if_on), (self.off_rows, self.off_rhs, if_off)):
-            M += (rows * weight[:, None]).T @ rows
-            rhs += rows.T @ (weight * given)
+            counts = weight > 0
+            some = rows[counts] * np.sqrt(weight[counts, None])
+            M += la.blas.dsyrk(1.0, some, trans=True)  # the upper half
+            rhs += some.T @ (np.sqrt(weight[counts]) * given[counts])
         of_h = np.sqrt(of_filter)[:, None, None] * A
         lacking = self.gradient[self.filters].swapaxes(1, 2) - A @ self.h0.T
         lacking = (np.sqrt(of_filter)[:, None, None] * lacking).reshape(-1, self.layer.channels)
-        of_u = (of_h @ self.N).reshape(-1, self.N.shape[1])
-        unit = self._unit**2
+        of_u = (of_h @ self.N).reshape(len(lacking), self.N.shape[1])
+        unit = FIRM * self._unit**2
         square, product, q = unit * (of_u.T @ of_u), unit * (of_u.T @ lacking), self.N.shape[1]
         for c in range(self.layer.channels):
             at = slice(c * q, (c + 1) * q)
@@ -174,13 +181,23 @@ class BitEquations:
     @cached_property
     def _unit(self) -> float:
         """Size of a typical value of h: gradient rows are in units of their right-hand sides."""
-        y = self.outputs.y[self.outputs.known & self.outputs.on]
-        return float(np.sqrt(np.mean(np.concatenate([y, self.p, [1e-300]]) ** 2)) / self.size.mean())
+        y = self.outputs.y if self.outputs.family is None else self.outputs.family.p
+        typical = float(np.sqrt(np.nanmean(y**2))) if np.isfinite(y).any() else 0.0
+        return typical / float(self.size.mean()) or 1.0
 
-    def _scores(self, h: FloatArray, z: FloatArray, y: FloatArray, misfits: FloatArray) -> FloatArray:
-        """Return scores of off and on: by the output, by the family, and by the gradient as h implies it."""
+    def _scores(self, h: FloatArray, z: FloatArray, y: FloatArray, misfits: FloatArray, on: FloatArray) -> FloatArray:
+        """Return scores of off and on: by the output, by the family, and by the gradient as h implies it.
+
+        The nearer outputs that were passed come to the family, the more the side of a small output counts.
+        """
         typical = max(float(np.abs(y).mean() if self.outputs.family is not None else np.abs(z).mean()), 1e-300)
-        score = np.tanh(2 * z / typical)
+        error = (
+            2 * float(np.median(np.abs(z - y)[on > 0.5]))
+            if self.outputs.family is not None and (on > 0.5).any()
+            else np.inf
+        )
+        unit = float(np.clip(error, SHARPEST * typical, 0.5 * typical))
+        score = (1.5 - unit / typical) * np.tanh(z / unit)
         if self.outputs.family is not None:
             score += 0.5 * np.tanh(2 * y / typical)
         if self.open.shape[1] <= OUTPUTS and len(misfits):
@@ -196,12 +213,42 @@ class BitEquations:
         keep = s > 1e-6 * s.max(initial=0.0)
         k = (self.gradient.reshape(self.layer.filters, -1) @ U[:, keep] / s[keep]) @ Vt[keep]
         dy = self.dy[self.open]
-        return np.asarray(np.clip(k[self.open] / np.where(dy != 0, dy, 1.0), -0.5, 1.5) - 0.5)
+        return np.asarray(np.clip(k[self.open] / np.where(dy != 0, dy, 1.0), 0.0, 1.0) - 0.5)
 
-    def _rows(self, k: FloatArray) -> FloatArray:
-        """Return the gradient rows of some filters, `(filters, taps, positions)`, for their k `(filters, outputs)`."""
-        seen = incidence(self.layer).positions_seen.T
-        positions = self.layer.unknowns // self.layer.channels
-        A = np.zeros((len(k), len(seen), positions + 1))  # the last position stands for the padding
-        A[:, np.arange(len(seen))[:, None], seen] = k[:, None, :]
-        return A[..., :-1]
+
+def gradient_rows(layer: PlacedLayer, k: FloatArray) -> FloatArray:
+    """Return the gradient rows of some filters, `(filters, taps, positions)`, for their k `(filters, outputs)`."""
+    seen = incidence(layer).positions_seen.T
+    A = np.zeros((len(k), len(seen), layer.unknowns // layer.channels + 1))  # the last position stands for the padding
+    A[:, np.arange(len(seen))[:, None], seen] = k[:, None, :]
+    return A[..., :-1]
+
+
+def freedom(layer: PlacedLayer, k: FloatArray, rounding: float) -> FloatArray:
+    """Return how many gradient equations of each filter, `(filters,)`, do not go into solving for the layer's input.
+
+    That many are a check on the filter: what its rows have to themselves, beside those of all others, checks nothing.
+
+    Args:
+        layer: the layer.
+        k: the gradient at its output, `(filters, outputs)`.
+        rounding: relative error of these numbers.
+    """
+    A = gradient_rows(layer, k)
+    rows = np.sqrt((A**2).sum(axis=2))
+    A = A / np.where(rows > 0, rows, 1.0)[..., None]
+    U, s, _ = la.svd(A.reshape(-1, A.shape[2]), full_matrices=False, check_finite=False)
+    used = (U[:, s > np.sqrt(rounding) * WEAK * s.max(initial=0.0)] ** 2).sum(axis=1).reshape(rows.shape)
+    return layer.channels * np.asarray(((rows > 0) * (1 - used)).sum(axis=1))
+
+
+def _solved(M: FloatArray, rhs: FloatArray) -> FloatArray:
+    """Solve normal equations, with a little more on the diagonal, so that what nothing determines stays small."""
+    if not len(M):
+        return rhs
+    size = np.sqrt(np.diag(M))
+    unit = 1 / np.where(size > RIDGE * size.max(initial=0.0), size, np.inf)
+    scaled = np.triu(M) * unit[:, None] * unit
+    scaled[np.diag_indices(len(M))] = 1 + RIDGE
+    factor = la.cho_factor(scaled, overwrite_a=True, check_finite=False)
+    return unit * np.asarray(la.cho_solve(factor, unit * rhs, check_finite=False))

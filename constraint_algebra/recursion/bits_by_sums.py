@@ -13,19 +13,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg as la
-from scipy.optimize import linprog
 
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.beyond_rank.family import Family
 from constraint_algebra.numerics.cheapest_subsets import cheapest_subset
 
-VERTICES = 4  # of the family within the range of y, whose mean says what is typical
-PROGRAMME = 5.0  # seconds for each
 SLACK = 8.0  # standard deviations by which a value may lie beyond its range
+LISTS = (2**14, 2**18)  # subsets looked at of each half of a filter's outputs: 15 and 250 ms for 64
 SUM = 4.0  # standard deviations within which a sum is met
 FELT = 4.0  # so many times that, an output must weigh to be looked for
 SMALL = 1e-7  # singular values of rows of V up to which they say nothing
-DEARER, DEAREST = 3.0, 8.0  # what a typical value adds to the cost of being zero, and the most
+DEARER, LEAST, MOST = 3.0, 0.2, 9.0  # cost of being zero: what a typical value adds, and its limits
 
 
 @dataclass(frozen=True)
@@ -60,33 +58,25 @@ class Sums:
     noise: FloatArray
 
 
-def typical(family: Family, entries: BoolArray) -> FloatArray:
-    """Return typical values of some entries, flat: the mean of some vertices of the family within y >= 0."""
-    p, V = family.p[entries], family.V[entries]
-    if not V.any():
-        return p
-    rng, found = np.random.default_rng(0), []
-    slack = SLACK * family.noise[entries] + 1e-9 * np.abs(p).max(initial=0.0)
-    for number in range(VERTICES):
-        goal = V.T @ (rng.random(len(p)) if number else np.ones(len(p)))
-        bounds, limit = [(None, None)] * V.shape[1], {"time_limit": PROGRAMME}
-        result = linprog(goal, A_ub=-V, b_ub=p + slack, bounds=bounds, options=limit)
-        if result.x is not None:
-            found.append(p + V @ result.x)
-    return np.asarray(np.mean(found, axis=0)) if found else p
+def typical(family: Family) -> FloatArray:
+    """Return typical values, flat: the point of the family of the least size, which lies amidst of it.
+
+    In three layers of LeNet with 4 ReLU an output that was passed had the larger value of two in 86 % of pairs with one
+    that was not; vertices within the range of y, and points with a margin to it, take far longer and do worse.
+    """
+    return np.asarray(family.p - family.V @ (family.V.T @ family.p))
 
 
 def decided(outputs: Outputs, sums: Sums, deadline: float) -> Outputs:
-    """Return what is known with the bits that the sums name, as long as there are more of them and time."""
-    while not outputs.known.all() and time.monotonic() < deadline:
-        open_ones = np.flatnonzero(~outputs.known.all(axis=1))
-        costs = _costs(outputs)
-        before = outputs
-        for f in open_ones:
+    """Return what is known with the bits that the sums name: short lists of subsets first, longer ones for the rest."""
+    listed = 0
+    while listed < len(LISTS) and not outputs.known.all() and time.monotonic() < deadline:
+        costs, before = _costs(outputs), outputs
+        for f in np.flatnonzero(~outputs.known.all(axis=1)):
             if time.monotonic() < deadline:
-                outputs = _with_filter(outputs, sums, int(f), costs[f])
+                outputs = _with_filter(outputs, sums, int(f), costs[f], LISTS[listed])
         if (outputs.known == before.known).all():
-            break
+            listed += 1
     return outputs
 
 
@@ -96,20 +86,20 @@ def _costs(outputs: Outputs) -> FloatArray:
     if outputs.family is None:
         return costs
     entries = ~outputs.known
-    values = np.maximum(typical(outputs.family, entries.ravel()), 0.0)
-    unit = float(np.median(values)) or 1.0
-    costs[entries] += np.minimum(DEARER * values / unit, DEAREST)
+    values = typical(outputs.family)[entries.ravel()]
+    unit = float(np.median(np.abs(values))) or 1.0
+    costs[entries] = np.clip(1 + DEARER * values / unit, LEAST, MOST)
     return costs
 
 
-def _with_filter(outputs: Outputs, sums: Sums, f: int, costs: FloatArray) -> Outputs:
+def _with_filter(outputs: Outputs, sums: Sums, f: int, costs: FloatArray, listed: int) -> Outputs:
     """Return what is known with the bits of one filter, if its sum names them and the family allows them."""
     entries, dy = ~outputs.known[f], outputs.dy[f]
     felt = np.abs(dy) > FELT * SUM * sums.noise[f]
     if not felt[entries].all():
         return outputs
     missing = sums.total[f] - dy[entries].sum() - dy[outputs.on[f] & outputs.known[f]].sum()
-    off = cheapest_subset(-dy[entries], costs[entries], float(missing), SUM * float(sums.noise[f]))
+    off = cheapest_subset(-dy[entries], costs[entries], float(missing), SUM * float(sums.noise[f]), listed)
     if off is None:
         return outputs
     known, on = outputs.known.copy(), outputs.on.copy()

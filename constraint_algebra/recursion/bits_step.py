@@ -56,7 +56,7 @@ def with_bits(
 def _family(observed: Observation, y: Estimate, upper: Reader) -> Family | None:
     """Return the family of all y that the equations of the layer above leave possible."""
     value = y.reshape(upper.layer.input_shape)
-    if not (upper.z.known.any() or upper.k.value[upper.k.known].any()):
+    if not upper.says_something():
         return None
     system = ValueEquations(observed, value, [upper])
     return None if system.rank is None else family_of(system)

@@ -4,6 +4,9 @@ Knowledge is kept for every value, not for every layer. k[j] is known where d(x[
 arrives at j is zero, whatever x[j] is; a gradient row counts where all its k are known, a weight row where its z is.
 Where no activation lies between, a layer that stays open is solved together with those below it (`joint_step`).
 
+What comes to be known of a layer's input only in part may yet make outputs of that layer known, which the layers above
+left open: then the pass is made again with these.
+
 A pass may use what lies beyond the equations (`open_values`, `open_bits`). What it has in common with the pass before,
 which used less, is not computed again.
 """
@@ -17,7 +20,7 @@ import numpy as np
 
 from constraint_algebra.arrays import GroundArray, Progress
 from constraint_algebra.ground import Ground
-from constraint_algebra.layers.activations import ReLU
+from constraint_algebra.layers.activations import ReLU, formulas
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import walk
 from constraint_algebra.recursion import bits_step, explanations, joint_step, layer_step, open_values
@@ -27,9 +30,11 @@ from constraint_algebra.recursion.found import Found, counted, with_grounds
 from constraint_algebra.recursion.joint_equations import OpenLayer
 from constraint_algebra.recursion.joint_step import Step
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.open_values import Beyond
+from constraint_algebra.recursion.open_values import Beyond, Held
 from constraint_algebra.recursion.result import LayerSolution
 from constraint_algebra.recursion.value_equations import Reader
+
+ROUNDS = 6  # passes with what came from below; each learns something
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Chain:
     progress: Progress | None
     _steps: dict[int, tuple[object, Step, Ground]] = field(default_factory=dict, init=False)
     _grounds: dict[int, GroundArray] = field(default_factory=dict, init=False)
+    _taken: dict[int, Estimate] = field(default_factory=dict, init=False)
+    _from_below: dict[int, Estimate] = field(default_factory=dict, init=False)
     _by_valid_range: bool = field(default=False, init=False)
 
     def to_input(self, beyond: Beyond | None = None) -> Found | None:
@@ -80,8 +87,16 @@ class Chain:
         With a finite `misfit`, as one of several explanations, also where an activation never has the output found.
 
         Args:
-            beyond: what may be used beyond the equations.
+            beyond: what may be used beyond the equations; a first pass with nothing, then with more and more.
         """
+        found = self._pass(beyond)
+        for _ in range(ROUNDS if beyond is not None else 0):
+            if found is None or not self._learnt_from_below():
+                break
+            found = self._pass(beyond)
+        return found
+
+    def _pass(self, beyond: Beyond | None) -> Found | None:
         network = self.observed.network
         todo = [layer for layer in reversed(network.bilinear) if layer.index <= self.start.index]
         place = Place(Estimate.unknown(self.start.output_shape, MEMBERS), self.k)
@@ -96,6 +111,8 @@ class Chain:
             summaries.append(self._with_grounds(summary, layer, x, beyond))
             if self.progress is not None and beyond is None:
                 self.progress(len(summaries), len(todo), layer.name)
+            if upper is not None and not x.known.all():
+                self._from_below[upper.layer.index] = self._output(layer, x, upper.layer)
             if layer.index == 0:
                 return Found(x, summaries, by_valid_range=self._by_valid_range)
             between = network.between(below, layer) if below is not None else network.layers[: layer.index]
@@ -127,11 +144,56 @@ class Chain:
         else:
             this = OpenLayer(layer, place.gradient, place.values, place.above)
             step, looked_at = joint_step.take(self.observed, group, this), Ground.EQUATIONS
+        if beyond is not None and (lifted := self._lifted(layer, step, place)) is not None:
+            step, looked_at = lifted, Ground.EQUATIONS
         # Bits say nothing of the layer's own input; without a new equation it is not looked at again.
         if beyond is not None and looked_at < min(beyond.weakest, Ground.ZEROS):
             step, looked_at = self._extended(layer, step, place, beyond), beyond.weakest
         self._steps[layer.index] = seen, step, looked_at
         return step
+
+    def _output(self, layer: PlacedLayer, x: Estimate, upper: PlacedLayer) -> Estimate:
+        """Return what the layer above reads, as far as a layer's input makes it known."""
+
+        def activation(step: PlacedLayer, z: Estimate) -> Estimate:
+            f = formulas(step.activation)
+            y = f.value(np.where(z.known, z.value, 0.0))
+            with np.errstate(invalid="ignore"):
+                d = np.nan_to_num(f.derivative(y))
+            return Estimate(y, z.known, d[..., None] * z.perturbations)
+
+        def reshape(step: PlacedLayer, y: Estimate) -> Estimate:
+            return y.reshape(step.output_shape)
+
+        z = layer_step.output_of(self.observed, layer, x)
+        return walk.up(self.observed.network.between(layer, upper), z, walk.Rules(activation, reshape))[-1]
+
+    def _learnt_from_below(self) -> bool:
+        """Whether anything is known from below that the last pass left open."""
+        steps = ((self._steps[index][1], y) for index, y in self._from_below.items())
+        return any((y.known & ~step.solved.input.known).any() for step, y in steps)
+
+    def _lifted(self, layer: PlacedLayer, step: Step, place: Place) -> Step | None:
+        """Return a step with what is known of the layer's input from below, `None` where that is nothing new."""
+        y, x = self._from_below.get(layer.index), step.solved.input
+        if y is None or not (y.known & ~x.known).any():
+            return None
+        reader = Reader(layer, step.k, place.values)
+        readers = [reader] if reader.says_something() else []
+        return self._holding(
+            layer, step, place, open_values.with_entries(self.observed, self._held(layer, x), y, readers)
+        )
+
+    def _held(self, layer: PlacedLayer, x: Estimate) -> Held:
+        """Return what is known of a layer's input, and what of it has been taken in beyond its equations."""
+        return Held(x, self._taken.get(layer.index, Estimate.unknown(x.value.shape, MEMBERS)))
+
+    def _holding(self, layer: PlacedLayer, step: Step, place: Place, held: Held) -> Step:
+        """Return a step with more of the layer's input, and what that settles of the gradient at its output."""
+        self._taken[layer.index] = held.taken
+        solved = replace(step.solved, input=held.value)
+        k = layer_step.settled_gradient(self.observed, layer, step.k, solved, place.above)
+        return Step(solved, k, () if held.value.known.all() else step.open)
 
     def _extended(self, layer: PlacedLayer, step: Step, place: Place, beyond: Beyond) -> Step:
         """Return a step with what the range of the layer's input, and its zeros, decide."""
@@ -139,18 +201,17 @@ class Chain:
             return step
         made = open_values.origin(self.observed.network, layer.inputs[0], beyond.valid_range)
         reader = Reader(layer, step.k, place.values)
-        if made is None or not (reader.z.known.any() or reader.k.value[reader.k.known].any()):
+        if made is None or not reader.says_something():
             return step
         cut = None
         if place.above is not None and place.output is not None and isinstance(place.above.activation, ReLU):
             cut = open_values.inactive(self.observed, layer, place.output.reshape(layer.output_shape))
-        x = open_values.extended(self.observed, step.solved.input, [reader], made, beyond, cut)
-        if x.known.sum() == step.solved.input.known.sum():
+        x = step.solved.input
+        held = open_values.extended(self.observed, self._held(layer, x), [reader], made, beyond, cut)
+        if held.value.known.sum() == x.known.sum():
             return step
         self._by_valid_range |= not made.levels  # nothing but the network's input has none
-        solved = replace(step.solved, input=x)
-        k = layer_step.settled_gradient(self.observed, layer, step.k, solved, place.above)
-        return Step(solved, k, () if x.known.all() else step.open)
+        return self._holding(layer, step, place, held)
 
     def _with_grounds(
         self, summary: LayerSolution, layer: PlacedLayer, x: Estimate, beyond: Beyond | None

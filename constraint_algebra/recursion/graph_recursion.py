@@ -26,7 +26,7 @@ from constraint_algebra.recursion.graph_joint import joint
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, Rule
 from constraint_algebra.recursion.graph_solving import by_scale, readers, solve
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.open_values import Beyond
+from constraint_algebra.recursion.open_values import Beyond, Held
 from constraint_algebra.recursion.result import LayerSolution
 
 ROUNDS = 200  # of sweeps; each learns something, so that this is never reached but by a fault
@@ -196,7 +196,8 @@ def _extend(knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond) -> bool:
     value = knows.values[number]
     if made is None or not those or layer is not those[0].layer or value.known.all():
         return False
-    learnt = knows.learn_value(number, open_values.extended(knows.observed, value, those, made, beyond))
+    held = open_values.extended(knows.observed, Held(value, value), those, made, beyond)
+    learnt = knows.learn_value(number, held.value)
     knows.by_valid_range |= learnt and not made.levels  # nothing but the network's input has none
     return learnt
 

@@ -24,7 +24,7 @@ from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.recursion import contradictions
 from constraint_algebra.recursion.estimates import Above, Estimate
-from constraint_algebra.recursion.noise import STORED_SOLUTION
+from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
 from constraint_algebra.solvers.noisy_equations import LayerEquations, residual
@@ -80,8 +80,11 @@ def solve(observed: Observation, layer: PlacedLayer, k: Estimate, z: Estimate) -
     moved = _moved(observed, stages, x, k, z, noise)
     moved += observed.draw(STORED_SOLUTION * np.abs(x), layer.input_shape)
     determined = stages.verdict.determined
+    if not determined.all():  # what is open moves a value with a small share in it, by no more than noise
+        determined = determined & settled(stages.verdict.shares, moved, equations.scale)
+        moved += observed.draw(equations.scale * stages.verdict.shares, layer.input_shape)
     found = Estimate(x, determined, np.where(determined[..., None], moved, 0.0))
-    return SolvedInput(found, _summary(stages, x), left_out)
+    return SolvedInput(found, _summary(stages, x, determined), left_out)
 
 
 def settled_gradient(
@@ -265,7 +268,7 @@ def _moved_mean(observed: Observation, stages: TwoStage, x: FloatArray, k: Estim
     return own - x[:, None] * (share @ (whiten * k.perturbations))
 
 
-def _summary(stages: TwoStage, x: FloatArray) -> LayerSolution:
+def _summary(stages: TwoStage, x: FloatArray, determined: BoolArray) -> LayerSolution:
     equations, verdict = stages.equations, stages.verdict
     return LayerSolution(
         name=equations.layer.name,
@@ -274,7 +277,7 @@ def _summary(stages: TwoStage, x: FloatArray) -> LayerSolution:
         weight_rows=equations.weight_row_count,
         gradient_rows=equations.gradient_row_count,
         rank=verdict.rank,
-        determined=int(verdict.determined.sum()),
+        determined=int(determined.sum()),
         condition=verdict.condition,
         residual=residual(equations, x),
         settled=verdict.settled,

@@ -1,10 +1,10 @@
 """Which outputs of a layer a ReLU above it passed, where its own outputs are not all known: one bit each.
 
-`passes` searches for the bits by robust alternation (`beyond_rank.alternation`) over all equations that there are
-(`bit_equations`). A pattern counts only where the layer's input, solved for with it, fits the gradient equations of every
-filter and all bias equations to their noise, puts every output on the side that its bit says, and leaves the ReLU's
-output in the family that the layers above allow; and where there are more equations than unknowns by so many that no
-other pattern would fit by accident.
+The bias gradients name most of them at once (`bits_by_sums`); `passes` searches for the others by robust alternation
+(`beyond_rank.alternation`) over all equations that there are (`bit_equations`). A pattern counts only where the layer's
+input, solved for with it, fits the gradient equations of every filter and all bias equations to their noise, puts every
+output on the side that its bit says, and leaves the ReLU's output in the family that the layers above allow; and where
+there are more equations than unknowns, by so many that no other pattern would fit by accident.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from constraint_algebra.beyond_rank.alternation import Answer, alternate
 from constraint_algebra.beyond_rank.family import Family
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import PlacedLayer
-from constraint_algebra.recursion import layer_step
-from constraint_algebra.recursion import bits_by_sums
-from constraint_algebra.recursion.bit_equations import BitEquations
+from constraint_algebra.recursion import bits_by_sums, layer_step
+from constraint_algebra.recursion.bit_equations import BitEquations, freedom
 from constraint_algebra.recursion.bits_by_sums import Outputs, Sums
 from constraint_algebra.recursion.contradictions import RESOLVED, SIDES
 from constraint_algebra.recursion.estimates import Above, Estimate, sides
@@ -30,6 +29,7 @@ from constraint_algebra.recursion.result import CONTRADICTION
 
 FITS = RESOLVED * CONTRADICTION  # residual in units of noise up to which an equation fits
 POSITIONS, UNKNOWNS, ENTRIES = 1200, 3000, 2**25  # of a channel, in all, and of the matrix: up to which it is tried
+CHECKS, BITS = 3.0, 0.1  # equations that check a filter: so many and so many a bit; one rules 2^20 patterns out
 CORRECTIONS = 3  # times that a pattern which fits the gradient takes over the sides of its own outputs
 
 
@@ -84,9 +84,7 @@ def _is_small(layer: PlacedLayer) -> bool:
     return layer.groups == 1 and positions <= POSITIONS and max(rows * positions, outputs * layer.unknowns) <= ENTRIES
 
 
-def _outputs(
-    observed: Observation, layer: PlacedLayer, above: Above, y: Estimate, family: Family | None
-) -> Outputs:
+def _outputs(observed: Observation, layer: PlacedLayer, above: Above, y: Estimate, family: Family | None) -> Outputs:
     """Return what is known of the layer's outputs, filter by filter."""
     shaped = y.reshape(layer.output_shape)
     dy = above.gradient.reshape(layer.output_shape)
@@ -139,9 +137,7 @@ class _Check:
                 return None
             z = replace(self.y, known=self.y.known & pattern)
             solved = layer_step.solve(self.observed, self.layer, k, z)
-            summary = solved.summary
-            surplus = summary.weight_rows + summary.gradient_rows - summary.rank
-            if solved.left_out.any() or summary.misfit > FITS or surplus < int((~self.outputs.known).sum()):
+            if solved.left_out.any() or solved.summary.misfit > FITS or not self._is_checked(k):
                 return None
             out = layer_step.output_of(self.observed, self.layer, solved.input)
             clear = out.known & (np.abs(out.value) > SIDES * out.deviation)
@@ -161,6 +157,12 @@ class _Check:
             np.ones(pattern.shape, dtype=bool),
             np.where(pattern[..., None], dy.perturbations, 0.0),
         )
+
+    def _is_checked(self, k: Estimate) -> bool:
+        """Whether the filters with open bits have equations enough that other bits would not fit by accident."""
+        asked = (~self.outputs.known).sum(axis=1)
+        free = freedom(self.layer, k.value.reshape(asked.shape[0], -1), self.observed.rounding.arithmetic)
+        return bool((free >= CHECKS + BITS * asked)[asked > 0].all())
 
     def _fits_biases(self, k: Estimate) -> bool:
         """Whether the gradients at the outputs of each filter add up to its bias gradient."""

@@ -30,12 +30,14 @@ from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import CONTRADICTION
 from constraint_algebra.recursion.value_equations import Reader, ValueEquations
+from constraint_algebra.solvers.elimination import STRONGER
 
 FAR = 1e30  # an input at which every activation has reached the end of its range
 ROUNDS = 12  # of looking and solving again; each but the last decides something
 INDEPENDENT = 1e-9  # singular values of a channel's part of the open directions up to this share are rounding
 CLEAR = 8.0  # standard deviations by which a value may lie beyond its range
 ROUNDED = 2.0**-48  # of a typical value: rounding that no noise covers
+CLOSELY = 1e-5  # share of a typical value to which a direction is known that bounds need not decide
 WIDEST = 800  # directions up to which a whole value is looked at
 
 
@@ -118,14 +120,28 @@ def inactive(observed: Observation, layer: PlacedLayer, y: Estimate) -> Cut | No
     return Cut(matrix, ROUNDED * np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()))
 
 
+@dataclass(frozen=True)
+class Held:
+    """A value that equations leave open in part.
+
+    Attributes:
+        value: what is known of it.
+        taken: of that, what its readers' equations do not say: entries on a bound or a plateau, and what came from
+            elsewhere. They count as equations; what follows from equations must not count twice.
+    """
+
+    value: Estimate
+    taken: Estimate
+
+
 def extended(
     observed: Observation,
-    value: Estimate,
+    held: Held,
     readers: list[Reader],
     made: Origin,
     beyond: Beyond,
     cut: Cut | None = None,
-) -> Estimate:
+) -> Held:
     """Return a value with what its range, and if allowed its zeros, decide beyond the equations.
 
     Entries that lie on a bound or a plateau are taken in as equations; everything else that is new follows from these
@@ -133,7 +149,7 @@ def extended(
 
     Args:
         observed: parameters and gradients.
-        value: what is known of it.
+        held: what is known of it.
         readers: the layers that read it, with what is known at their outputs; at least one.
         made: what made it.
         beyond: what may be used.
@@ -142,27 +158,35 @@ def extended(
     end = time.monotonic() + beyond.seconds
     rng = np.random.default_rng(beyond.seed)
     for _ in range(ROUNDS):
-        system = ValueEquations(observed, value, readers)
-        if system.rank is None or value.known.all():
+        # What noise leaves vague is better open than known: bounds decide it as well, and prove more of the rest.
+        system = ValueEquations(observed, held.taken, readers, known_to=CLOSELY, stronger=STRONGER)
+        if system.rank is None or held.value.known.all():
             break
         at = _Look(system, made, beyond.weakest, rng, end, cut).at()
-        fresh = np.isfinite(at) & ~value.known
+        fresh = np.isfinite(at) & ~held.taken.known
         if not fresh.any():
             break
-        exact = Estimate(
-            np.where(fresh, at, value.value),
-            value.known | fresh,
-            np.where(fresh[..., None], 0.0, value.perturbations),
-        )
-        again = ValueEquations(observed, exact, readers)
+        exact = Estimate(np.where(fresh, at, np.nan), fresh, np.zeros(held.value.perturbations.shape))
+        taken = merged(held.taken, exact)
+        again = ValueEquations(observed, taken, readers)
         found = again.estimate()
         if not _agrees(again, found, made):
             break
-        value = _merged(exact, found)
-    return value
+        held = Held(merged(merged(held.value, exact), found), taken)
+    return held
 
 
-def _merged(value: Estimate, found: Estimate) -> Estimate:
+def with_entries(observed: Observation, held: Held, entries: Estimate, readers: list[Reader]) -> Held:
+    """Return a value of which some entries came from elsewhere, with what follows from these and its readers."""
+    held = Held(merged(held.value, entries), merged(held.taken, entries))
+    system = ValueEquations(observed, held.taken, readers)
+    if system.rank is None:
+        return held
+    found = system.estimate()
+    return Held(merged(held.value, found), held.taken) if system.misfit(found.value) < CONTRADICTION else held
+
+
+def merged(value: Estimate, found: Estimate) -> Estimate:
     """Return what is known of a value, and what was found where nothing was."""
     fresh = found.known & ~value.known
     return Estimate(

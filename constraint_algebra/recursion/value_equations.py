@@ -28,7 +28,7 @@ from constraint_algebra.recursion.layer_step import OwnNoise, layer_equations
 from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
-from constraint_algebra.solvers.noisy_equations import LayerEquations, noise_cut, residual
+from constraint_algebra.solvers.noisy_equations import USABLE, LayerEquations, noise_cut, residual
 
 ENTRIES, OPERATIONS = 6e7, 4e10  # of a dense stage: beyond, it is left out
 WELL = 1e3  # times the size at which a direction counts as known, a singular value leaves little to be gained
@@ -48,6 +48,10 @@ class Reader:
     layer: PlacedLayer
     k: Estimate
     z: Estimate
+
+    def says_something(self) -> bool:
+        """Whether it has any equation: an output that is known, or a gradient that is known and not zero."""
+        return bool(self.z.known.any() or self.k.value[self.k.known].any())
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ class ValueEquations:
         value: what is known of the value.
         readers: the layers that read it.
         left_out: filters of each reader whose gradient equations do not count.
-
+        known_to: share of a typical value to which noise leaves a direction that counts as known.
+        stronger: than that many times so clear, a direction is solved for by the gradient equations alone; more lowers
+            the noise of what only the weight equations tell, and takes longer.
     """
 
     def __init__(
@@ -126,12 +132,16 @@ class ValueEquations:
         value: Estimate,
         readers: Sequence[Reader],
         left_out: Sequence[BoolArray] | None = None,
+        *,
+        known_to: float = 1 / USABLE,
+        stronger: float = 1.0,
     ) -> None:
         """Weigh the rows, and eliminate."""
         self.observed, self.value, self.shape = observed, value, value.value.shape
         self.parts = _parts(observed, readers, left_out)
         self.scale = max(part.equations.scale for part in self.parts)
-        self.cut = max(noise_cut(part.equations) for part in self.parts) / self.scale
+        self.cut = max(1 / known_to, *(noise_cut(part.equations) for part in self.parts)) / self.scale
+        self.stronger = stronger
         self.blocks = list(self._blocks())
         self.opens = sum(block.open.shape[1] * len(block.channels) for block in self.blocks)
         self.entry_noise = np.maximum(value.deviation, float(np.finfo(float).eps) * self.scale)
@@ -163,7 +173,7 @@ class ValueEquations:
             A = np.concatenate([np.zeros((0, positions)), *(part.block(int(group)) for part, group in pairs)])
             U, s, Vt = la.svd(A, full_matrices=len(A) < positions, check_finite=False)
             keep = int(np.count_nonzero(s > max(A.shape) * np.finfo(float).eps * s.max(initial=0.0)))
-            strong = int(np.count_nonzero(s[:keep] > self.cut))
+            strong = int(np.count_nonzero(s[:keep] > self.stronger * self.cut))
             channels = np.flatnonzero(which.ravel() == number)
             yield _Block(channels, U[:, :keep], s[:keep], Vt.T, strong)
 

@@ -21,6 +21,7 @@ class Verdict:
             the gradient equations alone determine all, NaN where the layer is too large to tell.
         settled: whether the iteration behind the verdict converged; where not, what is not determined may yet be.
         tolerance: share of a null vector above which an unknown counts as undetermined.
+        shares: share of each unknown in what the equations leave open, in the input shape.
         gap: largest share among the determined unknowns, smallest among the others.
     """
 
@@ -29,6 +30,7 @@ class Verdict:
     condition: float
     settled: bool
     tolerance: float
+    shares: FloatArray
     gap: tuple[float, float]
 
     @classmethod
@@ -37,4 +39,4 @@ class Verdict:
         determined = shares < tolerance
         largest = float(shares[determined].max(initial=0.0))
         smallest = float(shares[~determined].min(initial=np.inf))
-        return cls(determined, rank, condition, settled, tolerance, (largest, smallest))
+        return cls(determined, rank, condition, settled, tolerance, shares, (largest, smallest))

@@ -84,7 +84,8 @@ class BeyondRank:
             channels = f"{_percent(self.decided)} % of the channels of {where}"
             return f"zeros decide {channels} ({self.trials:,} simulated: {sure}){wrong}"
         edge = f"with {_percent(self.at_edge)} % of them at an end of it"
-        sample = f"{self.trials:,} simulated: {sure}; all of them in {self.wholly:,} of these"
+        whole = f"{self.wholly:,} of the inputs" if self.wholly else "none of the inputs"
+        sample = f"{self.trials:,} simulated: {sure}; all of them in {whole}"
         return f"the range determines {_percent(self.decided)} % of the values of {where} {edge} ({sample}){wrong}"
 
     def to_dict(self) -> dict[str, str | int | float | None]:

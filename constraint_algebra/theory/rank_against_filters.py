@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
-from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.ranks.bounded import bounded_rank
 from constraint_algebra.ranks.knowledge import Knowledge
 from constraint_algebra.ranks.structural import layer_structural_rank
@@ -48,7 +48,7 @@ def rank_against_filters(
       undecided,
     - `error`: upper bound of the probability that the rank is too small;
 
-    and with `at_bound` or `values`, for one draw of random weights and output gradients,
+    and with `at_bound` or `values`, for one draw of random weights and output gradients, to which more filters add,
 
     - `ranged`: the rank with the bounds that the range of the input implies: values that lie at an end of it in every
       input that meets the equations,
@@ -124,12 +124,17 @@ def _ranged(
     layer: PlacedLayer, equations: str, x: FloatArray, valid_range: tuple[float, float], seed: int
 ) -> dict[str, int | float]:
     """Return rank and share of determined values with the range, for one draw."""
-    rng = np.random.default_rng([seed, layer.filters])
-    weight, k = rng.standard_normal(layer.weight_shape), rng.standard_normal(layer.output_shape)
+    weight, k = (_nested(layer, shape, [seed, i]) for i, shape in enumerate((layer.weight_shape, layer.output_shape)))
     known = np.full(layer.output_shape, equations != "gradient")
     found = by_range(layer, (known, equations != "weight"), weight, k, x, valid_range, seed)
     rank = layer.unknowns - found.directions
     return {"ranged": rank + found.added, "determined_in_range": found.share}
+
+
+def _nested(layer: PlacedLayer, shape: Shape, seed: list[int]) -> FloatArray:
+    """Return random values of each filter, which stay the same where more filters join the groups."""
+    drawn = np.random.default_rng(seed).standard_normal((layer.filters // layer.groups, layer.groups, *shape[1:]))
+    return np.ascontiguousarray(drawn.swapaxes(0, 1)).reshape(shape)
 
 
 def _ranks(layer: PlacedLayer, equations: str, seed: int) -> dict[str, int | float | bool | None]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from analysis.runner import run_study
 from constraint_algebra.arrays import Arrays, FloatArray
 from constraint_algebra.commands.terminal import run_alone
+from constraint_algebra.ground import Ground
 from paper_repro.benchmarks import measure, verdicts
 
 Row = dict[str, object]
@@ -76,7 +77,8 @@ def judge(run: Run) -> Row:
     - values: number of input values.
     - exact: number of values that the gradient determines by the exact answer, -1 where it is unknown.
     - determined: number of values that the result calls determined.
-    - overclaimed, missed: number of values that only the result, or only the exact answer, calls determined.
+    - overclaimed, missed: number of values that only the result, by equations, or only the exact answer calls
+      determined.
     - wrong: number of values called determined whose error exceeds 100 error bars and 1e-4.
     - mse, psnr, worst: over the values that both call determined; worst is the largest error.
     - promised: the PSNR that the error bars lead one to expect there.
@@ -106,7 +108,11 @@ def judge(run: Run) -> Row:
     except Exception as error:  # the point of the benchmark is to find these
         return row | {"status": "EXCEPTION", "error": f"{type(error).__name__}: {error}"}
     row |= {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "status": result.status.name}
-    return row | compared(result.input, result.determined, result.error_bar, truth, exact)
+    row |= compared(result.input, result.determined, result.error_bar, truth, exact)
+    # The exact answer is that of equations: what the range, zeros and sides decide beyond them is no claim of theirs.
+    if exact is not None:
+        row["overclaimed"] = int(((result.ground == Ground.EQUATIONS) & ~exact).sum())
+    return row
 
 
 def noisy(gradients: Arrays, run: Run) -> tuple[Arrays, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import constraint_algebra as ca
 from analysis import (
+    beyond_rank,
     defences,
     depth,
     measured,
@@ -76,6 +78,7 @@ AGAIN = {
     "depth": depth.Run("narrow (R-CONV)", 4, 3, 0.5),
     "defences": defences.Run("top-k pruning", "50% kept", "LeakyReLU(0.2)", 3),
     "open_values": open_values.Run("LeakyReLU(0.2)", 14, "cifar10:3"),
+    "beyond_rank": beyond_rank.Run("digit", "none", 0.0, 5, 2, 4, 0),
 }
 
 
@@ -224,3 +227,33 @@ def test_all_quick_studies_run(tmp_path) -> None:
     found = CliRunner().invoke(app, given, catch_exceptions=False)
     assert found.exit_code == 0, found.output
     assert {path.stem for path in tmp_path.glob("*.csv")} == set(studies.NAMES)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 5), (16, 20)])
+def test_channels_have_the_deficit_of_their_span_and_lie_in_their_family(low, high) -> None:
+    rng = np.random.default_rng(3)
+    for A in itertools.islice(beyond_rank._layers(rng, low, high), 4):
+        truth = rng.random(A.shape[1])
+        family = beyond_rank._family(A, truth)
+        assert low <= family.dimension == A.shape[1] - np.linalg.matrix_rank(A, tol=1e-9 * np.linalg.norm(A, 2)) <= high
+        np.testing.assert_allclose(A @ family.V, 0, atol=1e-12)
+        nearest = family.at(family.V.T @ (truth - family.p))
+        assert (np.abs(nearest - truth) <= 6 * family.noise + 1e-14).all()
+
+
+def test_what_is_said_of_a_channel_is_counted_as_right_or_wrong(monkeypatch) -> None:
+    run = beyond_rank.Run("channel", "1-5", 0.8, 0, 0, 0, 0)
+    monkeypatch.setattr(beyond_rank, "CHANNELS", 6)
+    usual, row = beyond_rank.sparsest, beyond_rank.judge(run)
+    assert 1 <= row["mean_deficit"] <= 5
+    assert 4 <= row["by_zeros"] <= 6
+    assert 4 <= row["by_range"] + row["part_by_range"] <= 6
+    assert (row["by_zeros_wrong"], row["by_range_wrong"]) == (0, 0)
+
+    def shifted(family, *, rng):
+        point = usual(family, rng=rng)
+        return None if point is None else replace(point, x=point.x + 1e-5)
+
+    monkeypatch.setattr(beyond_rank, "sparsest", shifted)
+    worse = beyond_rank.judge(run)
+    assert (worse["by_zeros"], worse["by_zeros_wrong"]) == (0, row["by_zeros"])

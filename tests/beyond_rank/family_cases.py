@@ -20,12 +20,14 @@ class Case(NamedTuple):
 
 
 def gradient_rows(rng: np.random.Generator) -> np.ndarray:
-    """Rows of a weight gradient: one a filter and tap, over the pixels of one channel; random geometry, some outputs switched off."""
+    """Rows of a weight gradient over the pixels of one channel: random geometry, some outputs switched off."""
     size, filters = int(rng.choice([5, 6, 8])), int(rng.integers(1, 5))
     kernel, stride = int(rng.choice([3, 5])), int(rng.choice([1, 2]))
     pad = kernel // 2
     outputs = (size + 2 * pad - kernel) // stride + 1
-    k = rng.standard_normal((filters, outputs, outputs)) * (rng.random((filters, outputs, outputs)) < rng.uniform(0.2, 0.9))
+    k = rng.standard_normal((filters, outputs, outputs)) * (
+        rng.random((filters, outputs, outputs)) < rng.uniform(0.2, 0.9)
+    )
     rows = np.zeros((filters, kernel, kernel, size, size))
     for i in range(outputs):
         for j in range(outputs):
@@ -54,7 +56,7 @@ def values(kind: str, n: int, d: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def family(rows: np.ndarray, truth: np.ndarray, rng: np.random.Generator, unit: float = FLOAT64) -> Family:
-    """The family that rows leave, when they and their products with the truth are known with relative roundings `unit`."""
+    """The family that rows leave, when they and their products with the truth are known with roundings `unit`."""
     rank = np.linalg.matrix_rank(rows)
     seen = rows * (1 + unit * rng.uniform(-1, 1, rows.shape))
     sizes = np.abs(rows) @ np.abs(truth)

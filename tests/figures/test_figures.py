@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import typer
 from matplotlib.figure import Figure
+from scipy.stats import beta
 from typer.testing import CliRunner
 
 import constraint_algebra as ca
@@ -259,6 +260,29 @@ def test_open_values_are_means_and_ranges_over_the_photographs() -> None:
             np.testing.assert_allclose(band(shaded), wanted)
 
 
+def test_what_lies_beyond_rank_has_its_shares_and_their_confidence() -> None:
+    figure, data = drawn("beyond_rank", COMMITTED), rows_of("beyond_rank")
+    channels, digits = data[data.kind == "channel"], data[data.kind == "digit"]
+    for ax, column in zip(figure.axes[:2], ("by_zeros", "by_range"), strict=True):
+        lines = curves(ax)
+        assert list(lines) == list(dict.fromkeys(channels.deficit))
+        for deficit, shaded in zip(lines, ax.collections, strict=True):
+            d = channels[channels.deficit == deficit]
+            np.testing.assert_allclose(lines[deficit], 100 * d[["zeros", column]].to_numpy() / [1, d.channels.iloc[0]])
+            k, n = d[column].to_numpy(), d.channels.to_numpy()
+            low = np.where(k == 0, 0.0, beta.ppf(0.025, k, n - k + 1))  # Clopper and Pearson (1934)
+            high = np.where(k == n, 1.0, beta.ppf(0.975, k + 1, n - k))
+            np.testing.assert_allclose(band(shaded)[:, 1:], 100 * np.column_stack([low, high]), atol=1e-6)
+    layers = itertools.product((3, 5), (1, 2))
+    for ax, (kernel, stride) in zip(figure.axes[2:], layers, strict=True):
+        d = digits[(digits.kernel == kernel) & (digits.stride == stride)]
+        assert ax.get_title() == f"kernel {kernel}, stride {stride}"
+        for (label, line), column in zip(curves(ax).items(), ("by_equations", "given_range"), strict=True):
+            np.testing.assert_allclose(line, over(d, "filters", column, "mean") * [1, 100], err_msg=label)
+    assert "decided wrongly: 0" in figure.get_suptitle()
+    assert "determined wrongly: 0" in figure.get_suptitle()
+
+
 def test_twins_are_those_that_were_kept_and_their_distance_is_written() -> None:
     figure, data = drawn("twin_gallery", COMMITTED), rows_of("twin_gallery")
     apart = [ax.get_xlabel() for ax in figure.axes if ax.get_xlabel().startswith("gradients: ")]
@@ -292,6 +316,7 @@ WORDS = {
     "depth": ("condition number\nall outputs active", "layer, counted from the input"),
     "batch_size": ("rank of the head's weight gradient", "samples in the batch"),
     "training": ("PSNR, dB,\nfloat32 gradients without noise", "epochs"),
+    "beyond_rank": ("channels decided, %", "exact zeros among the channel's values, %"),
     "open_values": ("share of values that are fixed", "filters of the first layer (5/2/2 on 3×16×16)"),
 }
 

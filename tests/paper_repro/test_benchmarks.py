@@ -16,6 +16,7 @@ import constraint_algebra as ca
 from constraint_algebra import zoo
 from constraint_algebra.experiments.capture import from_image
 from constraint_algebra.experiments.recipe import Recipe
+from constraint_algebra.ground import Ground
 from paper_repro.baselines import rconv_published as published
 from paper_repro.benchmarks import accuracy, large, layer_steps, measure, speed, verdicts
 from paper_repro.benchmarks.accuracy import Run
@@ -117,6 +118,19 @@ def test_a_gradient_refused_as_zeros_that_is_none_is_an_exception(monkeypatch) -
 
     monkeypatch.setattr(ca, "reconstruct", refuse)
     assert accuracy.judge(Run("tiny", "float32", 0.0, 0, 0))["status"] == "EXCEPTION"
+
+
+def test_what_rests_on_more_than_equations_is_no_claim_of_theirs(monkeypatch) -> None:
+    step = from_image(Recipe("poor", 2, dtype="float64"), "cifar10:3")  # 24 of 432 values by equations
+    exact = verdicts.determined(step.network, step.parameters, step.truth)
+    whole = np.ones(step.truth.shape, dtype=bool)
+    for ground, count in ((Ground.ZEROS, 0), (Ground.EQUATIONS, 432 - 24)):
+        grounds = np.where(exact, np.uint8(Ground.EQUATIONS), np.uint8(ground))
+        given = step.truth, whole, np.full(step.truth.shape, 1e-12), ca.Status.BY_ZEROS, (), None, {}
+        found = ca.Reconstruction(*given, ground=grounds)
+        monkeypatch.setattr(ca, "reconstruct", lambda *_, found=found, **__: found)
+        row = accuracy.judge(Run("poor", "float64", 0.0, 2, 3))
+        assert (row["exact"], row["determined"], row["overclaimed"]) == (24, 432, count)
 
 
 FAILURES = [

@@ -79,6 +79,10 @@ def test_the_ladder_has_a_bar_for_every_rung_that_is_defined() -> None:
     whole = ca.rank_ladder(ca.weight_equations(layer, weight=weight), noise=1e-6)
     drawn = whole.plot(axes())
     assert [heights(bars)[0] for bars in drawn.containers] == [64, 64, 56, whole.numerical, whole.usable]
+    ranged = ca.rank_ladder(ca.weight_equations(layer, weight=weight), at=np.zeros(64))
+    drawn = ranged.plot(axes())
+    assert [label.get_text() for label in drawn.get_xticklabels()][-2:] == ["numerical", "ranged"]
+    assert heights(drawn.containers[-1])[0] == ranged.ranged
 
 
 def test_every_layer_has_its_shares() -> None:
@@ -405,6 +409,8 @@ def test_the_flow_of_knowledge_is_divided_by_grounds(solved, grounded) -> None:
     assert legend(ax) == ["equations", "zeros", "bits"]
     np.testing.assert_allclose(np.sum([heights(part) for part in parts], axis=0), heights(whole))
     np.testing.assert_allclose(heights(parts[1]), [0, 100 * 50 / 192, 100 * 48 / 192])
+    np.testing.assert_allclose([bar.get_y() for bar in parts[1]], heights(parts[0]))
+    np.testing.assert_allclose([bar.get_y() for bar in parts[0]], 0)
     assert plotting.knowledge_flow(solved[1], axes()).get_legend() is None
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 import constraint_algebra as ca
 from tests.rank_oracles import exact_rank, random_layers, random_rows, svd_rank
@@ -120,3 +121,37 @@ def test_wrong_noise_is_refused(noise, message):
 def test_noise_needs_values():
     with pytest.raises(ca.ParameterError, match="without values"):
         ca.rank_ladder(ca.weight_equations(ca.Linear(4).place((2,))), noise=1.0)
+
+
+def test_the_range_adds_what_it_implies_and_no_more() -> None:
+    """Against linear programming: an unknown without width in the range is one more equation."""
+    rng, above = np.random.default_rng(0), 0
+    for _ in range(25):
+        n, rows = int(rng.integers(3, 9)), int(rng.integers(1, 6))
+        W = rng.integers(-2, 4, size=(rows, n)).astype(float)
+        x = np.where(rng.random(n) < 0.7, rng.integers(0, 2, n), rng.random(n))
+        ladder = ca.rank_ladder(ca.weight_equations(ca.Linear(rows).place((n,)), weight=W), at=x)
+        fixed = []
+        for j in range(n):
+            ends = [linprog(s * np.eye(n)[j], A_eq=W, b_eq=W @ x, bounds=(0, 1), method="highs") for s in (1, -1)]
+            if ends[0].fun + ends[1].fun > -1e-7:
+                fixed.append(np.eye(n)[j])
+        assert ladder.ranged == np.linalg.matrix_rank(np.vstack([W, *fixed]))
+        assert ladder.numerical <= ladder.ranged <= n
+        above += ladder.ranged > ladder.numerical
+        assert "range from 0 to 1" in repr(ladder)
+    assert above > 5
+
+
+def test_the_rung_of_the_range_needs_unknowns_that_fit() -> None:
+    system = ca.weight_equations(ca.Linear(1).place((2,)), weight=np.ones((1, 2)))
+    assert ca.rank_ladder(system).ranged is None
+    assert "ranged" not in repr(ca.rank_ladder(system))
+    assert ca.rank_ladder(system, at=[1.0, 1.0], valid_range=(0, 2)).ranged == 1
+    for wrong, words in (([1.0], "2 unknowns, got 1"), ([0.5, 1.5], "valid range from 0 to 1"), ([np.nan, 0], "valid")):
+        with pytest.raises(ca.ParameterError, match=words):
+            ca.rank_ladder(system, at=wrong)
+    with pytest.raises(ca.ParameterError, match=r"valid_range must be \(smallest, largest\)"):
+        ca.rank_ladder(system, at=[1.0, 1.0], valid_range=(1.0, 0.0))
+    with pytest.raises(ca.ParameterError, match="without values"):
+        ca.rank_ladder(ca.weight_equations(ca.Linear(1).place((2,))), at=[1.0, 1.0])

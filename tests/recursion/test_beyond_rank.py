@@ -15,6 +15,7 @@ import constraint_algebra as ca
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers import Conv2d, Flatten, Hardtanh, LeakyReLU, Linear, MaxPool2d, ReLU
 from constraint_algebra.recursion import open_values
+from constraint_algebra.recursion.chain_recursion import Chain
 from constraint_algebra.recursion.result import OPEN
 
 STATUS = ca.Status
@@ -78,7 +79,7 @@ def widths(case: Case, some: np.ndarray) -> np.ndarray:
     y = f(z)
     logits = case.model[3](case.model[2](y))
     k = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, torch.tensor([1])), z)[0].detach()
-    inside = (torch.autograd.functional.jacobian(lambda v: f(v), z.detach()).reshape(z.numel(), -1).diagonal() != 0)
+    inside = torch.autograd.functional.jacobian(lambda v: f(v), z.detach()).reshape(z.numel(), -1).diagonal() != 0
 
     def linear(v: torch.Tensor) -> torch.Tensor:
         out = torch.nn.functional.conv2d(v[None], conv.weight, None, conv.stride, conv.padding)
@@ -236,3 +237,20 @@ def test_behind_a_max_pool_zeros_decide_what_a_graph_reads() -> None:
         decided += counts.get("range", 0) + counts.get("zeros", 0)
         assert not case.wrong(result).any()
     assert decided
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("seed", "status"), [(24, STATUS.GIVEN_RANGE), (38, STATUS.GIVEN_RANGE), (14, STATUS.BY_BITS)])
+def test_lenet_with_four_relus_comes_back_where_rank_ends(seed: int, status: ca.Status) -> None:
+    """At seed 38 what is known in part below says more of the layer above, from where it goes on."""
+    network = ca.zoo.network("lenet-4relu")
+    case = Case(network, ca.samples.load(f"cifar10:{seed % 20}").image, seed)
+    case.gradients = ca.torch_gradients(case.model, case.x, 3)
+    assert case.reconstruct(search=0).status is STATUS.UNDETERMINED
+    result = case.reconstruct(search=60)
+    assert result.status is status
+    np.testing.assert_allclose(result.input, case.x, atol=1e-9)
+    if seed == 38:
+        with mock.patch.object(Chain, "_learnt_from_below", lambda _: False):
+            assert case.reconstruct(search=60).status is not status

@@ -98,8 +98,8 @@ def test_the_range_fixes_what_programmes_say(equations) -> None:
     plain = ca.rank_against_filters(layer, filters, equations, seed=5)
     assert frame[plain.columns].equals(plain)
     for row in frame.itertuples():
-        one, rng = layer.with_filters(row.filters), np.random.default_rng([5, row.filters])
-        W, k = rng.standard_normal(one.weight_shape), rng.standard_normal(one.output_shape)
+        one, (first, second) = layer.with_filters(row.filters), map(np.random.default_rng, ([5, 0], [5, 1]))
+        W, k = first.standard_normal(one.weight_shape), second.standard_normal(one.output_shape)
         B, A = ca.weight_equations(one, W).matrix.toarray(), ca.gradient_equations(one, k).matrix.toarray()
         M = {"gradient": A, "weight": B, "both": np.vstack([B, A])}[equations]
         fixed = []
@@ -112,11 +112,20 @@ def test_the_range_fixes_what_programmes_say(equations) -> None:
     assert frame["determined_in_range"].iloc[-1] > 0
 
 
+@pytest.mark.parametrize("layer", [LAYERS["stride"], LAYERS["groups"]], ids=["stride", "groups"])
+def test_more_filters_never_take_away(layer) -> None:
+    frame = ca.rank_against_filters(layer, range(layer.groups, 9 * layer.groups, layer.groups), at_bound=0.7)
+    assert frame["ranged"].is_monotonic_increasing
+    assert frame["determined_in_range"].is_monotonic_increasing
+    assert frame["determined_in_range"].iloc[0] < 1
+    assert (frame["ranged"] > frame["rank"]).any()
+
+
 def test_a_share_at_the_bound_is_drawn_and_none_of_them_adds_nothing() -> None:
     layer = LAYERS["stride"]
     frame = ca.rank_against_filters(layer, [4, 6], at_bound=0.0, valid_range=(-1, 3))
     assert (frame["ranged"] == frame["rank"]).all()
-    dark = ca.rank_against_filters(layer, [4, 6], at_bound=1.0, valid_range=(-1, 3))
+    dark = ca.rank_against_filters(layer, [3, 4], at_bound=1.0, valid_range=(-1, 3))
     assert (dark["ranged"] > dark["rank"]).all()
     ax = ca.plotting.rank_against_filters(dark)
     lines = {line.get_label(): line.get_ydata() for line in ax.lines}

@@ -12,7 +12,7 @@ from ca_course.lesson_3 import check_3_1, check_3_2, check_3_3
 from ca_course.lesson_4 import check_4_1, check_4_2, check_4_3
 from ca_course.lesson_5 import check_5_1, check_5_2, check_5_3
 from ca_course.lesson_6 import check_6_1, check_6_2, check_6_3
-from ca_course.lesson_7 import check_7_1, check_7_2, check_7_3
+from ca_course.lesson_7 import check_7_1, check_7_2, check_7_3, check_7_4, check_7_5
 from ca_course.lesson_8 import check_8_1, check_8_2, check_8_3
 
 __all__ = [
@@ -37,6 +37,8 @@ __all__ = [
     "check_7_1",
     "check_7_2",
     "check_7_3",
+    "check_7_4",
+    "check_7_5",
     "check_8_1",
     "check_8_2",
     "check_8_3",
