@@ -17,7 +17,10 @@ from figures.style import BLUE, SERIES, VERMILION
 
 CONFIDENCE = 0.95
 PANELS = (("by_zeros", "by zeros"), ("by_range", "by nonnegativity"))
-LINES = (("by_equations", "equations", BLUE, "o", "-"), ("given_range", "and the range", VERMILION, "s", "--"))
+LINES = (
+    ("by_equations", "equations", BLUE, "o", "-"),
+    ("given_range", "equations\nand the range", VERMILION, "s", "--"),
+)
 
 
 def draw(results: Path) -> Figure:
@@ -33,9 +36,9 @@ def draw(results: Path) -> Figure:
     for place, ((kernel, stride), rows) in enumerate(digits.groupby(["kernel", "stride"])):
         first = _digits(figure.add_subplot(grid[1, place], sharey=first), rows, f"kernel {kernel}, stride {stride}")
     figure.axes[0].set_ylabel("channels decided, %")
-    figure.axes[0].legend(title="directions left open", loc="upper left")
+    figure.axes[1].legend(title="directions\nleft open", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.axes[2].set_ylabel("pixels determined, %")
-    figure.axes[2].legend(title="by", loc="lower right")
+    figure.axes[-1].legend(title="determined by", loc="center left", bbox_to_anchor=(1.0, 0.5))
     count, bad = int(channels.channels.iloc[0]), channels.by_zeros_wrong.sum() + channels.by_range_wrong.sum()
     wrong = int(digits.wrong.sum())
     figure.suptitle(

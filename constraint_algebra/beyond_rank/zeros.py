@@ -113,6 +113,34 @@ def sparsest(
     return _together(question, at, points, family.V)
 
 
+def certain_plateaus(
+    family: Family,
+    levels: tuple[float, ...] = (0.0,),
+    *,
+    low: float = 0.0,
+    high: float = np.inf,
+    rng: np.random.Generator,
+    tries: int = TRIES,
+    scale: float | None = None,
+) -> FloatArray:
+    """Return the plateau on which each value lies by the same evidence, `(n,)`, NaN where there is none.
+
+    Parts of the family that share no direction are decided one by one: one that stays open, as that of a corner which
+    nothing reads, takes nothing from the others. The arguments are those of `sparsest`.
+
+    >>> V = np.array([[1.0, 2, 3, 1, 0], [0, 0, 0, 0, 1]]).T / np.sqrt([15, 1])
+    >>> family = Family(np.array([1.0, 2, 3, 3, 1]), V, np.full(5, 1e-15))
+    >>> sparsest(family, rng=np.random.default_rng(0)), certain_plateaus(family, rng=np.random.default_rng(0))
+    (None, array([ 0.,  0.,  0., nan, nan]))
+    """
+    question, at = _question(family, levels, low, high, scale), np.full(len(family.p), np.nan)
+    for rows in [] if question is None else _independent(question, every=False):
+        point = _unambiguous(_restricted(question, rows), rng, tries) if question is not None else None
+        if point is not None:
+            at[rows] = point.at
+    return at
+
+
 def _question(
     family: Family, levels: tuple[float, ...], low: float, high: float, scale: float | None
 ) -> Question | None:
@@ -129,15 +157,19 @@ def _question(
     return Question(p, V, noise, np.array(sorted(levels), dtype=float), low, high, size)
 
 
-def _independent(question: Question) -> list[IntArray]:
-    """Return the entries of each part that shares no direction with the others; none where one is sure to stay open."""
+def _independent(question: Question, *, every: bool = True) -> list[IntArray]:
+    """Return the entries of each part that shares no direction with the others, without those sure to stay open.
+
+    None of them where any is and `every` part counts.
+    """
     rows = np.flatnonzero(question.telling)
     V, d = question.V[rows], question.V.shape[1]
     if len(rows) < d + EXCESS or np.linalg.svd(V, compute_uv=False)[-1] < SEEN:
         return []
     weak = min(float((100 * question.noise[rows]).max()) / question.scale, WEAK)
     found = parts(V, weak)
-    return [] if any(len(part.rows) < part.unknowns + EXCESS for part in found) else [rows[part.rows] for part in found]
+    enough = [part for part in found if len(part.rows) >= part.unknowns + EXCESS]
+    return [] if every and len(enough) < len(found) else [rows[part.rows] for part in enough]
 
 
 def _restricted(question: Question, rows: IntArray) -> Question:

@@ -15,6 +15,7 @@
 | `checks` | the gradients recomputed from the result |
 | `row_noise` | how far noise may put each gradient entry from what an input gives |
 | `sides_by_sums` | the pattern of a network of pieces, as its bias gradients name it |
+| `bits_by_sums`, `bit_equations`, `open_bits` | which outputs a ReLU passed, where its values are open |
 | `last_step` | a search on all equations at once, where the layers one by one stop |
 | `blind_start` | what the gradient of a single layer tells by itself |
 | `graph_knowledge` | what is known of a graph of values |

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.beyond_rank.family import Family
 from constraint_algebra.beyond_rank.implied import implied
-from constraint_algebra.beyond_rank.zeros import sparsest
+from constraint_algebra.beyond_rank.zeros import certain_plateaus
 from constraint_algebra.equations.systems import weight_equations
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers.activations import formulas
@@ -34,9 +34,11 @@ from constraint_algebra.solvers.elimination import STRONGER
 
 FAR = 1e30  # an input at which every activation has reached the end of its range
 ROUNDS = 12  # of looking and solving again; each but the last decides something
+AGAIN = 3  # looks with other random objectives where the first finds no zeros
 INDEPENDENT = 1e-9  # singular values of a channel's part of the open directions up to this share are rounding
 CLEAR = 8.0  # standard deviations by which a value may lie beyond its range
 ROUNDED = 2.0**-48  # of a typical value: rounding that no noise covers
+BEYOND = 1e-9  # of a typical value: as far beyond its range is no contradiction, whatever its error bar
 CLOSELY = 1e-5  # share of a typical value to which a direction is known that bounds need not decide
 WIDEST = 800  # directions up to which a whole value is looked at
 
@@ -155,6 +157,8 @@ def extended(
         beyond: what may be used.
         cut: inequalities that hold as well.
     """
+    if not _inside(held.value, made, BEYOND * _size(held.value)):  # the range is not what the user takes it for
+        return held
     end = time.monotonic() + beyond.seconds
     rng = np.random.default_rng(beyond.seed)
     for _ in range(ROUNDS):
@@ -162,8 +166,12 @@ def extended(
         system = ValueEquations(observed, held.taken, readers, known_to=CLOSELY, stronger=STRONGER)
         if system.rank is None or held.value.known.all():
             break
-        at = _Look(system, made, beyond.weakest, rng, end, cut).at()
-        fresh = np.isfinite(at) & ~held.taken.known
+        look = _Look(system, made, beyond.weakest, rng, end, cut)
+        fresh = np.isfinite(at := look.at()) & ~held.taken.known
+        for _ in range(AGAIN if beyond.weakest >= Ground.ZEROS else 0):
+            if fresh.any() or time.monotonic() > end:
+                break
+            fresh = np.isfinite(at := look.at()) & ~held.taken.known  # other random objectives
         if not fresh.any():
             break
         exact = Estimate(np.where(fresh, at, np.nan), fresh, np.zeros(held.value.perturbations.shape))
@@ -198,9 +206,18 @@ def merged(value: Estimate, found: Estimate) -> Estimate:
 
 def _agrees(system: ValueEquations, found: Estimate, made: Origin) -> bool:
     """Whether a solution fits all equations to their noise, and lies in its range to its error bars."""
-    slack = CLEAR * found.deviation + ROUNDED * system.scale
-    inside = (found.value >= made.low - slack) & (found.value <= made.high + slack)
-    return bool(inside[found.known].all()) and system.misfit(found.value) < CONTRADICTION
+    return _inside(found, made, BEYOND * system.scale) and system.misfit(found.value) < CONTRADICTION
+
+
+def _size(value: Estimate) -> float:
+    return float(np.abs(value.filled()).max(initial=0.0))
+
+
+def _inside(value: Estimate, made: Origin, rounding: float) -> bool:
+    """Whether what is known of a value lies in its range, to its error bars."""
+    slack = CLEAR * value.deviation + rounding
+    inside = (value.filled() >= made.low - slack) & (value.filled() <= made.high + slack)
+    return bool(inside[value.known].all())
 
 
 def family_of(system: ValueEquations) -> Family:
@@ -263,8 +280,9 @@ class _Look:
         at = self._by_range(family)
         if np.isfinite(at).any() or self.weakest < Ground.ZEROS or not self.made.levels:
             return at
-        point = sparsest(family, self.made.levels, low=self.made.low, high=self.made.high, rng=self.rng)
-        return at if point is None else point.at
+        size = float(np.abs(self.whole.p).max(initial=0.0))  # a channel of zeros does not show it
+        ends = self.made.low, self.made.high
+        return certain_plateaus(family, self.made.levels, low=ends[0], high=ends[1], rng=self.rng, scale=size or None)
 
     def _by_range(self, family: Family, cut: Cut | None = None) -> FloatArray:
         n = len(family.p)

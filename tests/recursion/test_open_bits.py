@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+import constraint_algebra as ca
+from constraint_algebra import zoo
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.beyond_rank.family import Family
 from constraint_algebra.layers import Conv2d, Flatten, Linear, ReLU
@@ -90,10 +92,15 @@ def test_bits_of_float32_gradients(bias: bool) -> None:
     assert case(0, single=True, bias=bias).right()
 
 
-def test_where_nothing_is_known_of_the_other_outputs() -> None:
-    alone = case(1, known=6)
+@pytest.mark.parametrize("wrong", [0.0, 1e-6])
+def test_where_nothing_is_known_of_the_other_outputs(wrong: float) -> None:
+    alone = case(1, known=7)
     alone.family = None
-    found = alone.found()
+    gradients = {name: values.copy() for name, values in alone.observed.gradients.items()}
+    gradients["0.weight"][7, 0] += wrong
+    alone.observed = replace(alone.observed, gradients=gradients)
+    found = alone.found(seconds=15.0 if wrong == 0 else 0.7)
+    assert found is None if wrong else found is not None
     assert found is None or (found == alone.pattern).all()
 
 
@@ -133,3 +140,17 @@ def test_a_gradient_that_is_not_known_everywhere() -> None:
 
 def test_time() -> None:
     assert case(0, bias=False).found(seconds=0.0) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "single"), [(16, False), (39, False), (39, True)])
+def test_lenet_whose_third_layer_is_short_of_rank(seed: int, single: bool) -> None:
+    network = zoo.network("lenet-4relu")
+    model = ca.to_torch(network, seed=seed)
+    image = ca.samples.load(f"cifar10:{seed % 20}").image
+    if single:
+        model, image = model.float(), image.astype(np.float32)
+    parameters = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    result = ca.reconstruct(network, parameters, ca.torch_gradients(model, image, 3), batch=1, search=60.0)
+    assert result.status is ca.Status.BY_BITS
+    assert np.abs(result.input - image).max() < (1e-4 if single else 1e-9)
