@@ -104,7 +104,7 @@ def test_an_editor_offers_the_public_names() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("ca.feasibility(", "feasibility(network: NetworkLike, *, activity: Activity=1.0, seed: int=0)"),
+        ("ca.feasibility(", "feasibility(network: NetworkLike, *, activity: Activity=1.0, seed: int=0"),
         ("ca.incidence(", "incidence(layer: PlacedLayer) -> Incidence"),
         ("ca.Network(", "Network(input_shape: Sequence[int], layers: Sequence[Layer | PlacedLayer]"),
         ("ca.Conv2d(", "Conv2d(filters: int, kernel: int | Sequence[int]"),

@@ -61,8 +61,8 @@ class Sums:
 def typical(family: Family) -> FloatArray:
     """Return typical values, flat: the point of the family of the least size, which lies amidst of it.
 
-    In three layers of LeNet with 4 ReLU an output that was passed had the larger value of two in 86 % of pairs with one
-    that was not; vertices within the range of y, and points with a margin to it, take far longer and do worse.
+    Of two outputs of a ReLU, one passed and one not, the passed one mostly has the larger value there: in one layer of
+    LeNet with 4 ReLU, of which 622 outputs were open, in 86 of 100 pairs.
     """
     return np.asarray(family.p - family.V @ (family.V.T @ family.p))
 

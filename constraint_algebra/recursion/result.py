@@ -209,6 +209,8 @@ class Reconstruction(Tabular):
         # What is determined may shrink in a copy, and with it what is determined everywhere.
         stated = self.determined if self.everywhere is None else self.everywhere & self.determined
         ground = np.zeros(np.shape(self.determined), np.uint8) if self.ground is None else self.ground
+        if np.shape(ground) != np.shape(self.determined):
+            raise ShapeError(f"ground must have the shape of the input, {guess.shape}, got {np.shape(ground)}")
         ground = np.where(self.determined & (ground == OPEN), np.uint8(Ground.EQUATIONS), ground)
         ground = np.where(stated | (ground > Ground.RANGE), ground, np.uint8(Ground.NEIGHBOURHOOD))
         object.__setattr__(self, "ground", np.where(self.determined, ground, np.uint8(OPEN)))

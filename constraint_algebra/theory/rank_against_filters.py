@@ -39,7 +39,7 @@ def rank_against_filters(
 ) -> pd.DataFrame:
     """Return the ranks of a layer's equations for each number of filters, as `plotting.rank_against_filters` draws it.
 
-    All outputs count as active and known. A row for each number of filters, in the order given, with the columns
+    All outputs count as active and known. A row for each number of filters, in that order, with the columns
 
     - `filters`, `unknowns`, `weight_rows`, `gradient_rows`: sizes; `counted`: the smaller of rows and unknowns,
     - `structural_rank`: size of a largest matching, missing where the graph is too large,
@@ -50,25 +50,21 @@ def rank_against_filters(
 
     and with `at_bound` or `values`, for one draw of random weights and output gradients, to which more filters add,
 
-    - `ranged`: the rank with the bounds that the range of the input implies: values that lie at an end of it in every
-      input that meets the equations,
+    - `ranged`: the rank with the bounds that the range of the input implies,
     - `determined_in_range`: the share of the values that equations and range determine.
 
     Args:
         layer: a convolution or linear layer at its place; its own number of filters does not matter.
         filters: the numbers to try, positive multiples of the layer's groups; by default the first 24.
-        equations: "gradient", "weight" or "both"; the gradient equations of a head count alone, since its output is
-            not known.
+        equations: "gradient", "weight" or "both"; those of a head are gradient equations, as its output is not known.
         seed: of the random residues, and of what is drawn.
-        at_bound: share of the input's values that lie at an end of the range, each independently and at either end; the
-            others lie anywhere between.
+        at_bound: share of input values at an end of the range, independently and at either end; the others lie between.
         values: an input of the layer instead, such as a picture.
         valid_range: smallest and largest valid value.
 
     Raises:
         UnknownNameError: other equations.
-        ParameterError: no number of filters, or one that the layer cannot have; a share that is none, both a share and
-            values, an empty range, or values outside of it.
+        ParameterError: numbers of filters that the layer cannot have; no share, both it and values, or a wrong range.
         ShapeError: values of another shape than the layer's input.
 
     >>> from constraint_algebra.layers import Conv2d
@@ -84,15 +80,13 @@ def rank_against_filters(
 
     if equations not in EQUATIONS:
         raise UnknownNameError(f"equations must be one of {', '.join(EQUATIONS)}, got {equations!r}")
-    counts = _checked_filters(layer, filters)
-    x = _input(layer, at_bound, values, valid_range, seed)
-    rows = []
-    for one in map(layer.with_filters, counts):
-        row = _ranks(one, equations, seed)
-        if x is not None:
-            row |= _ranged(one, equations, x, valid_range, seed)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    counts, x = _checked_filters(layer, filters), _input(layer, at_bound, values, valid_range, seed)
+
+    def row(one: PlacedLayer) -> dict[str, int | float | bool | None]:
+        ranged = {} if x is None else _ranged(one, equations, x, valid_range, seed)
+        return _ranks(one, equations, seed) | ranged
+
+    return pd.DataFrame([row(layer.with_filters(count)) for count in counts])
 
 
 def _input(

@@ -1,0 +1,1 @@
+"""Tests of `constraint_algebra.beyond_rank`."""
