@@ -9,13 +9,17 @@
 | `activation_sides` | on which side of its cut-off an output lies, by evidence |
 | `layer_step` | one layer: its equations, its input, what that settles |
 | `joint_equations`, `joint_step` | layers with no activation between them, solved together |
+| `chain_recursion` | layer after layer through a plain chain, in passes that use more and more |
 | `explanations` | several explanations of the same gradients, and what they agree on |
 | `batch` | whether a gradient can tell one sample from several |
 | `contradictions` | filters whose equations contradict the rest |
 | `checks` | the gradients recomputed from the result |
 | `row_noise` | how far noise may put each gradient entry from what an input gives |
 | `sides_by_sums` | the pattern of a network of pieces, as its bias gradients name it |
+| `levels` | beyond the equations, one ground after the other |
+| `open_values` | what the range and zeros decide of a value that equations leave open |
 | `bits_by_sums`, `bit_equations`, `open_bits` | which outputs a ReLU passed, where its values are open |
+| `bits_step` | the gradient at a layer's output with these bits, if all fits |
 | `last_step` | a search on all equations at once, where the layers one by one stop |
 | `blind_start` | what the gradient of a single layer tells by itself |
 | `graph_knowledge` | what is known of a graph of values |
@@ -24,7 +28,8 @@
 | `dual_equations` | an output gradient from what a layer reads |
 | `graph_joint`, `graph_blind` | several unknown sources at once; a start from one layer's gradient alone |
 | `graph_recursion` | the order of all rules, until nothing changes |
-| `backsubstitution` | layer after layer, or through a graph |
+| `backsubstitution` | `reconstruct`: from the head to a result |
+| `found` | what a recursion found, whichever way it took |
 | `result` | what came out, with its status |
 
 Mini-batches and several local steps have their place here.

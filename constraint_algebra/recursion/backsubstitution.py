@@ -5,9 +5,8 @@ towards the input: its gradient and weight equations give its input x (`layer_st
 activation below, so that the derivative d(y) is known; `B^T k` times d(y) is the k of the next layer (Eltaras et al.
 2024, arXiv 2406.04227).
 
-Knowledge is kept for every value, not for every layer. k[j] is known where d(x[j]) is, and also where the gradient that
-arrives at j is zero, whatever x[j] is; a gradient row counts where all its k are known, a weight row where its z is.
-Where no activation lies between, a layer that stays open is solved together with those below it (`joint_step`).
+`chain_recursion` makes the passes through a plain chain, `graph_recursion` those through a graph; `levels` makes them
+again with more than equations where these leave values open.
 Noise travels along as an ensemble of perturbations, carried through each step to first order: their spread at the input
 is the error bar.
 """
@@ -77,14 +76,16 @@ def reconstruct(
             which some layer from the first linear one on needs a bias.
         noise: standard deviation of noise added to the gradients, such as that of differential privacy, beyond their
             rounding: one number, or one or an array for each parameter by name.
-        valid_range: range of valid input values, used only to choose between several inputs with the same gradient, and
-            to begin a search within it.
+        valid_range: range of valid input values. Where equations leave values open, it may decide them
+            (`Ground.RANGE`), and what it decides holds for inputs within it; it also chooses between several inputs
+            with the same gradient. `(-inf, inf)` where there is none.
         batch: number of samples that the gradient comes from, 1 if that is known. Left out, the gradient has to show
             it: where that of several would look the same (`batch` of the room `recursion`), the status says so.
-        search: seconds that a search on all equations at once may take where the layers one by one leave values open, 0
-            for none; what it finds is unique near itself (`Status.LOCAL`, `last_step` of the room `recursion`). With
-            more seconds it takes on larger networks; by default up to 400 input values and a million entries of the
-            Jacobian. The number of its starts is fixed, so that reaching the limit alone makes a difference.
+        search: seconds that each thing beyond the equations may take where these leave values open, 0 for equations
+            alone: the range of values, zeros behind activations, unknown sides of ReLUs (`levels` and `Ground`), and
+            last a search on all equations at once (`Status.LOCAL`, `last_step`), by default up to 400 input values and
+            a million entries of the Jacobian. The number of tries is fixed, so that reaching the limit alone makes a
+            difference.
         seed: seed of the noise ensemble and of the starts of the search.
         progress: called with (layers done, layers in all, name) after each layer.
 
