@@ -34,6 +34,7 @@ ROOM = 1e-4  # share of the size of the values that is room for certain
 GAP = 1e-12  # the same: a depth that is none
 FAINT = 1e-9  # share of the largest multiplier up to which one counts as zero
 OUTSIDE = 1e-7  # share of the size of the values by which the point found may lie outside
+LOOSE = 1e-3  # the same for values that are not determined, which noise may carry far along faint directions
 EXACT, NOISY = 1e-6, 1e-3  # widths up to which a value has none, as shares of its range, without noise and with much
 BLURRED = 1e4  # standard deviations up to which noise explains a width, between the two
 
@@ -290,12 +291,13 @@ class _Search:
     def result(self, n: int) -> Implied | None:
         """Return what is proven, `None` where the point is none of the set."""
         x = self.family.at(self.y)
-        margin = np.maximum(OUTSIDE * self.size, 4 * SPREAD * self.noise)
-        if self.stuck or (x < self.lower - margin).any() or (x > self.upper + margin).any():
-            return None
         multipliers = self._with_closed(self.multipliers)
         proof = Proof(self.family, self.lower, self.upper, multipliers)
         determined = proof.widths <= _limits(proof)
+        # What is proven holds for every point of the set; a value that is free needs only to show that there is one.
+        margin = np.maximum(np.where(determined, OUTSIDE, LOOSE) * self.size, 4 * SPREAD * self.noise)
+        if self.stuck or (x < self.lower - margin).any() or (x > self.upper + margin).any():
+            return None
         at = np.full(len(x), np.nan)
         for ends in (self.lower, self.upper):
             near = (

@@ -45,6 +45,7 @@ FEW_MEMBERS = 1.045 * float(np.hypot(1, layer_step.PERTURBATION_ERROR))
 # Residual, relative to the right-hand sides, that rules a candidate out. In 14 runs with two classes and no bias at the
 # head it was at most 0.005 for the right candidate (bfloat16), and at least 0.25 for a wrong one.
 MISFIT = 0.2
+NEAR = 6.0  # deviations from zero at which a value may be zero
 PATTERN = (
     "that holds for activations as this gradient shows them: feasibility(network, activity=activity_of(network,"
     " parameters, x)) says what the shapes decide for an input x, and certify which values no method can know"
@@ -244,22 +245,31 @@ def _result(
     last = observed.network.head
     if last is not None and last.bias_name is not None:
         start, k = last, observed.gradients[last.bias_name]
-    found: dict[str, float] = {}
-    explained: dict[str, float] = {}
-    if x.known.any() and np.isfinite(x.value).all():  # a graph may know single values, and nothing of the others
-        again = checks.recomputed(observed, x.value, start, k)
-        found = checks.discrepancies(observed, again)
-        explained = checks.explained_discrepancies(observed, x, start, k, again)
-    return Reconstruction(
-        input=x.value,
-        determined=x.known,
-        error_bar=np.where(x.known, FEW_MEMBERS * x.deviation, np.inf),
-        status=Status.DETERMINED,
-        layers=tuple(reversed(summaries)),
-        label=_label(observed, start, k, loss),
-        discrepancy=found,
-        ground=np.zeros(x.known.shape, np.uint8) if ground is None else ground,
-    ).judged(explained)
+
+    def judged(x: Estimate) -> Reconstruction:
+        found: dict[str, float] = {}
+        explained: dict[str, float] = {}
+        if x.known.any() and np.isfinite(x.value).all():  # a graph may know single values, and nothing of the others
+            again = checks.recomputed(observed, x.value, start, k)
+            found = checks.discrepancies(observed, again)
+            explained = checks.explained_discrepancies(observed, x, start, k, again)
+        return Reconstruction(
+            input=x.value,
+            determined=x.known,
+            error_bar=np.where(x.known, FEW_MEMBERS * x.deviation, np.inf),
+            status=Status.DETERMINED,
+            layers=tuple(reversed(summaries)),
+            label=_label(observed, start, k, loss),
+            discrepancy=found,
+            ground=np.zeros(x.known.shape, np.uint8) if ground is None else ground,
+        ).judged(explained)
+
+    result = judged(x)
+    zeros = x.known & (x.value != 0) & (np.abs(x.value) <= NEAR * x.deviation)
+    if result.status is not Status.INCONSISTENT or not zeros.any():
+        return result
+    # Outputs of a filter without bias over a background of zeros lie on the edge of a ReLU: rounding picks the side.
+    return judged(replace(x, value=np.where(zeros, 0.0, x.value)))
 
 
 def _label(observed: Observation, layer: PlacedLayer, k: FloatArray, loss: str | None) -> int | None:

@@ -7,6 +7,8 @@ every output on the side that its bit says.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray
@@ -46,7 +48,7 @@ def with_bits(
     if formulas(above.activation).plateaus != (0.0,):
         return gradient
     family = _family(observed, y, upper)
-    found = open_bits.passes(observed, layer, above, y, family, seconds=beyond.seconds, seed=beyond.seed)
+    found = open_bits.passes(observed, layer, above, y, family, seconds=beyond.end - time.monotonic(), seed=beyond.seed)
     if found is None:
         return gradient
     k = _passed(gradient, above.gradient, found)

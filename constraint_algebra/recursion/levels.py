@@ -7,6 +7,7 @@ adds counts only if the gradients recomputed from the whole input are those give
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,10 +18,11 @@ from constraint_algebra.ground import Ground
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.found import Found
 from constraint_algebra.recursion.last_step import Search
-from constraint_algebra.recursion.open_values import Beyond
+from constraint_algebra.recursion.open_values import CLEAR, Beyond
 from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
 
 # Equations alone again: what is known of a layer's input in part may say more of the layers above.
+OPEN_STATUS = (Status.PARTIAL, Status.UNDETERMINED)
 GROUNDS = (Ground.EQUATIONS, Ground.RANGE, Ground.ZEROS, Ground.BITS)
 
 
@@ -52,11 +54,12 @@ def take(result: Reconstruction, found: Found, passes: Passes, judge: Judge, sea
     """
     x = found.input
     own = tuple(note for note in result.notes if note not in found.notes)
-    by_ground: tuple[str, ...] = ()
+    by_ground: tuple[str, ...] = _broken_range(result, search)
     for ground in GROUNDS:
-        if search.seconds <= 0 or result.status not in {Status.PARTIAL, Status.UNDETERMINED}:
+        if search.seconds <= 0 or result.status not in OPEN_STATUS:
             break
-        more = passes.to_input(Beyond(ground, search.valid_range, search.seconds, search.seed))
+        end = time.monotonic() + search.seconds
+        more = passes.to_input(Beyond(ground, search.valid_range, end, search.seed))
         if more is None:
             break
         fresh = more.input.known & ~x.known
@@ -70,6 +73,18 @@ def take(result: Reconstruction, found: Found, passes: Passes, judge: Judge, sea
             by_ground = (*by_ground, _words(ground, int(fresh.sum()), more))
         result = replace(wider, notes=(*own, *more.notes, *by_ground))
     return result
+
+
+def _broken_range(result: Reconstruction, search: Search) -> tuple[str, ...]:
+    """Return a sentence if values that equations determine lie outside the valid range, which then says nothing."""
+    (low, high), x = search.valid_range, result.input[result.determined]
+    slack = CLEAR * result.error_bar[result.determined] + 1e-9 * (1 + np.abs(x))
+    outside = int(((x < low - slack) | (x > high + slack)).sum())
+    if not outside or search.seconds <= 0 or result.status not in OPEN_STATUS:
+        return ()
+    return (
+        f"{outside:,} values known by equations lie outside of valid_range, {low:g} to {high:g}, which was not used",
+    )
 
 
 def _words(ground: Ground, count: int, found: Found) -> str:

@@ -10,14 +10,14 @@ solved for again: one channel often decides another, through the weight equation
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg as la
 import scipy.sparse as sp
 
-from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.beyond_rank.family import Family
 from constraint_algebra.beyond_rank.implied import implied
 from constraint_algebra.beyond_rank.zeros import certain_plateaus
@@ -38,7 +38,10 @@ AGAIN = 3  # looks with other random objectives where the first finds no zeros
 INDEPENDENT = 1e-9  # singular values of a channel's part of the open directions up to this share are rounding
 CLEAR = 8.0  # standard deviations by which a value may lie beyond its range
 ROUNDED = 2.0**-48  # of a typical value: rounding that no noise covers
+SHARP = 1e-12  # of the largest output: noise at which a zero is surely one
 BEYOND = 1e-9  # of a typical value: as far beyond its range is no contradiction, whatever its error bar
+VAGUE = 1e-3  # of a typical value: a value known no better is left to a weaker ground that says more
+MARGINS = 10.0  # deviations in the proven width of an interval: five on either side
 CLOSELY = 1e-5  # share of a typical value to which a direction is known that bounds need not decide
 WIDEST = 800  # directions up to which a whole value is looked at
 
@@ -50,13 +53,13 @@ class Beyond:
     Attributes:
         weakest: the weakest ground that is allowed.
         valid_range: smallest and largest valid value of the network's input.
-        seconds: time limit of each search.
+        end: `time.monotonic()` at which nothing new is begun.
         seed: of random objectives and restarts.
     """
 
     weakest: Ground
     valid_range: tuple[float, float]
-    seconds: float
+    end: float
     seed: int
 
 
@@ -113,13 +116,15 @@ def inactive(observed: Observation, layer: PlacedLayer, y: Estimate) -> Cut | No
         layer: the layer.
         y: the output of the ReLU that reads it, as far as it is known.
     """
-    b = observed.bias(layer)
-    zero = y.known & (np.abs(y.filled()) <= CLEAR * y.deviation) & (b == 0).reshape(-1, *(1,) * len(layer.outputs))
+    b, W = observed.bias(layer), observed.parameters[layer.weight_name]
+    sharp = y.deviation <= SHARP * np.abs(y.filled()).max(initial=0.0)  # else an output that passes may seem cut off
+    zero = y.known & sharp & (np.abs(y.filled()) <= CLEAR * y.deviation)
+    zero &= (b == 0).reshape(-1, *(1,) * len(layer.outputs))
     if not zero.any():
         return None
-    W = observed.parameters[layer.weight_name]
     matrix = sp.csr_array(weight_equations(layer, W).matrix[zero.ravel()])
-    return Cut(matrix, ROUNDED * np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel()))
+    sizes = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    return Cut(matrix, CLEAR * (y.deviation[zero] + observed.rounding.arithmetic * sizes))
 
 
 @dataclass(frozen=True)
@@ -159,29 +164,39 @@ def extended(
     """
     if not _inside(held.value, made, BEYOND * _size(held.value)):  # the range is not what the user takes it for
         return held
-    end = time.monotonic() + beyond.seconds
     rng = np.random.default_rng(beyond.seed)
+    if beyond.weakest >= Ground.ZEROS:
+        held = replace(held, taken=_as_zeros(observed, held.taken, made))
     for _ in range(ROUNDS):
         # What noise leaves vague is better open than known: bounds decide it as well, and prove more of the rest.
         system = ValueEquations(observed, held.taken, readers, known_to=CLOSELY, stronger=STRONGER)
         if system.rank is None or held.value.known.all():
             break
-        look = _Look(system, made, beyond.weakest, rng, end, cut)
-        fresh = np.isfinite(at := look.at()) & ~held.taken.known
+        look = _Look(system, made, beyond, rng, cut)
+        pinned = look.at()
         for _ in range(AGAIN if beyond.weakest >= Ground.ZEROS else 0):
-            if fresh.any() or time.monotonic() > end:
+            if pinned.any(held.taken.known) or time.monotonic() > beyond.end:
                 break
-            fresh = np.isfinite(at := look.at()) & ~held.taken.known  # other random objectives
-        if not fresh.any():
+            pinned = look.at()  # with other random objectives
+        if not pinned.any(held.taken.known):
             break
-        exact = Estimate(np.where(fresh, at, np.nan), fresh, np.zeros(held.value.perturbations.shape))
+        exact = pinned.estimate(observed)
         taken = merged(held.taken, exact)
         again = ValueEquations(observed, taken, readers)
         found = again.estimate()
+        found = replace(found, known=found.known & (found.deviation <= VAGUE * again.scale))
         if not _agrees(again, found, made):
             break
         held = Held(merged(merged(held.value, exact), found), taken)
     return held
+
+
+def _as_zeros(observed: Observation, taken: Estimate, made: Origin) -> Estimate:
+    """Return entries of which those on a plateau lie there but for rounding, where a range proves an interval only."""
+    on = taken.known & np.isin(taken.value, made.levels)
+    rounding = observed.rounding.arithmetic * float(np.abs(taken.filled()).max(initial=0.0))
+    sharper = observed.draw(np.minimum(taken.deviation, rounding), taken.value.shape)
+    return replace(taken, perturbations=np.where(on[..., None], sharper, taken.perturbations))
 
 
 def with_entries(observed: Observation, held: Held, entries: Estimate, readers: list[Reader]) -> Held:
@@ -230,44 +245,53 @@ def family_of(system: ValueEquations) -> Family:
     return Family(x.ravel(), V, noise)
 
 
+@dataclass(frozen=True)
+class _Pinned:
+    """Entries that lie on a bound or a plateau, NaN elsewhere, and how far off it they may lie: one deviation."""
+
+    at: FloatArray
+    off: FloatArray
+
+    def any(self, known: BoolArray) -> bool:
+        """Whether any entry is pinned that is not known."""
+        return bool((np.isfinite(self.at) & ~known).any())
+
+    def estimate(self, observed: Observation) -> Estimate:
+        """Return the entries with their noise."""
+        known = np.isfinite(self.at)
+        return Estimate(self.at, known, observed.draw(np.where(known, self.off, 0.0), self.at.shape))
+
+
 class _Look:
     """A look at the family that equations leave possible, channel by channel and as a whole.
 
     Args:
         system: the equations.
         made: what made the value.
-        weakest: the weakest ground that is allowed.
+        beyond: what may be used, and until when.
         rng: of the random objectives.
-        end: when no further channel is begun.
         cut: inequalities of the whole value.
     """
 
     def __init__(
-        self,
-        system: ValueEquations,
-        made: Origin,
-        weakest: Ground,
-        rng: np.random.Generator,
-        end: float,
-        cut: Cut | None,
+        self, system: ValueEquations, made: Origin, beyond: Beyond, rng: np.random.Generator, cut: Cut | None
     ) -> None:
         """Write the family down."""
-        self.made, self.weakest, self.rng, self.end, self.cut = made, weakest, rng, end, cut
+        self.made, self.beyond, self.rng, self.cut = made, beyond, rng, cut
         self.shape = system.shape
         self.whole = family_of(system)
 
-    def at(self) -> FloatArray:
-        """Return the bound or plateau on which an entry lies, NaN where none is known, in the shape of the value."""
-        found = np.full(self.shape, np.nan)
-        flat = found.reshape(self.shape[0], -1)
-        pieces = np.arange(found.size).reshape(flat.shape)
-        for channel, piece in enumerate(pieces):
+    def at(self) -> _Pinned:
+        """Return the entries that lie on a bound or plateau, in the shape of the value."""
+        at, off = np.full((2, int(np.prod(self.shape))), np.nan)
+        pieces = np.arange(len(at)).reshape(self.shape[0], -1)
+        for piece in pieces:
             family = self._part(piece)
-            if family.dimension and time.monotonic() < self.end:
-                flat[channel] = self._on_bounds(family)
-        if not np.isfinite(flat).any() and (len(pieces) > 1 or self.cut is not None):
-            flat[...] = self._by_range(self.whole, self.cut).reshape(flat.shape)
-        return found
+            if family.dimension and time.monotonic() < self.beyond.end:
+                at[piece], off[piece] = self._on_bounds(family)
+        if not np.isfinite(at).any() and (len(pieces) > 1 or self.cut is not None):
+            at, off = self._by_range(self.whole, self.cut)
+        return _Pinned(at.reshape(self.shape), off.reshape(self.shape))
 
     def _part(self, piece: IntArray) -> Family:
         """Return the family of some entries, whatever the others are."""
@@ -276,19 +300,22 @@ class _Look:
         U, s, _ = la.svd(self.whole.V[piece], full_matrices=False, check_finite=False)
         return Family(self.whole.p[piece], U[:, s > INDEPENDENT], self.whole.noise[piece])
 
-    def _on_bounds(self, family: Family) -> FloatArray:
-        at = self._by_range(family)
-        if np.isfinite(at).any() or self.weakest < Ground.ZEROS or not self.made.levels:
-            return at
+    def _on_bounds(self, family: Family) -> tuple[FloatArray, FloatArray]:
+        at, off = self._by_range(family)
+        if self.beyond.weakest < Ground.ZEROS or not self.made.levels:
+            return at, off
+        if np.isfinite(at).any():
+            return at, np.minimum(off, family.noise)
         size = float(np.abs(self.whole.p).max(initial=0.0))  # a channel of zeros does not show it
         ends = self.made.low, self.made.high
-        return certain_plateaus(family, self.made.levels, low=ends[0], high=ends[1], rng=self.rng, scale=size or None)
+        zeros = certain_plateaus(family, self.made.levels, low=ends[0], high=ends[1], rng=self.rng, scale=size or None)
+        return zeros, family.noise
 
-    def _by_range(self, family: Family, cut: Cut | None = None) -> FloatArray:
-        n = len(family.p)
+    def _by_range(self, family: Family, cut: Cut | None = None) -> tuple[FloatArray, FloatArray]:
+        nothing = np.full(len(family.p), np.nan)
         if not 0 < family.dimension <= WIDEST:
-            return np.full(n, np.nan)
-        lower, upper = np.full(n, self.made.low), np.full(n, self.made.high)
+            return nothing, nothing
+        lower, upper = np.full(len(family.p), self.made.low), np.full(len(family.p), self.made.high)
         matrix, slack = (None, None) if cut is None else cut
-        found = implied(family, lower, upper, cut=matrix, slack=slack, deadline=self.end)
-        return np.full(n, np.nan) if found is None else found.at
+        found = implied(family, lower, upper, cut=matrix, slack=slack, deadline=self.beyond.end)
+        return (nothing, nothing) if found is None else (found.at, found.width / MARGINS)

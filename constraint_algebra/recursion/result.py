@@ -12,7 +12,7 @@ import numpy as np
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, GroundArray, Progress
 from constraint_algebra.display import Table, Tabular, draw, plain
-from constraint_algebra.errors import ShapeError, UnknownNameError
+from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
 from constraint_algebra.ground import Ground
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ class LayerSolution:
     misfit: float = 0.0
     together: tuple[str, ...] = ()
     grounds: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Keep the grounds as tuples, so that the line can be hashed."""
+        object.__setattr__(self, "grounds", tuple((label, count) for label, count in self.grounds))
 
     @property
     def rests_on(self) -> str:
@@ -211,6 +215,10 @@ class Reconstruction(Tabular):
         ground = np.zeros(np.shape(self.determined), np.uint8) if self.ground is None else self.ground
         if np.shape(ground) != np.shape(self.determined):
             raise ShapeError(f"ground must have the shape of the input, {guess.shape}, got {np.shape(ground)}")
+        ground = np.asarray(ground)
+        if not np.isin(ground, (*Ground, OPEN)).all():
+            raise ParameterError("ground", f"ground must hold numbers of Ground, or {OPEN} where a value is open")
+        ground = ground.astype(np.uint8)
         ground = np.where(self.determined & (ground == OPEN), np.uint8(Ground.EQUATIONS), ground)
         ground = np.where(stated | (ground > Ground.RANGE), ground, np.uint8(Ground.NEIGHBOURHOOD))
         object.__setattr__(self, "ground", np.where(self.determined, ground, np.uint8(OPEN)))
