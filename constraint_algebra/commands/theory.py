@@ -74,6 +74,9 @@ def feasibility(
     from constraint_algebra.theory.report import THREAT_MODEL
 
     network = _network(model, input_shape)
+    if trials and output_format in {Format.csv, Format.latex}:
+        complain(f"note: --trials adds nothing to {output_format.value}, nothing is simulated; use table or json")
+        at_bound, trials = None, 0
     report = feasibility.feasibility(network, activity=activity, seed=seed, at_bound=at_bound, trials=trials)
     about = {
         "model": model,

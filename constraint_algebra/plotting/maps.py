@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from constraint_algebra.arrays import BoolArray, GroundArray
-from constraint_algebra.errors import ShapeError
+from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.ground import Ground
 from constraint_algebra.networks.description import shape_text
 from constraint_algebra.plotting.canvas import axes_or_new, plain
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from constraint_algebra.layers.kinds import PlacedLayer
 
 
+OPEN = 255  # as in `recursion.result`: not determined
 NUMBERED = 256  # pixels up to which each shows the number of its residue class
 # What fixes a pixel, with colour and hatch: the darker, the more equations can.
 KINDS = {
@@ -81,26 +82,42 @@ def determinacy_classes(
     return plain(ax, f"Determined: {int(all_kinds.sum()):,} of {all_kinds.size:,} pixels")
 
 
-def ground_map(ground: GroundArray, *, ax: Axes | None = None) -> Axes:
+def ground_map(ground: ArrayLike, *, ax: Axes | None = None) -> Axes:
     """Draw on what each pixel of a reconstruction rests: the weakest ground of its channels.
 
     A pixel counts as determined where all of its channels are. The legend names the grounds that occur.
 
     Args:
-        ground: of a `Reconstruction`, `(channels, height, width)` or `(channels, length)`.
+        ground: of a `Reconstruction`, `(channels, height, width)` or `(channels, length)`: numbers of `Ground`, and
+            255 for what is not determined.
         ax: the Axes.
 
     Raises:
-        ShapeError: an input with other axes.
+        ShapeError: an input with other axes, or without values.
+        ParameterError: anything but numbers of grounds.
     """
-    if ground.ndim not in {2, 3}:
-        raise ShapeError(
-            f"a map of grounds needs (channels, height, width) or (channels, length), got {shape_text(ground.shape)}"
-        )
+    ground = _checked_grounds(ground)
     weakest = np.minimum(np.atleast_2d(ground.max(axis=0)), len(GROUNDS) - 1)
     ax = axes_or_new(ax)
     _classes(ax, weakest, GROUNDS, below=True)
     return plain(ax, "On what each pixel rests")
+
+
+def _checked_grounds(grounds: ArrayLike) -> GroundArray:
+    ground = np.asarray(grounds)
+    if ground.ndim not in {2, 3}:
+        raise ShapeError(
+            f"a map of grounds needs (channels, height, width) or (channels, length), got {shape_text(ground.shape)}"
+        )
+    if not ground.size:
+        raise ShapeError(f"a map of grounds needs values, got none: {shape_text(ground.shape)}")
+    known = f"numbers of Ground, 0 to {max(Ground)}, and {OPEN} where nothing is determined"
+    if not np.issubdtype(ground.dtype, np.integer):
+        raise ParameterError("ground", f"ground must hold {known}, got {ground.dtype}; give that of a Reconstruction")
+    wrong = ground[~np.isin(ground, [*Ground, OPEN])]
+    if wrong.size:
+        raise ParameterError("ground", f"ground must hold {known}, got {wrong[0]}; give that of a Reconstruction")
+    return np.asarray(ground, dtype=np.uint8)
 
 
 def residue_classes(layer: PlacedLayer, ax: Axes | None = None) -> Axes:

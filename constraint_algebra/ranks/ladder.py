@@ -184,6 +184,8 @@ def _unknowns(at: ArrayLike, unknowns: int, valid_range: tuple[float, float]) ->
         raise ParameterError("valid_range", f"valid_range must be (smallest, largest), got {valid_range}")
     if len(x) != unknowns:
         raise ParameterError("at", f"the system has {unknowns} unknowns, got {len(x)} values")
+    if not np.isfinite(x).all():
+        raise ParameterError("at", f"the unknowns must be finite and in the valid range, got {x[~np.isfinite(x)][0]:g}")
     if not ((x >= low) & (x <= high)).all():
         raise ParameterError(
             "at",

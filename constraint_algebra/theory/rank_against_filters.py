@@ -101,12 +101,20 @@ def _input(
     if at_bound is not None:
         if not 0 <= at_bound <= 1:
             raise ParameterError("at_bound", f"at_bound must be a share from 0 to 1, got {at_bound!r}")
+        if not np.isfinite([low, high]).all():
+            raise ParameterError(
+                "valid_range",
+                f"valid_range must be finite for at_bound, which draws values at both ends, got {valid_range!r};"
+                " give both ends, or values",
+            )
         return input_at_bounds(layer.input_shape, at_bound, valid_range, np.random.default_rng(seed))
     if values is None:
         return None
     x = np.asarray(values, dtype=float)
     if x.shape != layer.input_shape:
         raise ShapeError(f"values have shape {x.shape}, expected the input shape {layer.input_shape} of the layer")
+    if not np.isfinite(x).all():
+        raise ParameterError("values", f"values must be finite, got {x[~np.isfinite(x)][0]:g}; give an input")
     if not (x.min() >= low and x.max() <= high):
         raise ParameterError(
             "values", f"values lie from {x.min():g} to {x.max():g}, outside valid_range {valid_range!r}; give theirs"

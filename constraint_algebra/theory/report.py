@@ -126,8 +126,8 @@ class FeasibilityReport(Tabular):
     def beyond(self) -> tuple[BeyondRank, ...]:
         """What zeros and the range decided in simulations of the layers that are short of rank, the head first.
 
-        Empty where no trials were asked for, where no layer is short of rank by itself, and where no activation makes
-        zeros below one that is and no share of values at a bound was stated.
+        Empty where no trials were asked for, where no layer is short of rank by itself in any of them, and where no
+        activation makes zeros below one that is and no share of values at a bound was stated.
         """
         return () if self.simulate is None else self.simulate()
 
@@ -164,7 +164,8 @@ class FeasibilityReport(Tabular):
             return ""
         if not self.beyond:
             return (
-                " Beyond rank nothing was simulated: no layer is short of it where zeros or a stated share would help."
+                " Beyond rank: in the draws looked at no layer was by itself short of equations, all above it known,"
+                " where zeros or a stated share would help."
             )
         return f" Expected beyond rank, all above the layer known: {'; '.join(one.words for one in self.beyond)}."
 

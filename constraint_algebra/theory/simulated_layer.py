@@ -43,6 +43,7 @@ class Decided(NamedTuple):
         share: of the values, decided.
         added: how many directions were closed that the equations leave open.
         wrong: whether a value that was called decided is another in truth.
+        by_equations: share of the values that equations alone decide.
     """
 
     directions: int
@@ -50,6 +51,7 @@ class Decided(NamedTuple):
     share: float
     added: int
     wrong: bool
+    by_equations: float = 0.0
 
 
 def by_zeros(layer: PlacedLayer, k: FloatArray, channel: int, x: FloatArray, span: Span, seed: int) -> Decided:
@@ -74,13 +76,23 @@ def by_zeros(layer: PlacedLayer, k: FloatArray, channel: int, x: FloatArray, spa
     there = np.isin(truth, span.levels)
     at_edge = float(there.mean())
     if not family.dimension:
-        return Decided(0, at_edge, 1.0, 0, wrong=False)
+        return by_equations(at_edge)
     if np.count_nonzero(there & family.moving) <= family.dimension:
         return Decided(family.dimension, at_edge, 0.0, 0, wrong=False)
     found = sparsest(family, span.levels, low=span.low, high=span.high, rng=rng)
     if found is None:
         return Decided(family.dimension, at_edge, 0.0, 0, wrong=False)
     return Decided(family.dimension, at_edge, 1.0, family.dimension, wrong=_differs(found.x, truth))
+
+
+def by_equations(at_edge: float) -> Decided:
+    """Return what a trial decided whose equations leave nothing open."""
+    return Decided(0, at_edge, 1.0, 0, wrong=False, by_equations=1.0)
+
+
+def share_at_ends(x: FloatArray, valid_range: tuple[float, float]) -> float:
+    """Return which share of values lies at an end of their range."""
+    return float(((x <= valid_range[0]) | (x >= valid_range[1])).mean())
 
 
 def by_range(
@@ -108,18 +120,20 @@ def by_range(
     parts += [gradient_equations(layer, k).matrix] if gradients else []
     matrix = sp.csr_array(sp.vstack(parts, format="csr")) if parts else sp.csr_array((0, layer.unknowns))
     truth, (low, high) = x.ravel(), valid_range
-    rng, at_edge = np.random.default_rng(seed), float(((truth <= low) | (truth >= high)).mean())
-    directions = added = known = 0
+    rng = np.random.default_rng(seed)
+    directions = added = known = alone = 0
     wrong = False
     for columns, family in families(matrix, truth, rng):
         directions += family.dimension
         found = implied(family, np.full(len(columns), low), np.full(len(columns), high)) if family.dimension else None
         determined = ~family.moving if found is None else found.determined
         known += int(np.count_nonzero(determined))
+        alone += int(np.count_nonzero(~family.moving))
         if found is not None:
             added += family.dimension - found.null.shape[1]
             wrong |= _differs(found.x[determined], truth[columns[determined]])
-    return Decided(directions, at_edge, known / truth.size, added, wrong=wrong)
+    at_edge = share_at_ends(truth, valid_range)
+    return Decided(directions, at_edge, known / truth.size, added, wrong=wrong, by_equations=alone / truth.size)
 
 
 def input_at_bounds(

@@ -13,19 +13,26 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers.activations import formulas
+from constraint_algebra.layers.joins import Add, Concatenate
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.layers.normalisation import Standardise
+from constraint_algebra.layers.rearranging import Permute
+from constraint_algebra.layers.scaling import Diagonal
 from constraint_algebra.networks import operations
 from constraint_algebra.networks.network import Network
-from constraint_algebra.theory.activity import Activity, cuts_off
+from constraint_algebra.theory.activity import Activity, cuts_off, is_fraction
 from constraint_algebra.theory.simulated_layer import Span
 
+TELLING = (Standardise, Diagonal, Permute, Concatenate)  # what is read from them tells what they read
 Masks = Callable[[PlacedLayer], BoolArray]  # which outputs of an activation that cuts off are active
 Pattern = Callable[[np.random.Generator], Masks]  # that of one trial
 
 
 def masks_of(activity: Activity) -> Pattern:
     """Return what draws the masks of a fraction, anew for each trial, or gives those of a settled activity."""
-    return partial(_random, float(activity)) if isinstance(activity, int | float) else partial(_given, activity)
+    if not is_fraction(activity):
+        return partial(_given, activity)
+    return partial(_random, float(activity))  # type: ignore[arg-type]
 
 
 def _random(share: float, rng: np.random.Generator) -> Masks:
@@ -54,7 +61,7 @@ def output_gradient(network: Network, layer: PlacedLayer, masks: Masks, rng: np.
         elif step.is_reshape:
             ways_down.append(partial(_reshaped, step))
             values = values.reshape(step.output_shape)
-        elif cuts_off(step):
+        elif step.is_activation and cuts_off(step):
             mask = masks(step)
             ways_down.append(partial(np.multiply, mask))
             values = _drawn(step, mask, rng)
@@ -62,6 +69,31 @@ def output_gradient(network: Network, layer: PlacedLayer, masks: Masks, rng: np.
     for down in reversed(ways_down):
         k = down(k)
     return k
+
+
+def output_is_seen(network: Network, layer: PlacedLayer) -> bool:
+    """Return whether a layer's output is known, wherever it lets a gradient through, if all above it is known.
+
+    It is where a layer with equations reads it. A sum does not tell what its terms are.
+
+    >>> from constraint_algebra.layers import Conv2d, Flatten, Linear, ReLU
+    >>> layers = {"a": Conv2d(2, 1), "b": ReLU(), "c": Conv2d(2, 1), "sum": (Add(), "c", "b"), "d": Flatten()}
+    >>> net = Network((1, 4, 4), {**layers, "e": Linear(3)})
+    >>> output_is_seen(net, net.named("a")), output_is_seen(net, net.named("c"))
+    (True, False)
+    """
+    above = list(_above(network, layer))
+    if any(isinstance(step.layer, Add) for step in above):
+        return False
+    return _is_read(network, above[-1].number if above else layer.number)
+
+
+def _is_read(network: Network, number: int) -> bool:
+    """Return whether a layer with equations reads a value, rearranged or scaled at most."""
+    return any(
+        user.is_bilinear or ((user.is_reshape or isinstance(user.layer, TELLING)) and _is_read(network, user.number))
+        for user in network.users(number)
+    )
 
 
 def layer_input(network: Network, layer: PlacedLayer, masks: Masks, rng: np.random.Generator) -> FloatArray:
@@ -91,11 +123,19 @@ def span_below(network: Network, layer: PlacedLayer) -> Span | None:
 
 
 def _above(network: Network, layer: PlacedLayer) -> Iterator[PlacedLayer]:
-    """Yield the activations, reshapes and max-pools that follow a layer, up to where several layers read a value."""
+    """Yield what follows a layer and passes single gradients on, up to where several layers read a value.
+
+    These are activations, reshapes and max-pools, the statistics of a batch norm and sums.
+    """
     number = layer.number
-    while len(users := network.users(number)) == 1 and (users[0].is_source or users[0].is_reshape):
+    while len(users := network.users(number)) == 1 and _passes(users[0]):
         yield users[0]
         number = users[0].number
+
+
+def _passes(step: PlacedLayer) -> bool:
+    alike = isinstance(step.layer, Standardise | Add) and set(step.input_shapes) == {step.output_shape}
+    return step.is_source or step.is_reshape or alike
 
 
 def _below(network: Network, layer: PlacedLayer) -> list[PlacedLayer]:

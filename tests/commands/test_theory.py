@@ -62,7 +62,7 @@ def test_trials_say_what_is_expected_beyond_rank(tmp_path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(MODELS)
     asked = ("feasibility", f"{path}:network", "--at-bound", "0.9", "--trials", "2")
-    assert "Expected beyond rank, all above the layer known: the range determines" in " ".join(
+    assert "Expected beyond rank, all above the layer known: equations and the range determine" in " ".join(
         run(*asked).output.split()
     )
     told = json.loads(run(*asked, "-f", "json").output)
@@ -70,6 +70,14 @@ def test_trials_say_what_is_expected_beyond_rank(tmp_path) -> None:
         ("0", "range", 2, 0)
     ]
     assert json.loads(run("feasibility", f"{path}:network", "-f", "json").output)["beyond"] == []
+
+
+@pytest.mark.parametrize("form", ["csv", "latex"])
+def test_trials_in_a_format_without_room_for_them_are_a_note(form) -> None:
+    told = run("feasibility", "lenet-o", "--trials", "2", "-f", form)
+    assert f"note: --trials adds nothing to {form}, nothing is simulated; use table or json" in told.stderr
+    assert "note" not in told.stdout
+    assert told.stdout == run("feasibility", "lenet-o", "-f", form).stdout
 
 
 def test_latex_is_a_tabular_with_as_many_cells_in_each_row() -> None:

@@ -53,6 +53,31 @@ def test_a_pixel_has_the_colour_of_its_weakest_ground_and_words_beside_it(ground
         plotting.ground_map(grounded.ground[0, 0], ax=axes())
 
 
+@pytest.mark.parametrize(
+    ("grounds", "error", "words"),
+    [
+        (np.ones((1, 4, 4), dtype=bool), ca.ParameterError, "must hold numbers of Ground, 0 to 4, and 255 .* got bool"),
+        (np.zeros((1, 4, 4)), ca.ParameterError, "got float64"),
+        (np.full((1, 4, 4), 5), ca.ParameterError, "got 5"),
+        (np.full((1, 4, 4), -1), ca.ParameterError, "got -1"),
+        (np.zeros((1, 0, 4), dtype=np.uint8), ca.ShapeError, "needs values, got none"),
+        (np.zeros((0, 4, 4), dtype=np.uint8), ca.ShapeError, "needs values, got none"),
+    ],
+)
+def test_what_is_no_map_of_grounds_is_refused(grounds, error, words) -> None:
+    with pytest.raises(error, match=words):
+        plotting.ground_map(grounds, ax=axes())
+
+
+def test_a_map_of_grounds_may_be_a_list() -> None:
+    assert plotting.maps.OPEN == OPEN
+    assert legend(plotting.ground_map([[[0, 2, OPEN]]], ax=axes())) == [
+        "equations (1)",
+        "zeros (1)",
+        "not determined (1)",
+    ]
+
+
 def test_grounds_get_lighter_and_those_that_are_near_in_grey_have_a_hatch() -> None:
     found = [lightness(colour) for colour, _ in look.GROUND_LOOKS[:-1]]
     assert found == sorted(found)

@@ -185,10 +185,12 @@ def test_the_sample_has_its_interval_and_its_wrong_ones() -> None:
     expected = binomtest(8, 10).proportion_ci(0.95)
     assert (found.decided, found.low, found.high) == (0.8, expected.low, expected.high)
     assert (found.trials, found.wholly, found.wrong, found.seed) == (10, 8, 1, 3)
+    assert "10 are short of equations, and zeros decide 8 of 10 (" in found.words
     assert found.words.endswith("with 95 % confidence), and 1 times something that is not so")
     parts = beyond.summary("0", Ground.RANGE, 16, [Decided(2, 0.5, 0.25, 0, False)] * 10, 3)
     assert parts.low <= binomtest(2, 10).proportion_ci(0.95).low
     assert parts.high >= binomtest(3, 10).proportion_ci(0.95).high
+    assert "25 % of the values of the input of layer '0', 0 % by equations alone, with" in parts.words
     none = beyond.summary("0", Ground.RANGE, 5000, [], 3)
     assert "too much to simulate (5,000 values at a time)" in none.words
     assert none.to_dict()["decided"] is None
@@ -223,7 +225,7 @@ def test_without_trials_nothing_is_simulated_and_the_words_stay(monkeypatch) -> 
     plain = ca.feasibility(NARROW, activity=0.4)
     assert plain.beyond == ()
     asked = ca.feasibility(NARROW, activity=0.4, trials=2, at_bound=0.5)
-    assert asked.conclusion.startswith(f"{plain.conclusion} Expected beyond rank, all above the layer known: zeros dec")
+    assert asked.conclusion.startswith(f"{plain.conclusion} Expected beyond rank, all above the layer known: of 2 sim")
     assert asked.to_frame().equals(plain.to_frame())
     again = ca.feasibility(NARROW, activity=0.4, trials=2, at_bound=0.5)
     assert pickle.loads(pickle.dumps(again)).beyond == asked.beyond
@@ -296,3 +298,84 @@ def test_what_is_too_large_is_said_and_not_tried() -> None:
 def test_shares_and_trials_that_are_none_are_refused(arguments, words) -> None:
     with pytest.raises(ca.ConstraintAlgebraError, match=words):
         ca.feasibility(NARROW, **arguments)
+
+
+def by_autograd(k: np.ndarray) -> bool:
+    """Whether both kinds of equations of the first layer of `FEW` determine its input, with weights of another seed."""
+    weight = np.random.default_rng(1).standard_normal(FEW[0].weight_shape)
+    return bool(np.linalg.matrix_rank(autograd_rows(FEW[0], weight, k, k != 0)) == FEW[0].unknowns)
+
+
+FEW = ca.Network((1, 5, 5), [ca.Conv2d(3, 3, stride=2, padding=1), ca.ReLU(), ca.Flatten(), ca.Linear(4)])
+
+
+def test_a_layer_is_short_where_any_trial_is_and_the_words_agree() -> None:
+    said = []
+    for seed in range(8):
+        short = []
+        for number in range(2):
+            rng = np.random.default_rng([seed, 0, number])
+            short.append(not by_autograd(output_gradient(FEW, FEW[0], masks_of(0.6)(rng), rng)))
+        report = ca.feasibility(FEW, activity=0.6, trials=2, at_bound=0.5, seed=seed)
+        assert [one.short for one in report.beyond] == ([sum(short)] if any(short) else [])
+        assert ("in the draws looked at no layer was by itself short" in report.conclusion) == (not any(short))
+        assert "nothing was simulated" not in report.conclusion
+        said.append(sum(short))
+    assert set(said) == {0, 1, 2}
+
+
+def test_zeros_and_the_range_are_not_credited_with_what_equations_decide() -> None:
+    trials = [Decided(0, 0.5, 1.0, 0, False, 1.0)] * 17
+    trials += [Decided(2, 0.5, 1.0, 2, False), Decided(1, 0.5, 0.0, 0, False)]
+    found = beyond.summary("4", Ground.ZEROS, 9, trials, 0)
+    expected = binomtest(1, 2).proportion_ci(0.95)
+    assert (found.trials, found.short, found.decided) == (19, 2, 0.5)
+    assert (found.low, found.high) == (expected.low, expected.high)
+    assert found.to_dict()["by_equations"] == pytest.approx(17 / 19)
+    assert "of layer '4' 2 are short of equations, and zeros decide 1 of 2 (" in found.words
+    within = ca.feasibility(FEW, activity=0.5, trials=4, at_bound=0.0).beyond[0]
+    assert within.decided == pytest.approx(within.by_equations)
+    assert 0 < within.by_equations < 1
+
+
+def test_values_by_equations_alone_are_those_that_no_null_direction_moves() -> None:
+    layer = LAYERS["three axes"]
+    weight, k, x = drawn(layer, active=0.3)
+    V = la.null_space(autograd_rows(layer, weight, k, k != 0))
+    found = by_range(layer, (k != 0, True), weight, k, x, (0.0, 1.0))
+    assert found.by_equations == np.mean(np.abs(V).max(axis=1) < 1e-9)
+    assert found.by_equations < found.share
+
+
+ACTIVE = 0.2
+
+
+def test_what_weight_equations_decide_is_no_merit_of_zeros() -> None:
+    """One filter of 3x3 has 9 gradient equations for 16 values, and 16 weight equations."""
+    layers = [ca.Conv2d(1, 1), ca.ReLU(), ca.Conv2d(1, 3, padding=1), ca.LeakyReLU(), ca.Conv2d(4, 2), ca.Flatten()]
+    net = ca.Network((1, 4, 4), [*layers, ca.Linear(3)])
+    assert all(one.layer != "2" for one in ca.feasibility(net, activity=ACTIVE, trials=8).beyond)
+
+
+def test_a_summand_counts_by_its_gradient_equations_alone() -> None:
+    def net(read: tuple) -> ca.Network:
+        layers = {"a": ca.Conv2d(1, 1), "r": ca.ReLU(), "c": ca.Conv2d(1, 3, padding=1)}
+        return ca.Network((1, 4, 4), {**layers, **dict(read), "flat": ca.Flatten(), "head": ca.Linear(3)})
+
+    summed = net((("s", (ca.Conv2d(1, 1), "r")), ("sum", (ca.Add(), "c", "s")), ("o", ca.ReLU())))
+    sparse = {"r": np.eye(4, dtype=bool)[None], "o": np.ones((1, 4, 4), dtype=bool)}
+    found = {one.layer: one for one in ca.feasibility(summed, activity=sparse, trials=4).beyond}
+    assert found["c"].short == 4
+    assert not found["c"].output_seen
+    assert "by its gradient equations alone as its output is seen in a sum only" in found["c"].words
+    assert all(one.layer != "c" for one in ca.feasibility(net(()), activity=ACTIVE, trials=4).beyond)
+    rng = np.random.default_rng(0)
+    masks = {"r": np.ones((1, 4, 4), bool), "o": np.arange(16).reshape(1, 4, 4) % 3 == 0}
+    k = output_gradient(summed, summed.named("c"), masks_of(masks)(rng), rng)
+    np.testing.assert_array_equal(k != 0, masks["o"])
+    assert all(one.output_seen for one in ca.feasibility(NARROW, activity=0.4, trials=2).beyond)
+
+
+def test_an_activity_may_be_any_real_number_of_numpy() -> None:
+    plain = ca.feasibility(NARROW, activity=0.5, trials=2).beyond
+    assert ca.feasibility(NARROW, activity=np.float32(0.5), trials=2).beyond == plain

@@ -140,6 +140,8 @@ def test_a_share_at_the_bound_is_drawn_and_none_of_them_adds_nothing() -> None:
         ({"values": np.zeros((7, 6))}, r"values have shape \(7, 6\), expected the input shape \(2, 7, 6\)"),
         ({"values": np.full((2, 7, 6), 2.0)}, "values lie from 2 to 2, outside valid_range"),
         ({"values": np.full((2, 7, 6), np.nan)}, "values"),
+        ({"values": np.full((2, 7, 6), np.inf), "valid_range": (0.0, np.inf)}, "values must be finite, got inf"),
+        ({"at_bound": 0.5, "valid_range": (0.0, np.inf)}, "valid_range must be finite for at_bound"),
         ({"at_bound": 0.5, "valid_range": (1.0, 1.0)}, "valid_range must have its smaller value first"),
     ],
 )
