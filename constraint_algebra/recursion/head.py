@@ -22,6 +22,7 @@ from constraint_algebra.networks.losses import cross_entropy, logistic
 from constraint_algebra.networks.network import Network
 
 RTOL = 1e-9  # singular values below this share of the largest count as zero
+FACTORED = 1e-13  # of the largest singular value: what factoring alone may leave of one that is zero
 LEAST_NOISE = 1e-6  # of the largest among bias gradients: what each has at least, when they are weighed
 
 
@@ -100,6 +101,7 @@ def _check_rank_one(layer: PlacedLayer, dW: FloatArray, deviation: FloatArray) -
     size = float(np.abs(dW).max())  # tiny squares underflow
     noise = deviation / size + 1e-15
     limit = 4 * size * float(np.linalg.norm(noise, axis=1).max() + np.linalg.norm(noise, axis=0).max())
+    limit = max(limit, FACTORED * float(s[0]))
     if s[1] > limit:
         rank = int(np.count_nonzero(s > limit))
         raise BatchError(

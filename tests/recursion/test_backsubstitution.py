@@ -145,14 +145,16 @@ def test_a_black_image_that_needs_the_weight_equations() -> None:
 @pytest.mark.parametrize(
     ("name", "init", "dtype"),
     [
-        *(("lenet-o", "uniform", dtype) for dtype in ("float32", "float16", "bfloat16")),
+        *(("lenet-o", "uniform", dtype) for dtype in ("float32", "bfloat16")),
+        pytest.param("lenet-o", "uniform", "float16", marks=pytest.mark.slow),  # all singular values: 30 s
         *(("rconv-tanh", "default", dtype) for dtype in ("float32", "bfloat16")),
         pytest.param("rconv-tanh", "default", "float16", marks=pytest.mark.slow),  # all singular values: 36 s
     ],
 )
 def test_a_coarse_precision_has_an_honest_status(name: str, init: str, dtype: str) -> None:
     image = samples.load("cifar10:3").image
-    result = client(zoo.network(name, classes=10), image, dtype=dtype, init=init).reconstruct()
+    limit = 5.0 if dtype == "float32" else 1.0
+    result = client(zoo.network(name, classes=10), image, dtype=dtype, init=init).reconstruct(search=limit)
     error = np.abs(result.input - image)[result.determined]
     bars = result.error_bar[result.determined]
     assert np.isfinite(bars).all()

@@ -140,3 +140,17 @@ def test_groups_at_one_position_are_of_rank_one_each() -> None:
     mixed = {name: values + both[1][name] for name, values in both[0].items()}
     with pytest.raises(ca.BatchError, match="rank 2"):
         ca.reconstruct(net, parameters, mixed)
+
+
+def test_rounding_of_a_factorisation_is_no_second_sample() -> None:
+    """What singular values leave of a zero grows with their largest, whatever few entries the gradient has."""
+    network = ca.Network((784,), [ca.Linear(10)])
+    for seed in range(40):
+        rng = np.random.default_rng([32, seed])
+        x = np.where(rng.random(784) < 0.9, 0.0, rng.random(784))
+        model = ca.to_torch(network, seed=seed)
+        parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
+        gradients = ca.torch_gradients(model, x, 1)
+        left, s, right = np.linalg.svd(gradients["weight"], full_matrices=False)
+        shaken = gradients["weight"] + 3e-14 * s[0] * np.outer(left[:, 1], right[1])
+        assert ca.reconstruct(network, parameters, {**gradients, "weight": shaken}).determined.all()
