@@ -275,7 +275,7 @@ def test_a_dark_border_of_a_layer_without_bias_is_no_contradiction() -> None:
 
 
 def test_a_value_next_to_a_bound_is_given_an_honest_bar() -> None:
-    """A row that hardly sees a value leaves it an interval, narrow as it may be: noise is divided by the coefficient."""
+    """A row that hardly sees a value leaves it a narrow interval: noise is divided by the coefficient."""
     network = ca.Network((1, 2), [ca.Conv1d(1, 2, bias=False), LeakyReLU(0.5), Flatten(), Linear(3)])
     for small in (1e-7, 1e-6, 1e-5):
         case = Case(network, np.array([[0.0, small]]), 3, "float32")
