@@ -185,7 +185,7 @@ def _unknowns(at: ArrayLike, unknowns: int, valid_range: tuple[float, float]) ->
     if len(x) != unknowns:
         raise ParameterError("at", f"the system has {unknowns} unknowns, got {len(x)} values")
     if not np.isfinite(x).all():
-        raise ParameterError("at", f"the unknowns must be finite and in the valid range, got {x[~np.isfinite(x)][0]:g}")
+        raise ParameterError("at", f"at must hold finite numbers in the valid range, got {x[~np.isfinite(x)][0]:g}")
     if not ((x >= low) & (x <= high)).all():
         raise ParameterError(
             "at",
