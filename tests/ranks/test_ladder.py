@@ -151,7 +151,7 @@ def test_the_rung_of_the_range_needs_unknowns_that_fit() -> None:
     for wrong, words in (([1.0], "2 unknowns, got 1"), ([0.5, 1.5], "valid range from 0 to 1"), ([np.nan, 0], "valid")):
         with pytest.raises(ca.ParameterError, match=words):
             ca.rank_ladder(system, at=wrong)
-    with pytest.raises(ca.ParameterError, match="must be finite"):
+    with pytest.raises(ca.ParameterError, match="at must hold finite numbers"):
         ca.rank_ladder(system, at=[np.inf, np.inf], valid_range=(-np.inf, np.inf))
     with pytest.raises(ca.ParameterError, match=r"valid_range must be \(smallest, largest\)"):
         ca.rank_ladder(system, at=[1.0, 1.0], valid_range=(1.0, 0.0))
