@@ -163,7 +163,7 @@ class BitEquations:
         M, rhs = self.sure[0].copy(), self.sure[1].copy()
         for rows, given, weight in ((self.on_rows, self.on_rhs, if_on), (self.off_rows, self.off_rhs, if_off)):
             counts = weight > 0
-            if not counts.any():  # BLAS complains of a matrix without rows
+            if not (counts.any() and rows.shape[1]):  # BLAS complains of a matrix without rows or columns
                 continue
             some = rows[counts] * np.sqrt(weight[counts, None])
             M += la.blas.dsyrk(1.0, some, trans=True)  # the upper half
