@@ -162,7 +162,8 @@ def extended(
         beyond: what may be used.
         cut: inequalities that hold as well.
     """
-    if not _inside(held.value, made, BEYOND * _size(held.value)):  # the range is not what the user takes it for
+    # Equations alone were asked, or the range is not what the user takes it for.
+    if beyond.weakest < Ground.RANGE or not _inside(held.value, made, BEYOND * _size(held.value)):
         return held
     rng = np.random.default_rng(beyond.seed)
     if beyond.weakest >= Ground.ZEROS:

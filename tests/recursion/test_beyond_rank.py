@@ -258,6 +258,19 @@ def test_lenet_with_four_relus_comes_back_where_rank_ends(seed: int, status: ca.
             assert case.reconstruct(search=60).status is not status
 
 
+def test_in_a_graph_what_the_range_decides_rests_on_the_range() -> None:
+    """A max-pool of windows of one entry makes a graph of a chain, and changes nothing of what it determines."""
+    layers = [Conv2d(4, 5, stride=2, padding=2), ReLU(), MaxPool2d(1), Flatten(), Linear(10)]
+    network = ca.Network((1, 28, 28), layers)
+    assert not network.is_chain
+    case = Case(network, ca.samples.load("mnist:0").image, 0)
+    assert case.reconstruct(search=0).status is STATUS.UNDETERMINED
+    result = case.reconstruct()
+    assert result.status is STATUS.GIVEN_RANGE
+    assert result.grounds == {Ground.RANGE: 784}
+    np.testing.assert_allclose(result.input, case.x, atol=1e-9)
+
+
 def test_a_dark_border_of_a_layer_without_bias_is_no_contradiction() -> None:
     """Outputs over it lie on the edge of the ReLU, and rounding of the border would pick a side."""
     network = ca.Network((1, 8, 8), [Conv2d(6, 3, padding=1), ReLU(), Flatten(), Linear(10)])
