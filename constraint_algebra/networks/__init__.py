@@ -10,6 +10,7 @@
 | `written` | a network as text, for files |
 | `chains` | what has an answer only for networks without shortcuts, pooling and the like |
 | `binding` | arrays of any form under a network's names, in float64 |
+| `spans` | what values may be, from the activation that made them |
 | `activation_pattern` | on which side of its cut-offs every output lies |
 | `losses` | gradients that a loss can have at the output, and what a head without bias tells of its own |
 | `zoo` | the networks of the literature by name |

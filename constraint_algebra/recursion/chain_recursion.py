@@ -25,7 +25,7 @@ from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import walk
 from constraint_algebra.recursion import bits_step, explanations, joint_step, layer_step, open_values
 from constraint_algebra.recursion.ensemble import MEMBERS
-from constraint_algebra.recursion.estimates import Above, Estimate, through_activation
+from constraint_algebra.recursion.estimates import Above, Estimate, activated, through_activation
 from constraint_algebra.recursion.found import Found, counted, with_grounds
 from constraint_algebra.recursion.joint_equations import OpenLayer
 from constraint_algebra.recursion.joint_step import Step
@@ -55,7 +55,7 @@ class Place:
 
     def says_something(self) -> bool:
         """Whether any value is known, or any gradient that is not zero."""
-        return bool(self.values.known.any() or self.gradient.value[self.gradient.known].any())
+        return self.gradient.says_something(self.values)
 
 
 @dataclass
@@ -156,11 +156,7 @@ class Chain:
         """Return what the layer above reads, as far as a layer's input makes it known."""
 
         def activation(step: PlacedLayer, z: Estimate) -> Estimate:
-            f = formulas(step.activation)
-            y = f.value(np.where(z.known, z.value, 0.0))
-            with np.errstate(invalid="ignore"):
-                d = np.nan_to_num(f.derivative(y))
-            return Estimate(y, z.known, d[..., None] * z.perturbations)
+            return activated(formulas(step.activation), z)
 
         def reshape(step: PlacedLayer, y: Estimate) -> Estimate:
             return y.reshape(step.output_shape)

@@ -39,6 +39,19 @@ class Estimate:
         """Return the values, zero where not known."""
         return np.where(self.known, self.value, 0.0)
 
+    def says_something(self, values: Estimate) -> bool:
+        """Whether this gradient, with the values that it belongs to, makes any equation: one known and not zero."""
+        return bool(values.known.any() or self.value[self.known].any())
+
+    def learnt(self, found: Estimate) -> Estimate:
+        """Return the estimate with what was found where nothing was known; what is known stays."""
+        fresh = found.known & ~self.known
+        return Estimate(
+            np.where(fresh, found.value, self.value),
+            self.known | fresh,
+            np.where(fresh[..., None], found.perturbations, self.perturbations),
+        )
+
     def reshape(self, shape: Shape) -> Estimate:
         """Return the estimate in another shape."""
         return Estimate(self.value.reshape(shape), self.known.reshape(shape), self.perturbations.reshape(*shape, -1))
@@ -60,6 +73,14 @@ class Above:
 
     activation: Activation
     gradient: Estimate
+
+
+def activated(f: Formulas, z: Estimate) -> Estimate:
+    """Return the output of an activation, to first order in the noise; known where its input is."""
+    y = f.value(np.where(z.known, z.value, 0.0))
+    with np.errstate(invalid="ignore"):
+        d = np.nan_to_num(f.derivative(y))
+    return Estimate(y, z.known, d[..., None] * np.where(z.known[..., None], z.perturbations, 0.0))
 
 
 def through_activation(

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray
-from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks.spans import span_of
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.result import Reconstruction, Status
 
@@ -23,7 +23,6 @@ AGREEING = 12.0  # error bars within which two explanations of the same gradient
 OPEN_RIVAL = (
     "a head without bias allows another output gradient, which may explain the gradients as well and leaves values open"
 )
-FAR = 1e30  # an input at which every activation has reached the end of its range
 BEYOND = 1e-6  # relative distance from a range that is no rounding
 
 
@@ -75,7 +74,7 @@ def is_out_of_range(between: Sequence[PlacedLayer], y: Estimate) -> bool:
     activation = next((layer.activation for layer in reversed(between) if layer.is_activation), None)
     if activation is None:
         return False
-    low, high = formulas(activation).value(np.array([-FAR, FAR]))
+    low, high, _ = span_of(activation)
     value = y.value[y.known]
     slack = AGREEING * y.deviation[y.known] + BEYOND * (1 + np.abs(value))
     return bool(((value < low - slack) | (value > high + slack)).any())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,15 +74,10 @@ class GraphKnowledge:
         return self._learn("gradient", self.gradients, number, found)
 
     def _learn(self, what: str, held: list[Estimate], number: int, found: Estimate) -> bool:
-        before = held[number]
-        fresh = found.known & ~before.known & np.isfinite(found.value)
-        if not fresh.any():
+        finite = replace(found, known=found.known & np.isfinite(found.value))
+        if not (finite.known & ~held[number].known).any():
             return False
-        held[number] = Estimate(
-            np.where(fresh, found.value, before.value),
-            before.known | fresh,
-            np.where(fresh[..., None], found.perturbations, before.perturbations),
-        )
+        held[number] = held[number].learnt(finite)
         self.news[what, number] = self.news.get((what, number), 0) + 1
         return True
 

@@ -24,7 +24,7 @@ from constraint_algebra.recursion import graph_windows, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
 from constraint_algebra.recursion.contradictions import SIDES
 from constraint_algebra.recursion.ensemble import MEMBERS
-from constraint_algebra.recursion.estimates import Estimate, sides, through_formulas
+from constraint_algebra.recursion.estimates import Estimate, activated, sides, through_formulas
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, add, kept, rounded
 
 CLEAR = 0.25  # a ratio of two gradients within this of 0 or 1 says which of the two it is
@@ -59,11 +59,7 @@ def _mapped(knows: GraphKnowledge, layer: PlacedLayer, inputs: list[Estimate]) -
 
 
 def _activated(knows: GraphKnowledge, layer: PlacedLayer, z: Estimate) -> Estimate:
-    f = formulas_of(layer, knows.observed.parameters)
-    y = f.value(np.where(z.known, z.value, 0.0))
-    with np.errstate(invalid="ignore"):
-        d = np.nan_to_num(f.derivative(y))
-    return rounded(knows.observed, Estimate(y, z.known, d[..., None] * kept(z)))
+    return rounded(knows.observed, activated(formulas_of(layer, knows.observed.parameters), z))
 
 
 def invert(knows: GraphKnowledge, layer: PlacedLayer) -> bool:

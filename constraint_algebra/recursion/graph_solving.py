@@ -28,7 +28,7 @@ def readers(knows: GraphKnowledge, number: int) -> list[Reader]:
             W = knows.observed.parameters[user.weight_name].reshape(user.filters, -1)
             says = W.any(axis=1).reshape(-1, *(1,) * len(user.outputs))  # a filter of zeros has no equations
             z = replace(z, known=z.known & says)
-            if z.known.any() or k.value[k.known].any():
+            if k.says_something(z):
                 found.append(Reader(user, k, z))
     return found
 

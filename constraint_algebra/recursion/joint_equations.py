@@ -49,7 +49,7 @@ class OpenLayer:
 
     def says_something(self) -> bool:
         """Whether it has any equation: a value that is known, or a gradient that is known and not zero."""
-        return bool(self.z.known.any() or self.k.value[self.k.known].any())
+        return self.k.says_something(self.z)
 
 
 class _Part:

@@ -21,8 +21,8 @@ from constraint_algebra.recursion.last_step import Search
 from constraint_algebra.recursion.open_values import CLEAR, Beyond
 from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
 
-# Equations alone again: what is known of a layer's input in part may say more of the layers above.
 OPEN_STATUS = (Status.PARTIAL, Status.UNDETERMINED)
+# Equations alone again: what is known of a layer's input in part may say more of the layers above.
 GROUNDS = (Ground.EQUATIONS, Ground.RANGE, Ground.ZEROS, Ground.BITS)
 
 

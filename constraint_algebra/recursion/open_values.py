@@ -23,16 +23,15 @@ from constraint_algebra.beyond_rank.implied import implied
 from constraint_algebra.beyond_rank.zeros import certain_plateaus
 from constraint_algebra.equations.systems import weight_equations
 from constraint_algebra.ground import Ground
-from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.spans import Span, cuts_off, span_of, traced
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import CONTRADICTION
 from constraint_algebra.recursion.value_equations import Reader, ValueEquations
 from constraint_algebra.solvers.elimination import STRONGER
 
-FAR = 1e30  # an input at which every activation has reached the end of its range
 ROUNDS = 12  # of looking and solving again; each but the last decides something
 AGAIN = 3  # looks with other random objectives where the first finds no zeros
 INDEPENDENT = 1e-9  # singular values of a channel's part of the open directions up to this share are rounding
@@ -63,39 +62,20 @@ class Beyond:
     seed: int
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What is known of the entries of a value from what made it.
+def origin(network: Network, number: int, valid_range: tuple[float, float]) -> Span | None:
+    """Return what a value may be, from what made it; `None` where that tells nothing.
 
-    Attributes:
-        low, high: their range.
-        levels: plateaus on which many of them lie exactly; none for an input of the network.
-    """
-
-    low: float
-    high: float
-    levels: tuple[float, ...] = ()
-
-
-def origin(network: Network, number: int, valid_range: tuple[float, float]) -> Origin | None:
-    """Return what is known of a value from what made it, `None` where that tells nothing.
+    An input of the network has no plateaus, whatever its range; a value of an activation counts if it has some.
 
     >>> from constraint_algebra.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU
     >>> network = Network((1, 8, 8), [Conv2d(2, 3), ReLU(), MaxPool2d(2), Flatten(), Linear(3)])
     >>> [origin(network, number, (0.0, 1.0)) for number in (0, 1, 4)]
-    [Origin(low=0.0, high=1.0, levels=()), None, Origin(low=0.0, high=inf, levels=(0.0,))]
+    [Span(low=0.0, high=1.0, levels=()), None, Span(low=0.0, high=inf, levels=(0.0,))]
     """
-    while number:
-        layer = network.layers[number - 1]
-        if layer.is_activation:
-            f = formulas(layer.activation)
-            low, high = f.value(np.array([-FAR, FAR]))
-            ends = float(low), float(high) if high < FAR else np.inf
-            return Origin(*ends, levels=tuple(f.plateaus)) if f.plateaus else None
-        if not (layer.is_selection or layer.is_reshape):
-            return None
-        number = layer.inputs[0]
-    return Origin(*valid_range) if np.isfinite(valid_range).any() else None
+    first, _ = traced(network, number)
+    if first is None:
+        return Span(*valid_range) if np.isfinite(valid_range).any() else None
+    return span_of(first.activation) if cuts_off(first) else None
 
 
 class Cut(NamedTuple):
@@ -145,7 +125,7 @@ def extended(
     observed: Observation,
     held: Held,
     readers: list[Reader],
-    made: Origin,
+    made: Span,
     beyond: Beyond,
     cut: Cut | None = None,
 ) -> Held:
@@ -182,17 +162,17 @@ def extended(
         if not pinned.any(held.taken.known):
             break
         exact = pinned.estimate(observed)
-        taken = merged(held.taken, exact)
+        taken = held.taken.learnt(exact)
         again = ValueEquations(observed, taken, readers)
         found = again.estimate()
         found = replace(found, known=found.known & (found.deviation <= VAGUE * again.scale))
         if not _agrees(again, found, made):
             break
-        held = Held(merged(merged(held.value, exact), found), taken)
+        held = Held(held.value.learnt(exact).learnt(found), taken)
     return held
 
 
-def _as_zeros(observed: Observation, taken: Estimate, made: Origin) -> Estimate:
+def _as_zeros(observed: Observation, taken: Estimate, made: Span) -> Estimate:
     """Return entries of which those on a plateau lie there but for rounding, where a range proves an interval only."""
     on = taken.known & np.isin(taken.value, made.levels)
     rounding = observed.rounding.arithmetic * float(np.abs(taken.filled()).max(initial=0.0))
@@ -202,25 +182,15 @@ def _as_zeros(observed: Observation, taken: Estimate, made: Origin) -> Estimate:
 
 def with_entries(observed: Observation, held: Held, entries: Estimate, readers: list[Reader]) -> Held:
     """Return a value of which some entries came from elsewhere, with what follows from these and its readers."""
-    held = Held(merged(held.value, entries), merged(held.taken, entries))
+    held = Held(held.value.learnt(entries), held.taken.learnt(entries))
     system = ValueEquations(observed, held.taken, readers)
     if system.rank is None:
         return held
     found = system.estimate()
-    return Held(merged(held.value, found), held.taken) if system.misfit(found.value) < CONTRADICTION else held
+    return Held(held.value.learnt(found), held.taken) if system.misfit(found.value) < CONTRADICTION else held
 
 
-def merged(value: Estimate, found: Estimate) -> Estimate:
-    """Return what is known of a value, and what was found where nothing was."""
-    fresh = found.known & ~value.known
-    return Estimate(
-        np.where(fresh, found.value, value.value),
-        value.known | fresh,
-        np.where(fresh[..., None], found.perturbations, value.perturbations),
-    )
-
-
-def _agrees(system: ValueEquations, found: Estimate, made: Origin) -> bool:
+def _agrees(system: ValueEquations, found: Estimate, made: Span) -> bool:
     """Whether a solution fits all equations to their noise, and lies in its range to its error bars."""
     return _inside(found, made, BEYOND * system.scale) and system.misfit(found.value) < CONTRADICTION
 
@@ -229,7 +199,7 @@ def _size(value: Estimate) -> float:
     return float(np.abs(value.filled()).max(initial=0.0))
 
 
-def _inside(value: Estimate, made: Origin, rounding: float) -> bool:
+def _inside(value: Estimate, made: Span, rounding: float) -> bool:
     """Whether what is known of a value lies in its range, to its error bars."""
     slack = CLEAR * value.deviation + rounding
     inside = (value.filled() >= made.low - slack) & (value.filled() <= made.high + slack)
@@ -275,7 +245,7 @@ class _Look:
     """
 
     def __init__(
-        self, system: ValueEquations, made: Origin, beyond: Beyond, rng: np.random.Generator, cut: Cut | None
+        self, system: ValueEquations, made: Span, beyond: Beyond, rng: np.random.Generator, cut: Cut | None
     ) -> None:
         """Write the family down."""
         self.made, self.beyond, self.rng, self.cut = made, beyond, rng, cut

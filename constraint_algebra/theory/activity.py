@@ -24,6 +24,7 @@ from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, PReLU, S
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import operations
 from constraint_algebra.networks.network import Network, NetworkLike, bind
+from constraint_algebra.networks.spans import cuts_off
 from constraint_algebra.ranks.knowledge import Knowledge
 from constraint_algebra.theory.winners import selections, winner_of
 
@@ -39,12 +40,7 @@ def cutting(network: Network) -> tuple[PlacedLayer, ...]:
     >>> [layer.name for layer in cutting(Network((3,), [Linear(2), ELU(), Linear(2), ReLU()]))]
     ['3']
     """
-    return tuple(layer for layer in network if layer.is_activation and cuts_off(layer))
-
-
-def cuts_off(layer: PlacedLayer) -> bool:
-    """Return whether an activation shares one output among whole intervals of its input."""
-    return not isinstance(layer.activation, PReLU) and bool(formulas(layer.activation).plateaus)
+    return tuple(layer for layer in network if cuts_off(layer))
 
 
 def two_sided(network: Network) -> tuple[PlacedLayer, ...]:

@@ -18,20 +18,13 @@ from constraint_algebra.beyond_rank.implied import implied
 from constraint_algebra.beyond_rank.zeros import sparsest
 from constraint_algebra.equations.systems import gradient_block, gradient_equations, weight_equations
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.networks.spans import Span
 from constraint_algebra.numerics.blocks import blocks
 from constraint_algebra.numerics.null_space import dense_part, right_vectors
 from constraint_algebra.numerics.rows import EPSILON, unit_rows
 
 RTOL = 1e-10  # relative to the largest singular value: those below count as zero
 CLOSE = 1e-6  # of the largest value: what is said of a value and differs by more is wrong
-
-
-class Span(NamedTuple):
-    """What values may be: the plateaus that many of them share exactly, and their range."""
-
-    levels: tuple[float, ...]
-    low: float
-    high: float
 
 
 class Decided(NamedTuple):

@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
-from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.joins import Add, Concatenate
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.layers.normalisation import Standardise
@@ -20,8 +19,8 @@ from constraint_algebra.layers.rearranging import Permute
 from constraint_algebra.layers.scaling import Diagonal
 from constraint_algebra.networks import operations
 from constraint_algebra.networks.network import Network
-from constraint_algebra.theory.activity import Activity, cuts_off, is_fraction
-from constraint_algebra.theory.simulated_layer import Span
+from constraint_algebra.networks.spans import Span, cuts_off, span_of, traced
+from constraint_algebra.theory.activity import Activity, is_fraction
 
 TELLING = (Standardise, Diagonal, Permute, Concatenate)  # what is read from them tells what they read
 Masks = Callable[[PlacedLayer], BoolArray]  # which outputs of an activation that cuts off are active
@@ -61,7 +60,7 @@ def output_gradient(network: Network, layer: PlacedLayer, masks: Masks, rng: np.
         elif step.is_reshape:
             ways_down.append(partial(_reshaped, step))
             values = values.reshape(step.output_shape)
-        elif step.is_activation and cuts_off(step):
+        elif cuts_off(step):
             mask = masks(step)
             ways_down.append(partial(np.multiply, mask))
             values = _drawn(step, mask, rng)
@@ -98,7 +97,8 @@ def _is_read(network: Network, number: int) -> bool:
 
 def layer_input(network: Network, layer: PlacedLayer, masks: Masks, rng: np.random.Generator) -> FloatArray:
     """Return a random input of a layer that `span_below` has something to say of; arguments as `output_gradient`."""
-    activation, *others = _below(network, layer)
+    activation, others = traced(network, layer.inputs[0])
+    assert activation is not None  # which has a span
     values = _drawn(activation, masks(activation), rng)
     for step in others:
         values = operations.value(step, {}, [values])
@@ -111,15 +111,12 @@ def span_below(network: Network, layer: PlacedLayer) -> Span | None:
     >>> from constraint_algebra.layers import Conv2d, LeakyReLU, MaxPool2d, ReLU6
     >>> net = Network((1, 8, 8), [Conv2d(2, 3), ReLU6(), MaxPool2d(2), Conv2d(2, 2), LeakyReLU(), Conv2d(2, 2)])
     >>> span_below(net, net[3])
-    Span(levels=(0.0, 6.0), low=0.0, high=6.0)
+    Span(low=0.0, high=6.0, levels=(0.0, 6.0))
     >>> span_below(net, net[5]) is span_below(net, net[0]) is None
     True
     """
-    below = _below(network, layer)
-    if not below:
-        return None
-    low, high = _range(below[0])
-    return Span(formulas(below[0].activation).plateaus, low, high)
+    first, _ = traced(network, layer.inputs[0])
+    return span_of(first.activation) if first is not None and cuts_off(first) else None
 
 
 def _above(network: Network, layer: PlacedLayer) -> Iterator[PlacedLayer]:
@@ -138,35 +135,15 @@ def _passes(step: PlacedLayer) -> bool:
     return step.is_source or step.is_reshape or alike
 
 
-def _below(network: Network, layer: PlacedLayer) -> list[PlacedLayer]:
-    """Return the activation that cuts off a layer's input and what follows it; nothing where there is none."""
-    found, number = list[PlacedLayer](), layer.inputs[0]
-    while number:
-        maker = network.layers[number - 1]
-        found.append(maker)
-        if maker.is_activation and cuts_off(maker):
-            return found[::-1]
-        if not (maker.is_selection or maker.is_reshape):
-            return []
-        number = maker.inputs[0]
-    return []
-
-
-def _range(activation: PlacedLayer) -> tuple[float, float]:
-    """Return smallest and largest output of an activation that cuts off."""
-    low, high = formulas(activation.activation).value(np.array([-np.inf, np.inf]))
-    return float(low), float(high)
-
-
 def _drawn(activation: PlacedLayer, active: BoolArray, rng: np.random.Generator) -> FloatArray:
     """Return random outputs of an activation that cuts off: on a plateau, either as likely, where it is inactive."""
-    low, high = _range(activation)
+    low, high, levels = span_of(activation.activation)
     distance = np.abs(rng.standard_normal(active.shape))
     if np.isfinite(high - low):
         between = low + (high - low) * rng.random(active.shape)
     else:
         between = low + distance if np.isfinite(low) else high - distance
-    plateaus = np.array(formulas(activation.activation).plateaus)
+    plateaus = np.array(levels)
     return np.where(active, between, plateaus[rng.integers(len(plateaus), size=active.shape)])
 
 

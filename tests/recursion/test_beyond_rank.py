@@ -301,3 +301,10 @@ def test_values_outside_of_the_range_that_is_stated_are_told() -> None:
     result = case.reconstruct(valid_range=(5.0, 6.0))
     assert Ground.RANGE not in result.grounds
     assert any("lie outside of valid_range, 5 to 6" in note for note in result.notes)
+
+
+def test_slopes_that_are_learnt_below_an_open_layer_are_no_obstacle() -> None:
+    layers = [Conv2d(5, 3, padding=1), ca.PReLU(), Conv2d(2, 3, padding=1), ReLU(), Flatten(), Linear(10)]
+    network = ca.Network((1, 8, 8), layers)
+    case = Case(network, np.random.default_rng(33).random(network.input_shape), 0)
+    assert case.reconstruct().status is STATUS.UNDETERMINED

@@ -17,11 +17,12 @@ from scipy.stats import binomtest
 import constraint_algebra as ca
 from constraint_algebra.beyond_rank.zeros import sparsest
 from constraint_algebra.ground import Ground
+from constraint_algebra.networks.spans import Span
 from constraint_algebra.theory import beyond, simulated_layer
-from constraint_algebra.theory.simulated_layer import Decided, Span, by_range, by_zeros, families, input_at_bounds
+from constraint_algebra.theory.simulated_layer import Decided, by_range, by_zeros, families, input_at_bounds
 from constraint_algebra.theory.simulated_pattern import layer_input, masks_of, output_gradient, span_below
 
-RELU = Span((0.0,), 0.0, np.inf)
+RELU = Span(0.0, np.inf, (0.0,))
 LAYERS = {
     "stride and padding": ca.Conv2d(2, 3, stride=2, padding=1).place((2, 5, 6)),
     "groups": ca.Conv2d(4, 2, groups=2).place((4, 4, 3)),
@@ -165,7 +166,7 @@ def test_patterns_are_those_of_the_activations_around_a_layer() -> None:
     assert (x[~windows.any(axis=(2, 4))] % 6 == 0).all()  # on a plateau, 0 or 6
     assert set(np.unique(x[x % 6 == 0])) == {0, 6}
     assert ((x >= 0) & (x <= 6)).all()
-    assert span_below(POOLED, POOLED[3]) == Span((0.0, 6.0), 0.0, 6.0)
+    assert span_below(POOLED, POOLED[3]) == Span(0.0, 6.0, (0.0, 6.0))
     assert span_below(POOLED, POOLED[0]) is None
 
 
