@@ -306,15 +306,6 @@ def test_singular_values_of_a_system_have_rows_of_unit_norm() -> None:
 # Results
 
 
-@pytest.fixture(scope="module")
-def solved():
-    network = ca.Network((3, 8, 8), [ca.Conv2d(30, 3, padding=1), ca.LeakyReLU(0.2), ca.Flatten(), ca.Linear(5)])
-    model = ca.to_torch(network, seed=0, dtype="float64")
-    image = np.random.default_rng(0).random((3, 8, 8))
-    _, parameters = ca.from_torch(model, image.shape)
-    return network, ca.reconstruct(network, parameters, ca.torch_gradients(model, image, 1)), image
-
-
 def test_knowledge_flows_from_the_head_to_the_input(solved) -> None:
     network, result, _ = solved
     for source in (ca.feasibility(network), result):
