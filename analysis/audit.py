@@ -31,7 +31,13 @@ from constraint_algebra.theory.report import THREAT_MODEL, FeasibilityReport
 SEED = 0
 SAMPLES = {3: ("cifar10:3", "cifar10:7", "cifar10:12"), 1: ("mnist:0", "mnist:1", "mnist:2")}
 # On what a whole input rests that is not proven to be the only one, by status.
-UNPROVEN = {"BY_ZEROS": "zeros", "BY_BITS": "sides of activations that fit", "LOCAL": "a search, unique nearby"}
+UNPROVEN = {
+    "BY_ZEROS": "zeros",
+    "BY_BITS": "sides of activations that fit",
+    "BY_WINNERS": "winners of windows that fit",
+    "BY_BRANCHES": "branches of activations that fit",
+    "LOCAL": "a search, unique nearby",
+}
 NOT_COMPUTED = "NOT_COMPUTED"  # the status of a row that has a reason instead of figures
 Json = dict[str, Any]
 

@@ -40,6 +40,8 @@ WHAT_IT_MEANS = {
     "GIVEN_RANGE": "every value, given its range",
     "BY_ZEROS": "every value, by zeros: not proven",
     "BY_BITS": "every value, by sides that fit: not proven",
+    "BY_WINNERS": "every value, by winners that fit: not proven",
+    "BY_BRANCHES": "every value, by branches that fit: not proven",
     "LOCAL": "every value, by a search: unique nearby",
     "PARTIAL": "some values determined",
     "UNDETERMINED": "back-substitution finds none",

@@ -21,7 +21,9 @@ class Ground(IntEnum):
     RANGE = 1
     ZEROS = 2
     BITS = 3
-    NEIGHBOURHOOD = 4
+    WINNERS = 4
+    BRANCHES = 5
+    NEIGHBOURHOOD = 6
 
     @property
     def label(self) -> str:
@@ -49,6 +51,8 @@ _LABELS = {
     Ground.RANGE: "range",
     Ground.ZEROS: "zeros",
     Ground.BITS: "bits",
+    Ground.WINNERS: "winners",
+    Ground.BRANCHES: "branches",
     Ground.NEIGHBOURHOOD: "neighbourhood",
 }
 _WORDS = {
@@ -56,5 +60,7 @@ _WORDS = {
     Ground.RANGE: "the range of values: proven for all inputs whose values lie in their range",
     Ground.ZEROS: "zeros that are no accident: unique for generic data, not proven",
     Ground.BITS: "the sides of activations that fit all equations: unique among inputs with these sides",
+    Ground.WINNERS: "the winners of windows that fit all equations: unique among inputs with these winners",
+    Ground.BRANCHES: "the branches of activations that fit all equations: unique among inputs with these branches",
     Ground.NEIGHBOURHOOD: "a search: unique near the input found",
 }

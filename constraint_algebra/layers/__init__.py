@@ -2,12 +2,13 @@
 
 | module | concept |
 | --- | --- |
-| `base` | the four kinds of operations; a layer at its place |
+| `base` | the kinds of operations; a layer at its place |
 | `kinds` | all that most modules need of the two above and below, and `Flatten` |
 | `convolutions` | layers with a weight: convolutions also transposed, linear layers, a scale for each channel |
 | `joins`, `rearranging`, `scaling` | affine operations: sums, concatenations; moves; known factors |
 | `pooling` | means of windows, which are affine, and their largest entries, which are selections |
 | `normalisation` | batch norm in evaluation mode |
+| `own_statistics` | normalisation by the statistics of the values themselves |
 | `activations` | the pointwise functions: value, inverse and derivative as functions of the output |
 | `incidence` | which input position meets which output position through which tap |
 | `trilinear` | the incidence contracted with weights, inputs and output gradients, without building a matrix |

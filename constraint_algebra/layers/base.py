@@ -1,4 +1,4 @@
-"""The four kinds of operations that a network is made of, and what their hyper-parameters are held to.
+"""The kinds of operations that a network is made of, and what their hyper-parameters are held to.
 
 | kind | its value | what is known of it |
 | --- | --- | --- |
@@ -6,6 +6,7 @@
 | affine | `M x + c` | M and c, from shapes |
 | pointwise | σ of each value | on which side of each kink: its *pattern* |
 | selection | one entry of each window | which one: its *pattern* |
+| normalisation | `(x - mean) / s` by the statistics of the values themselves | their groups |
 
 Shapes are those of one sample, without a batch axis: `(channels, *spatial)`, or `(features,)`.
 """
@@ -111,6 +112,29 @@ class Selection(Layer):
 
     def windows(self, input_shape: Shape) -> IntArray:
         """Return the flat indices of the entries of each window, `(outputs, most)`, -1 where a window has fewer."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Normalisation(Layer):
+    """Values made comparable by their own statistics, `x̂ = (x - mean) / s` with `s = sqrt(var + eps)`, group by group.
+
+    Groups are runs of equal length in C order, such as the channels. Mean and variance are those of a group; where
+    `centred` is false the mean is left out, and the variance is the mean square.
+    """
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to the variance."""
+        raise NotImplementedError
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean is taken away."""
+        return True
+
+    def runs(self, input_shape: Shape) -> int:
+        """Return the number of groups."""
         raise NotImplementedError
 
 
@@ -229,9 +253,21 @@ class PlacedLayer:
         raise ShapeError(f"layer {self.name} ({self.kind}) selects nothing; choose another")
 
     @property
+    def is_normalisation(self) -> bool:
+        """Whether the layer takes statistics of the values that it reads."""
+        return isinstance(self.layer, Normalisation)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The layer itself, for those that take statistics of what they read; `ShapeError` for the others."""
+        if isinstance(self.layer, Normalisation):
+            return self.layer
+        raise ShapeError(f"layer {self.name} ({self.kind}) takes no statistics; choose another")
+
+    @property
     def is_source(self) -> bool:
         """Whether what the layer makes is no affine function of what it reads: an unknown of its own."""
-        return self.is_activation or self.is_selection
+        return self.is_activation or self.is_selection or self.is_normalisation
 
     @property
     def groups(self) -> int:

@@ -1,8 +1,8 @@
 """What each operation of a network does to values, to tangents that come up, and to cotangents that come down.
 
 Values are numbered: 0 is the network's input, and layer i makes value i + 1. At fixed patterns (the slope of every
-activation, the winner of every window) each operation is affine: a tangent goes up through its linear part, a cotangent
-down through the transpose, and where several layers read a value their cotangents add up. Arrays are float64, weights
+activation, the winner of every window, the statistics of every group) a tangent goes up through the linear part of each
+operation, a cotangent down through the transpose, and where several layers read a value their cotangents add up. Arrays are float64, weights
 in the order `(filters, channels / groups, *taps)`; several tangents or cotangents stand along a last axis.
 """
 
@@ -20,8 +20,10 @@ from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import Formulas, PReLU, formulas, sloped
 from constraint_algebra.layers.base import Affine, PlacedLayer
 from constraint_algebra.layers.normalisation import BUFFERS, SUFFIX, Standardise
+from constraint_algebra.layers.own_statistics import Statistics, statistics
 
-Pattern = dict[str, FloatArray | IntArray]  # by the layer's name: slopes of an activation, winners of a selection
+# By the layer's name: slopes of an activation, winners of a selection, statistics of a normalisation.
+Pattern = dict[str, FloatArray | IntArray | Statistics]
 
 
 def buffer_names(layer: PlacedLayer) -> tuple[str, str]:
@@ -96,6 +98,8 @@ def value(layer: PlacedLayer, parameters: Mapping[str, FloatArray], inputs: Sequ
         return np.asarray(formulas_of(layer, parameters).value(x))
     if layer.is_selection:
         return np.asarray(x.ravel()[winners(layer, x)])
+    if layer.is_normalisation:
+        return statistics(layer.normalisation, x).normalised
     if layer.is_reshape:
         return x.reshape(layer.output_shape)
     maps, constant = affine_maps(layer, parameters)
@@ -122,6 +126,8 @@ def pattern(
             found[layer.name] = formulas(layer.activation).derivative(values[layer.number])
         elif layer.is_selection:
             found[layer.name] = winners(layer, values[layer.inputs[0]])
+        elif layer.is_normalisation:
+            found[layer.name] = statistics(layer.normalisation, values[layer.inputs[0]])
     return found
 
 
@@ -132,10 +138,14 @@ def tangent(
     d, n = inputs[0], inputs[0].shape[-1]
     if layer.is_bilinear:
         return trilinear.forward(layer, parameters[layer.weight_name], d)
+    fixed = at.get(layer.name)
+    if isinstance(fixed, Statistics):
+        return fixed.through(d)
     if layer.is_activation:
-        return at[layer.name][..., None] * d
+        assert fixed is not None
+        return np.asarray(fixed[..., None] * d)
     if layer.is_selection:
-        return np.asarray(d.reshape(-1, n)[at[layer.name]])
+        return np.asarray(d.reshape(-1, n)[fixed])
     if layer.is_reshape:
         return d.reshape(*layer.output_shape, n)
     maps, _ = affine_maps(layer, parameters)
@@ -150,13 +160,17 @@ def cotangents(
     several = k.shape[len(layer.output_shape) :]
     if layer.is_bilinear:
         return (trilinear.input_gradient(layer, parameters[layer.weight_name], k),)
+    fixed = at.get(layer.name)
+    if isinstance(fixed, Statistics):
+        return (fixed.through(k),)
     if layer.is_activation:
-        slope = at[layer.name]
-        return (k * (slope[..., None] if several else slope),)
+        assert fixed is not None
+        return (np.asarray(k * (fixed[..., None] if several else fixed)),)
     flat = k.reshape(math.prod(layer.output_shape), *several)
     if layer.is_selection:
+        assert fixed is not None
         arriving = np.zeros((math.prod(layer.input_shape), *several))
-        np.add.at(arriving, at[layer.name].ravel().astype(np.intp), flat)
+        np.add.at(arriving, fixed.ravel().astype(np.intp), flat)
         return (arriving.reshape(layer.input_shape + several),)
     if layer.is_reshape:
         return (k.reshape(layer.input_shape + several),)

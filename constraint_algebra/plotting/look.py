@@ -13,7 +13,15 @@ BLACK, BLUE, VERMILION, SKY, YELLOW = "#000000", "#0072B2", "#D55E00", "#56B4E9"
 PALETTE = (BLACK, BLUE, VERMILION, SKY, YELLOW)
 MUTED = "#8c8c8c"  # reference lines and what is not there
 # Colour and hatch of what rests on each `Ground`, from the strongest to the weakest, from dark to light.
-GROUND_LOOKS = ((BLUE, ""), (VERMILION, "//"), (SKY, ".."), (YELLOW, ""), ("white", "oo"))
+GROUND_LOOKS = (
+    (BLUE, ""),
+    (VERMILION, "//"),
+    (SKY, ".."),
+    (YELLOW, ""),
+    (YELLOW, "//"),
+    (YELLOW, "oo"),
+    ("white", "oo"),
+)
 
 
 @contextmanager

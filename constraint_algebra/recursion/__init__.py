@@ -27,6 +27,7 @@
 | `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
 | `dual_equations` | an output gradient from what a layer reads |
 | `graph_joint`, `graph_blind` | several unknown sources at once; a start from one layer's gradient alone |
+| `strategies` | what is done where the rules stand still: winners, branches, statistics |
 | `graph_recursion` | the order of all rules, until nothing changes |
 | `backsubstitution` | `reconstruct`: from the head to a result |
 | `found` | what a recursion found, whichever way it took |

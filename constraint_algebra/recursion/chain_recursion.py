@@ -81,6 +81,11 @@ class Chain:
     _from_below: dict[int, Estimate] = field(default_factory=dict, init=False)
     _by_valid_range: bool = field(default=False, init=False)
 
+    @property
+    def grounds(self) -> tuple[Ground, ...]:
+        """The grounds on which it may find anything, the strongest first."""
+        return Ground.EQUATIONS, Ground.RANGE, Ground.ZEROS, Ground.BITS
+
     def to_input(self, beyond: Beyond | None = None) -> Found | None:
         """Return the network's input and what was found layer by layer; `None` at a residual above `misfit`.
 

@@ -28,6 +28,7 @@ from constraint_algebra.recursion.graph_solving import by_scale, readers, solve
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.open_values import Beyond, Held
 from constraint_algebra.recursion.result import LayerSolution
+from constraint_algebra.recursion.strategies.registry import Tried, grounds
 
 ROUNDS = 200  # of sweeps; each learns something, so that this is never reached but by a fault
 
@@ -54,6 +55,12 @@ class Graph:
     progress: Progress | None
     knows: GraphKnowledge | None = field(default=None, init=False)
     _grounds: dict[int, GroundArray] = field(default_factory=dict, init=False)
+
+    @property
+    def grounds(self) -> tuple[Ground, ...]:
+        """The grounds on which it may find anything, the strongest first."""
+        own = Ground.EQUATIONS, Ground.RANGE, Ground.ZEROS
+        return tuple(sorted({*own, *grounds(self.observed.network)}))
 
     def to_input(self, beyond: Beyond | None = None) -> Found | None:
         """Return what is known of the input, and what was found layer by layer, last layer first; `None` above misfit.
@@ -152,6 +159,7 @@ def _flow(knows: GraphKnowledge, progress: Progress | None, beyond: Beyond | Non
         lambda: any(once(dual, layer) for layer in parametric),
         lambda: any(once(blind_start, layer) for layer in parametric),
         lambda: joint(knows),
+        Tried(knows, beyond),
         lambda: beyond is not None and any(_extend(knows, layer, beyond) for layer in parametric),
     )
     for _ in range(ROUNDS):

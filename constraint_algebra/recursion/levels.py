@@ -22,12 +22,19 @@ from constraint_algebra.recursion.open_values import CLEAR, Beyond
 from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
 
 OPEN_STATUS = (Status.PARTIAL, Status.UNDETERMINED)
-# Equations alone again: what is known of a layer's input in part may say more of the layers above.
-GROUNDS = (Ground.EQUATIONS, Ground.RANGE, Ground.ZEROS, Ground.BITS)
 
 
 class Passes(Protocol):
-    """A recursion that can be made again with more than the equations."""
+    """A recursion that can be made again with more than the equations.
+
+    Attributes:
+        grounds: those on which it may find anything, the strongest first. Equations alone come again: what is known of a
+            layer's input in part may say more of the layers above.
+    """
+
+    @property
+    def grounds(self) -> tuple[Ground, ...]:
+        """The grounds."""
 
     def to_input(self, beyond: Beyond | None = None) -> Found | None:
         """Return what is found."""
@@ -55,7 +62,7 @@ def take(result: Reconstruction, found: Found, passes: Passes, judge: Judge, sea
     x = found.input
     own = tuple(note for note in result.notes if note not in found.notes)
     by_ground: tuple[str, ...] = _broken_range(result, search)
-    for ground in GROUNDS:
+    for ground in passes.grounds:
         if search.seconds <= 0 or result.status not in OPEN_STATUS:
             break
         end = time.monotonic() + search.seconds

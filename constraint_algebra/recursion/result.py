@@ -44,6 +44,14 @@ class Status(Enum):
         "every input value is determined by the sides of activations that fit all equations: no other input with these"
         " sides has these gradients; that other sides fit as well is not ruled out"
     )
+    BY_WINNERS = (
+        "every input value is determined by the winners of max-pool windows that fit all equations: no other input with"
+        " these winners has these gradients; that other winners fit as well is not ruled out"
+    )
+    BY_BRANCHES = (
+        "every input value is determined by the branches of activations that fit all equations: no other input on these"
+        " branches has these gradients; that other branches fit as well is not ruled out"
+    )
     LOCAL = (
         "every input value is determined in its neighbourhood: a search found an input with these gradients, and no"
         " other near it has them; that none elsewhere has is not proven"
@@ -350,5 +358,7 @@ COMPLETE = {
     Ground.RANGE: Status.GIVEN_RANGE,
     Ground.ZEROS: Status.BY_ZEROS,
     Ground.BITS: Status.BY_BITS,
+    Ground.WINNERS: Status.BY_WINNERS,
+    Ground.BRANCHES: Status.BY_BRANCHES,
     Ground.NEIGHBOURHOOD: Status.LOCAL,
 }

@@ -1,0 +1,54 @@
+"""All strategies of the recursion on a graph, and the order in which they are tried."""
+
+from __future__ import annotations
+
+from constraint_algebra.ground import Ground
+from constraint_algebra.layers.base import PlacedLayer
+from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
+from constraint_algebra.recursion.open_values import Beyond
+from constraint_algebra.recursion.strategies.strategy import Strategy
+
+STRATEGIES: tuple[Strategy, ...] = ()
+
+
+def grounds(network: Network) -> tuple[Ground, ...]:
+    """Return the grounds on which strategies may find anything in a network, the strongest first."""
+    return tuple(sorted({s.ground for s in STRATEGIES if any(s.concerns(layer) for layer in network)}))
+
+
+class Tried:
+    """Tries strategies, each again only where something was learnt at its layer since.
+
+    Args:
+        knows: what is known.
+        beyond: what may be used beyond the equations.
+        strategies: by default all.
+    """
+
+    def __init__(
+        self, knows: GraphKnowledge, beyond: Beyond | None, strategies: tuple[Strategy, ...] = STRATEGIES
+    ) -> None:
+        """Begin."""
+        self.knows, self.beyond = knows, beyond
+        weakest = Ground.EQUATIONS if beyond is None else beyond.weakest
+        self.strategies = [strategy for strategy in strategies if strategy.ground <= weakest]
+        self._seen: dict[tuple[int, int], object] = {}
+
+    def __call__(self) -> bool:
+        """Try those that apply, the cheapest first, those nearest to the output first; return whether one learnt."""
+        layers = self.knows.network.layers[::-1]
+        places = [(s, layer) for layer in layers for s in self.strategies if s.concerns(layer)]
+        some = [(s, layer) for s, layer in places if not self._is_old(s, layer) and s.applies(self.knows, layer)]
+        for strategy, layer in sorted(some, key=lambda place: place[0].cost(self.knows, place[1])):
+            self._seen[id(strategy), layer.index] = self._around()
+            if strategy.learn(self.knows, layer, self.beyond):
+                return True
+        return False
+
+    def _is_old(self, strategy: Strategy, layer: PlacedLayer) -> bool:
+        return self._seen.get((id(strategy), layer.index)) == self._around()
+
+    def _around(self) -> object:
+        """Return how much was learnt in all: a strategy may look at more than its layer."""
+        return tuple(sorted(self.knows.news.items()))
