@@ -65,7 +65,7 @@ class OwnStatistics(Normalisation):
         return self.eps
 
     def output_shape(self, *input_shapes: Shape) -> Shape:
-        """Return the same shape; `ShapeError` where the values do not divide into the groups, or these hold one each."""
+        """Return the same shape; `ShapeError` where the groups do not divide the values, or hold one each."""
         shape = self.single(input_shapes)
         size = math.prod(shape)
         if size % self.count:

@@ -2,8 +2,9 @@
 
 Values are numbered: 0 is the network's input, and layer i makes value i + 1. At fixed patterns (the slope of every
 activation, the winner of every window, the statistics of every group) a tangent goes up through the linear part of each
-operation, a cotangent down through the transpose, and where several layers read a value their cotangents add up. Arrays are float64, weights
-in the order `(filters, channels / groups, *taps)`; several tangents or cotangents stand along a last axis.
+operation, a cotangent down through the transpose, and where several layers read a value their cotangents add up. Arrays
+are float64, weights in the order `(filters, channels / groups, *taps)`; several tangents or cotangents stand along a
+last axis.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Passes(Protocol):
     """A recursion that can be made again with more than the equations.
 
     Attributes:
-        grounds: those on which it may find anything, the strongest first. Equations alone come again: what is known of a
-            layer's input in part may say more of the layers above.
+        grounds: those on which it may find anything, the strongest first. Equations alone come again: what is known of
+            a layer's input in part may say more of the layers above.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""What the recursion on a graph does where its rules stand still: one strategy a module, the cheapest that applies first.
+"""What the recursion on a graph does where its rules stand still, the cheapest strategy first.
 
 | module | concept |
 | --- | --- |
