@@ -34,14 +34,18 @@ _PUBLIC = {
     "notes": ("AssumptionWarning",),
     "layers.activations": (
         "ELU",
+        "GELU",
         "SELU",
+        "Hardswish",
         "Hardtanh",
         "Identity",
         "LeakyReLU",
+        "Mish",
         "PReLU",
         "ReLU",
         "ReLU6",
         "Sigmoid",
+        "SiLU",
         "Softplus",
         "Softsign",
         "Tanh",
@@ -54,12 +58,8 @@ _PUBLIC = {
         "Linear",
         "PlacedLayer",
     ),
-    "layers.convolutions": (
-        "ChannelScale",
-        "ConvTranspose1d",
-        "ConvTranspose2d",
-        "ConvTranspose3d",
-    ),
+    "layers.convolutions": ("ChannelScale",),
+    "layers.dropout": ("Dropout",),
     "layers.joins": (
         "Add",
         "Concatenate",
@@ -67,8 +67,13 @@ _PUBLIC = {
     ),
     "layers.normalisation": (
         "BatchNorm",
+        "GroupNorm",
+        "InstanceNorm",
+        "LayerNorm",
+        "RMSNorm",
         "Standardise",
     ),
+    "layers.own_statistics": ("OwnStatistics",),
     "layers.pooling": (
         "AdaptiveAvgPool1d",
         "AdaptiveAvgPool2d",
@@ -97,6 +102,11 @@ _PUBLIC = {
     "layers.scaling": (
         "Normalise",
         "Scale",
+    ),
+    "layers.transposed": (
+        "ConvTranspose1d",
+        "ConvTranspose2d",
+        "ConvTranspose3d",
     ),
     "layers.incidence": (
         "Incidence",

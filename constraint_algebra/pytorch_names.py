@@ -17,6 +17,10 @@ ARGUMENTS = {
     "dim": "axis",
     "min_val": "low",
     "max_val": "high",
+    "normalized_shape": "axes",
+    "num_groups": "groups",
+    "elementwise_affine": "affine",
+    "track_running_stats": "tracked",
 }
 
 # Arguments that say nothing here, and why.
@@ -24,6 +28,7 @@ NEEDLESS = {
     "in_channels": "the input channels follow from the input shape",
     "in_features": "the input features follow from the input shape",
     "num_features": "the channels follow from the input shape",
+    "num_channels": "the channels follow from the input shape",
     "momentum": "the running statistics are known, and stay as they are",
     "track_running_stats": "the running statistics are known, and stay as they are",
     "return_indices": "a pool makes one value",
@@ -37,7 +42,6 @@ NEEDLESS = {
 
 _ANY_MODEL = "what takes any model still works with it: ca.torch_gradients, ca.torch_whole_map, ca.verify_twin"
 _NO_PART = f"there are no equations for it here; {_ANY_MODEL}"
-_REDUCED = "falls before it rises, so its output tells neither its input nor its slope"
 
 # Kinds of PyTorch's layers by their names, first match first, and what to do; {1} is the first group of the match.
 _KINDS: tuple[tuple[str, str], ...] = (
@@ -58,11 +62,10 @@ _KINDS: tuple[tuple[str, str], ...] = (
         f"only means and largest entries of windows are pools; {_NO_PART}",
     ),
     (
-        r"(Lazy|Sync)?(BatchNorm)([123]d)?",
-        "write ca.{2}(): it is of any number of axes, and in evaluation mode; its training mode has no equations",
+        r"(Lazy|Sync)?(BatchNorm|InstanceNorm)([123]d)?",
+        "write ca.{2}(): it is of any number of axes, in evaluation mode, and ca.{2}(training=True) in training mode",
     ),
-    (r"\w*Norm\w*|CrossMapLRN2d", f"normalisation by the values themselves is not linear in its input; {_NO_PART}"),
-    (r"GELU|SiLU|Mish|Hardswish", f"it {_REDUCED}; {_ANY_MODEL}"),
+    (r"\w*Norm\w*|CrossMapLRN2d", f"it is none of batch, group, layer, instance and RMS norm; {_NO_PART}"),
     (r"CELU", "with alpha=1 it is ca.ELU(); there is none for another alpha"),
     (r"RReLU", "in evaluation mode it is ca.LeakyReLU(slope) with the mean of its two bounds"),
     (r"Threshold", "with both numbers 0 it is ca.ReLU(); there is none for others"),

@@ -35,7 +35,7 @@ print(ca.incidence(network[0]).taps, ca.zoo.names(), ca.mse([1.0], [2.0]) + 1)
 print(ca.gradient_equations(network[0]).rows[2:4][0].upper())
 result.inptu  # "Reconstruction" has no attribute "inptu"
 ca.reconstrct  # Module has no attribute "reconstrct"
-ca.GroupNorm  # Module has no attribute "GroupNorm"
+ca.LocalResponseNorm  # Module has no attribute "LocalResponseNorm"
 ca.makers  # Module has no attribute "makers"
 ca.feasibility(3)  # Argument 1 to "feasibility" has incompatible type "int"
 ca.feasibility(network, sed=3)  # Unexpected keyword argument "sed" for "feasibility"

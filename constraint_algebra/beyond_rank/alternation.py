@@ -14,6 +14,7 @@ proof it has to offer. Nothing is returned that it does not confirm.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,17 +73,22 @@ class Problem(Protocol):
         """Return the answer if the choices are, or lead to it at once; `None` if they do not fit."""
 
 
-def alternate(problem: Problem, *, rng: np.random.Generator, deadline: float) -> IntArray | None:
+def alternate(
+    problem: Problem, *, rng: np.random.Generator, deadline: float, starts: int | None = None
+) -> IntArray | None:
     """Return choices that a problem confirms, `(entries,)`; `None` where none were found in time.
 
     Args:
         problem: the problem.
         rng: of the changes that free it where it is stuck, and of new starts.
         deadline: by `time.monotonic`, when no further round is begun.
+        starts: how often it begins, by default as often as there is time for.
     """
     search = _Search(problem, rng, deadline)
     shares = problem.start()
-    while time.monotonic() < deadline:
+    for number in itertools.count():
+        if time.monotonic() >= deadline or number == starts:
+            break
         found = search.once(shares)
         if found is not None:
             return found

@@ -19,7 +19,6 @@ from constraint_algebra import __version__
 from constraint_algebra.commands import theory
 from constraint_algebra.commands.exits import DONE, MEANING, NOT_ALL
 from constraint_algebra.commands.terminal import Group, PlainConsole, bars, say
-from constraint_algebra.errors import ShapeError
 from constraint_algebra.notes import collected
 
 if TYPE_CHECKING:
@@ -91,6 +90,14 @@ LossOption = Annotated[
 InputShape = Annotated[
     str | None, typer.Option(help="Input of a model of your own, such as 3x32x32; by default the image's own shape.")
 ]
+ShareBuffers = Annotated[
+    bool,
+    typer.Option(
+        "--share-buffers",
+        help="The client shares the running statistics of its batch norms after the step, too. They move in training"
+        " mode, which a model of your own is in unless FACTORY calls eval().",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
 
 
@@ -121,6 +128,14 @@ def reconstruct(
         Path | None,
         typer.Option(help="With --gradients: a file of weights, if neither that file nor the model has them."),
     ] = None,
+    buffers: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --gradients: a file of the client's buffers after its step in training mode, such as its state"
+            " dict; those from before the step belong to the weights."
+        ),
+    ] = None,
+    share_buffers: ShareBuffers = False,
     dtype: DtypeOption = Dtype.float32,
     seed: Seed = 0,
     init: InitOption = None,
@@ -143,15 +158,24 @@ def reconstruct(
     it, or by what does not prove it: zeros, sides of activations, a search. 2: bad input.
     """
     from constraint_algebra.experiments import results
+    from constraint_algebra.experiments.capture import from_file, from_image
     from constraint_algebra.recursion.result import Status
 
     if gradients is None and (model is None or image is None):
         raise typer.BadParameter("give --model and --image to capture a gradient, or --gradients FILE")
-    if gradients is None and (loss is Loss.other or parameters is not None or batch is not None):
-        raise typer.BadParameter("--loss other, --parameters and --batch go with --gradients")
+    if gradients is None and (loss is Loss.other or any(given is not None for given in (parameters, buffers, batch))):
+        raise typer.BadParameter("--loss other, --parameters, --buffers and --batch go with --gradients")
+    if gradients is not None and share_buffers:
+        raise typer.BadParameter("--share-buffers goes with --image; with --gradients give them with --buffers FILE")
     with results.folder(out, overwrite=force) as place:
         recipe = None if model is None else _recipe(model, seed, init, dtype, input_shape)
-        captured = _capture(recipe, image, gradients, parameters, label, loss, batch)
+        if gradients is not None:
+            files = {"parameters": parameters, "buffers": buffers}
+            captured = replace(from_file(gradients, recipe, **files, loss=_value(loss), image=image), batch=batch)
+        else:
+            assert recipe is not None
+            assert image is not None
+            captured = from_image(recipe, image, label=label, loss=_value(loss), shares_buffers=share_buffers)
         result, seconds = _solve(captured)
         values = results.figures(captured, result, cpu_seconds=seconds)
         paths = results.write(place, captured, result, values)
@@ -171,12 +195,13 @@ def capture(
     label: Label = None,
     loss: LossOption = None,
     input_shape: InputShape = None,
+    share_buffers: ShareBuffers = False,
     force: Force = False,
 ) -> None:
     """Write the gradient of one training step into a file.
 
-    The file holds the arrays parameters/NAME and gradients/NAME, and neither image nor label: what an observer of the
-    step sees. Give it to reconstruct --gradients.
+    The file holds the arrays parameters/NAME and gradients/NAME, with --share-buffers buffers/NAME as well, and neither
+    image nor label: what an observer of the step sees. Give it to reconstruct --gradients.
     """
     from constraint_algebra.experiments.capture import from_image
     from constraint_algebra.storage import check_target
@@ -185,7 +210,7 @@ def capture(
         raise typer.BadParameter("a gradient is captured with --loss cross_entropy or --loss logistic")
     check_target(out, overwrite=force)
     recipe = _recipe(model, seed, init, dtype, input_shape)
-    captured = from_image(recipe, image, label=label, loss=_value(loss))
+    captured = from_image(recipe, image, label=label, loss=_value(loss), shares_buffers=share_buffers)
     out.parent.mkdir(parents=True, exist_ok=True)
     captured.save(out, overwrite=force)
     _say_notes(captured)
@@ -291,25 +316,6 @@ def _value(loss: Loss | None) -> str | None:
     return None if loss is None else loss.value
 
 
-def _capture(
-    recipe: Recipe | None,
-    image: str | None,
-    gradients: Path | None,
-    parameters: Path | None,
-    label: int | None,
-    loss: Loss | None,
-    batch: int | None,
-) -> Capture:
-    from constraint_algebra.experiments.capture import from_file, from_image
-
-    if gradients is not None:
-        captured = from_file(gradients, recipe, parameters=parameters, loss=_value(loss), image=image)
-        return replace(captured, batch=batch)
-    if recipe is None or image is None:
-        raise ShapeError("a model and an image are needed")
-    return from_image(recipe, image, label=label, loss=_value(loss))
-
-
 def _solve(captured: Capture) -> tuple[Reconstruction, float]:
     """Reconstruct with a progress bar on stderr; return the result and the CPU time of the solution alone."""
     from constraint_algebra.recursion.backsubstitution import reconstruct as solve
@@ -326,6 +332,7 @@ def _solve(captured: Capture) -> tuple[Reconstruction, float]:
             captured.parameters,
             captured.gradients,
             loss=captured.loss,
+            buffers=captured.buffers,
             batch=captured.batch,
             seed=captured.seed,
             progress=progress,

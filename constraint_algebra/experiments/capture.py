@@ -43,6 +43,7 @@ class Capture:
         truth: the image that went in, `None` where unknown; never stored.
         batch: number of samples that the gradient comes from, `None` where nobody said.
         notes: what was assumed or done on the way: how a picture was converted and fitted, how a model was read.
+        buffers: the running statistics after the step by name, where it moved them and the client shares them.
     """
 
     network: Network
@@ -53,6 +54,7 @@ class Capture:
     truth: NDArray[np.float64] | None = None
     batch: int | None = None
     notes: tuple[str, ...] = ()
+    buffers: Arrays | None = None
 
     @property
     def seed(self) -> int:
@@ -63,8 +65,9 @@ class Capture:
     def save(self, path: Path, *, overwrite: bool = False) -> None:
         """Write parameters and gradients into one file, `.npz` or `.safetensors`.
 
-        The keys are `parameters/NAME` and `gradients/NAME`; the metadata tell the format, the input shape, the loss and
-        how the model came about. Image and label stay out: the file holds what an observer sees.
+        The keys are `parameters/NAME`, `gradients/NAME` and, where the client shares them, `buffers/NAME`; the metadata
+        tell the format, the input shape, the loss and how the model came about. Image and label stay out: the file
+        holds what an observer sees.
 
         Raises:
             OutputExistsError: the file exists and `overwrite` is not set.
@@ -73,6 +76,7 @@ class Capture:
         """
         arrays = {f"parameters/{name}": a for name, a in self.parameters.items()}
         arrays |= {f"gradients/{name}": a for name, a in self.gradients.items()}
+        arrays |= {f"buffers/{name}": a for name, a in (self.buffers or {}).items()}
         about = {
             "format": FORMAT,
             "input_shape": shape_text(self.network.input_shape),
@@ -87,7 +91,9 @@ class Capture:
             raise with_result_kept(error, path, {path.name: content}, self) from error
 
 
-def from_image(recipe: Recipe, image: str, *, label: int | None = None, loss: str | None = None) -> Capture:
+def from_image(
+    recipe: Recipe, image: str, *, label: int | None = None, loss: str | None = None, shares_buffers: bool = False
+) -> Capture:
     """Return the capture of one training step of a real PyTorch model on one image.
 
     Args:
@@ -96,16 +102,18 @@ def from_image(recipe: Recipe, image: str, *, label: int | None = None, loss: st
             which `notes` then says.
         label: the class; by default that of the sample, or 0 for a file; for the logistic loss 1.
         loss: "cross_entropy" or "logistic"; by default that of the zoo's entry, otherwise logistic for one output.
+        shares_buffers: whether the client shares the running statistics that its step moved in training mode.
 
     Raises:
         ShapeError: the image or the label does not fit the model; and whatever `from_torch` raises.
+        ParameterError: buffers are to be shared, and the step moves none.
     """
     with collected() as notes:
-        captured = _from_image(recipe, image, label, loss)
+        captured = _from_image(recipe, image, label, loss, shares_buffers)
     return replace(captured, notes=tuple(notes))
 
 
-def _from_image(recipe: Recipe, image: str, label: int | None, loss: str | None) -> Capture:
+def _from_image(recipe: Recipe, image: str, label: int | None, loss: str | None, shares_buffers: bool) -> Capture:
     from constraint_algebra.pytorch.gradients import torch_gradients
     from constraint_algebra.pytorch.tracing import from_torch
 
@@ -128,9 +136,16 @@ def _from_image(recipe: Recipe, image: str, label: int | None, loss: str | None)
             " --gradients and --loss other",
         )
     target = _label(label, own_label, loss, network.output_shape[0])
-    given = torch_gradients(built.model, truth, target, loss=loss)
+    given, after = torch_gradients(built.model, truth, target, loss=loss, buffers=True)
     about = {**built.about, "image": image, "label": str(target)}
-    return Capture(network, parameters, given, loss, about, truth, batch=1)
+    moved = {name: after[name] for name in network.tracked_shapes} if shares_buffers else {}
+    if shares_buffers and not moved:
+        raise ParameterError(
+            "buffers",
+            f"no step of {recipe.model} moves running statistics in the mode that it is in, so that there is nothing to"
+            " share; leave --share-buffers out, or let the factory return the model in training mode",
+        )
+    return Capture(network, parameters, given, loss, about, truth, batch=1, buffers=moved or None)
 
 
 def from_file(
@@ -138,6 +153,7 @@ def from_file(
     recipe: Recipe | None = None,
     *,
     parameters: Path | None = None,
+    buffers: Path | None = None,
     loss: str | None = None,
     image: str | None = None,
 ) -> Capture:
@@ -151,6 +167,7 @@ def from_file(
         path: `.npz`, `.safetensors` or PyTorch's own `.pt`.
         recipe: the model; without it the file must name one of the zoo.
         parameters: a file of weights.
+        buffers: a file of the client's buffers after its step, such as its state dict; by default those in `path`.
         loss: "cross_entropy", "logistic" or "other"; by default what the file says, otherwise as in `from_image`.
         image: the true image, if known, to judge the result.
 
@@ -159,21 +176,28 @@ def from_file(
         ParameterError: the arrays do not fit the model.
     """
     with collected() as notes:
-        captured = _from_file(path, recipe, parameters, loss, image)
+        captured = _from_file(path, recipe, parameters, buffers, loss, image)
     return replace(captured, notes=tuple(notes))
 
 
 def _from_file(
-    path: Path, recipe: Recipe | None, parameters: Path | None, loss: str | None, image: str | None
+    path: Path,
+    recipe: Recipe | None,
+    parameters: Path | None,
+    buffers: Path | None,
+    loss: str | None,
+    image: str | None,
 ) -> Capture:
     from constraint_algebra.pytorch.tracing import from_torch
 
     arrays, told = storage.load(path), storage.load_metadata(path)
-    weights, given = _split(arrays)
+    weights, given, after = _split(arrays)
     if not given:
         raise ParameterError("gradients", f"{path} holds parameters alone; a file with gradients is needed")
     if parameters is not None:
-        weights, _ = _split(storage.load(parameters), "parameters/")
+        weights = _split(storage.load(parameters), "parameters/")[0]
+    if buffers is not None:
+        after = _split(storage.load(buffers), "buffers/")[2]
     built = (recipe or _recipe_of(path, told)).build()
     pixels = None if image is None else _read(image)[0]
     shape = built.input_shape or _shape_of(told) or (None if pixels is None else pixels.shape)
@@ -193,7 +217,7 @@ def _from_file(
     if image is not None:
         about["image"] = image
     truth = None if pixels is None or image is None else _fitted(image, pixels, network.input_shape)
-    return Capture(network, weights, given, None if loss == "other" else loss, about, truth)
+    return Capture(network, weights, given, None if loss == "other" else loss, about, truth, buffers=after or None)
 
 
 def _usual_loss(network: Network) -> str:
@@ -229,12 +253,12 @@ def _label(label: int | None, own: int | None, loss: str, outputs: int) -> int:
     return target
 
 
-def _split(arrays: Arrays, bare: str = "gradients/") -> tuple[Arrays, Arrays]:
-    """Return parameters and gradients of a file; arrays without a prefix count as those that `bare` names."""
-    prefixes = ("parameters/", "gradients/")
+def _split(arrays: Arrays, bare: str = "gradients/") -> tuple[Arrays, Arrays, Arrays]:
+    """Return parameters, gradients and buffers of a file; arrays without a prefix count as those that `bare` names."""
+    prefixes = ("parameters/", "gradients/", "buffers/")
     named = {name if name.startswith(prefixes) else bare + name: a for name, a in arrays.items()}
-    weights, given = ({n.removeprefix(p): a for n, a in named.items() if n.startswith(p)} for p in prefixes)
-    return weights, given
+    weights, given, after = ({n.removeprefix(p): a for n, a in named.items() if n.startswith(p)} for p in prefixes)
+    return weights, given, after
 
 
 def _recipe_of(path: Path, about: Mapping[str, str]) -> Recipe:

@@ -5,7 +5,7 @@ the derivative σ′(z) that the chain rule needs is then a function d(y), and z
 That is why a non-invertible ReLU does not stop the recursion (Eltaras et al. 2024, arXiv 2406.04227): d(y) = [y > 0] is
 known everywhere, and only the weight equations of the inactive outputs are lost.
 
-GELU, SiLU and Mish fall before they rise, so y determines neither z nor σ′(z). They have no place here.
+SiLU, GELU, Mish and hardswish fall before they rise: below zero y determines z up to two branches (`two_branches`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from scipy.special import expit, logit
 from constraint_algebra.arguments import names_checked
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.layers import two_branches
 from constraint_algebra.layers.base import Activation, Shape, number, positive, whole
+from constraint_algebra.layers.two_branches import Branches
 
 Function = Callable[[FloatArray], FloatArray]
 
@@ -153,6 +155,41 @@ class PReLU(Activation):
         return shape
 
 
+@names_checked
+@dataclass(frozen=True)
+class SiLU(Activation):
+    """σ(z) = z / (1 + exp(-z)), also known as swish; below zero an output has two pre-images."""
+
+
+@names_checked
+@dataclass(frozen=True)
+class GELU(Activation):
+    """σ(z) = z Φ(z) with the normal distribution function Φ; below zero an output has two pre-images.
+
+    Args:
+        approximate: "none", or "tanh" for the approximation `z (1 + tanh(sqrt(2/pi) (z + 0.044715 z³))) / 2`.
+    """
+
+    approximate: str = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse names of other approximations."""
+        if self.approximate not in {"none", "tanh"}:
+            raise ShapeError(f'GELU: approximate must be "none" or "tanh", got {self.approximate!r}')
+
+
+@names_checked
+@dataclass(frozen=True)
+class Mish(Activation):
+    """σ(z) = z tanh(log(1 + exp(z))); below zero an output has two pre-images."""
+
+
+@names_checked
+@dataclass(frozen=True)
+class Hardswish(Activation):
+    """σ(z) = z (z + 3) / 6 between -3 and 3, 0 below and z above; below zero an output has two pre-images."""
+
+
 class Formulas(NamedTuple):
     """The formulas of one activation.
 
@@ -164,6 +201,8 @@ class Formulas(NamedTuple):
         plateaus: the outputs that whole intervals of z share, where σ is cut off.
         kink: derivatives below and above an output of zero, where they differ and both sides have an inverse.
         cancels: whether the derivative is computed as a difference of numbers near 1, whose rounding it inherits.
+        branches: what z and σ′ are on either side of the minimum, for an activation that falls before it rises; the
+            inverse and the derivative from y are NaN where y has two pre-images or more.
     """
 
     value: Function
@@ -173,6 +212,17 @@ class Formulas(NamedTuple):
     plateaus: tuple[float, ...] = ()
     kink: tuple[float, float] | None = None
     cancels: bool = False
+    branches: Branches | None = None
+
+    def derivative_at(self, z: FloatArray, y: FloatArray | None = None) -> FloatArray:
+        """Return σ′(z) from z itself, which is known wherever z is; y is σ(z), for those who have it already.
+
+        >>> formulas(SiLU()).derivative_at(np.array([-2.0, 0.0])).round(3)
+        array([-0.091,  0.5  ])
+        """
+        if self.branches is not None:
+            return self.branches.derivative(z)
+        return self.derivative(self.value(z) if y is None else y)
 
 
 def formulas(activation: Activation) -> Formulas:
@@ -228,6 +278,14 @@ def formulas(activation: Activation) -> Formulas:
                 derivative=lambda y: np.clip(1 - np.abs(y), 0, None) ** 2,
                 slope=lambda y: -2 * np.sign(y) * np.clip(1 - np.abs(y), 0, None),
             )
+        case SiLU():
+            return _branched(two_branches.SILU)
+        case GELU(approximate):
+            return _branched(two_branches.GELU if approximate == "none" else two_branches.GELU_TANH)
+        case Mish():
+            return _branched(two_branches.MISH)
+        case Hardswish():
+            return _branched(two_branches.HARDSWISH)
     raise TypeError(f"no formulas for {activation!r}; write them as a new case of formulas()")
 
 
@@ -247,6 +305,15 @@ def sloped(slopes: FloatArray) -> Formulas:
         derivative=lambda y: np.where(slopes < 0, np.nan, np.where(y > 0, 1.0, slopes)),
         slope=np.zeros_like,
     )
+
+
+def has_two_branches(activation: Activation) -> bool:
+    """Return whether an activation falls before it rises, so that an output below zero has two pre-images.
+
+    >>> has_two_branches(SiLU()), has_two_branches(ELU())
+    (True, False)
+    """
+    return isinstance(activation, SiLU | GELU | Mish | Hardswish)
 
 
 def is_piecewise_linear(activation: Activation) -> bool:
@@ -302,6 +369,22 @@ def _softplus(beta: float, threshold: float) -> Formulas:
         inverse=lambda y: pieces(y, _finite(inverse, y), y),
         derivative=lambda y: pieces(y, np.clip(-np.expm1(-beta * y), 0, None), 1.0),
         slope=lambda y: pieces(y, beta * np.exp(-beta * y), 0.0),
+    )
+
+
+def _branched(b: Branches) -> Formulas:
+    """An activation that falls before it rises; a positive output has one pre-image, any other has two or more."""
+
+    def inverse(y: FloatArray) -> FloatArray:
+        alone = y > 0
+        return np.where(alone, b.inverse(np.where(alone, y, 1.0), np.ones(np.shape(y), dtype=bool)), np.nan)
+
+    def slope(y: FloatArray) -> FloatArray:
+        z = inverse(y)
+        return np.asarray(b.curvature(z) / b.derivative(z))
+
+    return Formulas(
+        value=b.value, inverse=inverse, derivative=lambda y: b.derivative(inverse(y)), slope=slope, branches=b
     )
 
 

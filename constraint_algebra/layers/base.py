@@ -1,4 +1,4 @@
-"""The kinds of operations that a network is made of, and what their hyper-parameters are held to.
+"""The kinds of operations that a network is made of, and a layer at its place.
 
 | kind | its value | what is known of it |
 | --- | --- | --- |
@@ -14,20 +14,45 @@ Shapes are those of one sample, without a batch axis: `(channels, *spatial)`, or
 from __future__ import annotations
 
 import math
-import numbers
-import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, SupportsIndex
+from typing import Any
 
-import numpy as np
 import scipy.sparse as sp
 
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.errors import ShapeError
+from constraint_algebra.layers.hyper_parameters import (
+    Shape,
+    check_axes,
+    check_shape,
+    flag,
+    number,
+    per_axis,
+    positive,
+    whole,
+)
 
-Shape = tuple[int, ...]
+__all__ = [
+    "Activation",
+    "Affine",
+    "Compound",
+    "Layer",
+    "Normalisation",
+    "Parametric",
+    "PlacedLayer",
+    "Rearrangement",
+    "Selection",
+    "Shape",
+    "check_axes",
+    "check_shape",
+    "flag",
+    "number",
+    "per_axis",
+    "positive",
+    "whole",
+]
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,10 @@ class Parametric(Layer):
     def stored_shape(self, weight_shape: Shape) -> Shape:
         """Return the shape in which PyTorch stores the weight."""
         return weight_shape
+
+    def stored_bias_shape(self, filters: int) -> Shape:
+        """Return the shape in which PyTorch stores the bias."""
+        return (filters,)
 
     def canonical(self, weight: Any, weight_shape: Shape) -> Any:  # noqa: ARG002 -- others need it
         """Return a weight as PyTorch stores it in the order `(filters, channels / groups, *taps)`."""
@@ -319,6 +348,11 @@ class PlacedLayer:
         """Shape in which PyTorch stores the weight."""
         return self._parametric.stored_shape(self.weight_shape)
 
+    @property
+    def stored_bias_shape(self) -> Shape:
+        """Shape in which PyTorch stores the bias."""
+        return self._parametric.stored_bias_shape(self.filters)
+
     def canonical(self, weight: Any) -> Any:
         """Return a weight, or its gradient, as PyTorch stores it in the order of `weight_shape`."""
         return self._parametric.canonical(weight, self.weight_shape)
@@ -352,62 +386,3 @@ class PlacedLayer:
     def with_filters(self, filters: int) -> PlacedLayer:
         """Return the same layer with another number of filters, as studies of minimum filters need it."""
         return replace(self.bilinear, filters=filters).place(self.input_shape, self.name, self.index)  # type: ignore[no-any-return]
-
-
-def check_shape(shape: Sequence[int], what: str = "input_shape") -> Shape:
-    """Return the argument `what` as a tuple of positive integers; `ShapeError` otherwise."""
-    if isinstance(shape, str | bytes | Mapping) or not isinstance(shape, Iterable):
-        advice = f"; write ({shape!r},)" if hasattr(shape, "__index__") else ""
-        raise ShapeError(f"{what} must be one whole number for each axis, such as (3, 32, 32), got {shape!r}{advice}")
-    return tuple(whole(what, "size", size, least=1) for size in shape)
-
-
-def check_axes(kind: str, count: int, input_shape: Shape) -> None:
-    """Refuse an input of another number of axes."""
-    if len(input_shape) != count + 1:
-        axes = ", ".join(["channels", *("depth", "height", "width")[-count:]])
-        batch = f"; a batch axis is left out: {input_shape[1:]}" if len(input_shape) == count + 2 else ""
-        raise ShapeError(f"{kind} needs an input of shape ({axes}), got {input_shape}{batch}")
-
-
-def flag(kind: str, name: str, value: object) -> bool:
-    """Return a hyper-parameter that is true or false; `ShapeError` otherwise."""
-    if not isinstance(value, bool | np.bool_):
-        raise ShapeError(f"{kind}: {name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def whole(kind: str, name: str, value: object, least: int = 0) -> int:
-    """Return a hyper-parameter that is a whole number of at least `least`; `ShapeError` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or _index(value) < least:
-        raise ShapeError(f"{kind}: {name} must be a whole number of at least {least}, got {value!r}")
-    return _index(value)
-
-
-def _index(value: SupportsIndex) -> int:
-    """Return a whole number, -1 for what only looks like one: an array of several, a class."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        return -1
-
-
-def number(kind: str, name: str, value: object) -> None:
-    """Raise `ShapeError` for a hyper-parameter that is no real number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ShapeError(f"{kind}: {name} must be a number, got {value!r}")
-
-
-def positive(kind: str, name: str, value: float, advice: str) -> None:
-    """Raise `ShapeError` for a hyper-parameter that is not positive."""
-    number(kind, name, value)
-    if not value > 0:
-        raise ShapeError(f"{kind}: {name} must be positive, got {value}; {advice}")
-
-
-def per_axis(kind: str, name: str, value: int | Sequence[int], axes: int, least: int) -> Shape:
-    """Return one whole number for each axis; one number stands for all; `ShapeError` otherwise."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * axes
-    if len(values) != axes:
-        raise ShapeError(f"{kind}: {name} needs one number, or one for each of {axes} axes, got {value!r}")
-    return tuple(whole(kind, name, v, least) for v in values)

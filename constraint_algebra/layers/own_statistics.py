@@ -35,6 +35,7 @@ class OwnStatistics(Normalisation):
         centred: whether the mean is taken away; a RMS norm does not.
         tracked: whether mean and variance of each group move buffers, which a client may share.
         momentum: share of the new statistics in the buffers after the step; `None` for a mean over all steps so far.
+        across: whether the samples of a batch share their statistics, as in batch norm.
 
     >>> layer = OwnStatistics(2).place((4, 2, 2))
     >>> layer.output_shape, layer.normalisation.runs(layer.input_shape)
@@ -47,6 +48,7 @@ class OwnStatistics(Normalisation):
     centred: bool = True
     tracked: bool = False
     momentum: float | None = 0.1
+    across: bool = False
 
     def __post_init__(self) -> None:
         """Check the hyper-parameters."""
@@ -54,7 +56,7 @@ class OwnStatistics(Normalisation):
         number("OwnStatistics", "eps", self.eps)
         if not (self.eps >= 0 and math.isfinite(self.eps)):
             raise ShapeError(f"OwnStatistics: eps must not be negative, got {self.eps}")
-        for name in ("centred", "tracked"):
+        for name in ("centred", "tracked", "across"):
             object.__setattr__(self, name, flag("OwnStatistics", name, getattr(self, name)))
         if self.momentum is not None:
             number("OwnStatistics", "momentum", self.momentum)

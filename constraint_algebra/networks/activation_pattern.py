@@ -46,7 +46,7 @@ def demand_slopes(network: Network, values: Sequence[FloatArray]) -> None:
     """
     for layer in network:
         if layer.is_activation and not isinstance(layer.layer, PReLU):  # the side of PReLU follows from its input
-            slope = formulas(layer.activation).derivative(values[layer.index + 1])
+            slope = formulas(layer.activation).derivative_at(values[layer.inputs[0]], values[layer.number])
             if not np.isfinite(slope).all():
                 index = tuple(int(i) for i in np.argwhere(~np.isfinite(slope))[0])
                 raise NonFiniteError(

@@ -14,10 +14,10 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import NonFiniteError, ParameterError
 from constraint_algebra.layers.kinds import Shape
+from constraint_algebra.layers.normalisation import BUFFERS, COUNTER
 from constraint_algebra.notes import note
 
 # What PyTorch's wrappers put into the names: DataParallel and its distributed kin, compile, the fully sharded ones.
-COUNTER = "num_batches_tracked"  # of batch norm; it has no part in a step
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 
 
@@ -27,6 +27,7 @@ def by_name(
     arrays: Any,
     what: str,
     buffers: Mapping[str, Shape] | None = None,
+    moved: Mapping[str, Shape] | None = None,
 ) -> dict[str, Any]:
     """Return what came under the names of the network's parameters, each array as it is.
 
@@ -36,21 +37,24 @@ def by_name(
         arrays: a mapping, a sequence in that order, pairs of name and array, or for parameters a PyTorch model.
         what: "parameters" or "gradients", for the messages.
         buffers: shapes of what belongs to the parameters and is not trained, by name; it has to be there as well.
+        moved: shapes of buffers that may be there.
 
     Raises:
         ParameterError: something else came, a name is missing or unknown, or an array is `None`.
     """
     named = _named(shapes, order, arrays, what)
+    buffers, moved = buffers or {}, moved or {}
     if what == "parameters":
-        if buffers and hasattr(arrays, "named_buffers"):
-            last = {name.rpartition(".")[2] for name in buffers}  # other buffers are constants, or of other parts
-            named |= {name: b for name, b in arrays.named_buffers() if name.rpartition(".")[2] in last}
-        named = {name: array for name, array in named.items() if not str(name).endswith(COUNTER)}
-        shapes = {**shapes, **(buffers or {})}
+        last = {_last(name) for name in (*buffers, *moved)}
+        if hasattr(arrays, "named_buffers"):  # others are constants, or of other parts
+            named |= {name: b for name, b in arrays.named_buffers() if _last(name) in last}
+        meant = meant_by([str(name) for name in named], moved)
+        named = {name: array for name, array in named.items() if _last(name) != COUNTER or name in meant}
+        shapes = {**shapes, **buffers, **{name: moved[name] for name in meant.values()}}
     unused = [name for name in order if name not in shapes]  # of parts of the model that its forward pass leaves out
     came = [str(name) for name in named]
     owners = {name.rpartition(".")[0] for name in unused}
-    statistics = [f"{owner}.{name}".lstrip(".") for owner in owners for name in ("running_mean", "running_var")]
+    statistics = [f"{owner}.{name}".lstrip(".") for owner in owners for name in BUFFERS]
     unused += [name for name in statistics if name in came and name not in shapes]
     renamed = _renamed(list(shapes), [name for name in came if name not in unused])
     if not renamed and unused:
@@ -77,9 +81,35 @@ def by_name(
     return {name: named[name] for name in shapes}
 
 
-def _state(name: str, buffers: Mapping[str, Shape] | None) -> str:
+def _last(name: object) -> str:
+    return str(name).rpartition(".")[2]
+
+
+def meant_by(came: list[str], moved: Mapping[str, Shape]) -> dict[str, str]:
+    """Return which of the names that came mean a buffer that may be there, with wrappers and prefixes or without.
+
+    >>> meant_by(["module.norm.running_var", "module.out.weight"], {"norm.running_var": (3,)})
+    {'module.norm.running_var': 'norm.running_var'}
+    """
+    if not moved:
+        return {}
+    plain = {theirs: f".{name}" for theirs, name in zip(came, _without_wrappers(came), strict=True)}
+    found = {}
+    for name in moved:
+        own = f".{name}"
+        common = {
+            theirs: min(len(own), len(other))
+            for theirs, other in plain.items()
+            if other.endswith(own) or own.endswith(other)
+        }
+        if common:
+            found[name if name in plain else max(common, key=common.__getitem__)] = name
+    return found
+
+
+def _state(name: str, buffers: Mapping[str, Shape]) -> str:
     """Return where a buffer is found."""
-    if name not in (buffers or {}):
+    if name not in buffers:
         return ""
     return ": it is a buffer of batch norm, which model.state_dict() has beside the parameters"
 

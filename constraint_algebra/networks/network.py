@@ -16,8 +16,10 @@ from constraint_algebra.display import Table, Tabular, draw
 from constraint_algebra.errors import ShapeError, UnknownNameError
 from constraint_algebra.layers import activations, trilinear
 from constraint_algebra.layers.activations import PReLU
+from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.kinds import Layer, PlacedLayer, Shape, check_shape
 from constraint_algebra.layers.normalisation import Standardise
+from constraint_algebra.layers.own_statistics import OwnStatistics
 from constraint_algebra.networks import binding, operations, placing
 from constraint_algebra.networks.description import describe, shape_text
 from constraint_algebra.networks.placing import INPUT
@@ -133,7 +135,7 @@ class Network(Tabular):
             if layer.is_bilinear:
                 shapes[layer.weight_name] = layer.stored_shape
                 if layer.bias_name is not None:
-                    shapes[layer.bias_name] = (layer.filters,)
+                    shapes[layer.bias_name] = layer.stored_bias_shape
             elif isinstance(layer.layer, PReLU):
                 shapes[layer.weight_name] = (layer.layer.parameters,)
         return shapes
@@ -143,6 +145,26 @@ class Network(Tabular):
         """Shape of every buffer by its name: what belongs to the parameters and is not trained."""
         standardised = [layer for layer in self.layers if isinstance(layer.layer, Standardise)]
         return {name: layer.input_shape[:1] for layer in standardised for name in operations.buffer_names(layer)}
+
+    @property
+    def tracked_shapes(self) -> dict[str, Shape]:
+        """Shape of every buffer that a step moves by its name: running statistics of what takes the data's own.
+
+        No value and no gradient depends on them, so that they may be missing among the parameters.
+        """
+        shapes: dict[str, Shape] = {}
+        for layer in self.layers:
+            if isinstance(layer.layer, OwnStatistics) and layer.layer.tracked:
+                shapes |= dict.fromkeys(operations.buffer_names(layer), (layer.layer.count,))
+                if layer.layer.momentum is None:
+                    shapes[operations.counter_name(layer)] = ()
+        return shapes
+
+    @property
+    def mask_shapes(self) -> dict[str, Shape]:
+        """Shape of the mask of every dropout by its name, which nobody but the client sees."""
+        dropouts = (layer for layer in self.layers if isinstance(layer.layer, Dropout))
+        return {operations.mask_name(layer): layer.output_shape for layer in dropouts}
 
     @property
     def parameter_count(self) -> int:
@@ -311,7 +333,7 @@ def chain_rule(parameters: Mapping[str, FloatArray], values: Sequence[FloatArray
     """
 
     def activation(layer: PlacedLayer, k: FloatArray) -> FloatArray:
-        slope = activations.formulas(layer.activation).derivative(values[layer.index + 1])
+        slope = activations.formulas(layer.activation).derivative_at(values[layer.index], values[layer.index + 1])
         return k * (slope if k.ndim == slope.ndim else slope[..., None])
 
     return Rules(
@@ -323,8 +345,10 @@ def chain_rule(parameters: Mapping[str, FloatArray], values: Sequence[FloatArray
 
 def named(network: Network, arrays: Any, what: str) -> dict[str, Any]:
     """Return what came under the names of the network's parameters, each array as it is: see `bind`."""
-    buffers = network.buffer_shapes if what == "parameters" else {}
-    return binding.by_name(network.parameter_shapes, network.parameter_order, arrays, what, buffers)
+    if what != "parameters":
+        return binding.by_name(network.parameter_shapes, network.parameter_order, arrays, what)
+    buffers, moved = network.buffer_shapes, network.tracked_shapes | network.mask_shapes
+    return binding.by_name(network.parameter_shapes, network.parameter_order, arrays, what, buffers, moved)
 
 
 def bind(network: Network, arrays: Any, what: str) -> Parameters:
@@ -338,29 +362,33 @@ def bind(network: Network, arrays: Any, what: str) -> Parameters:
         arrays: parameters or gradients by PyTorch's parameter name, with or without the prefixes of wrappers such as
             `DataParallel`; or a tuple or list of them in the order of the parameters, as `torch.autograd.grad` returns.
             Each is a tensor or an array of any precision. To the parameters belong the buffers of batch norm, as in
-            `model.state_dict()`.
+            `model.state_dict()`; those that a step in training mode moves may be missing.
         what: "parameters" or "gradients", for the messages.
 
     Raises:
         ParameterError: a name is missing or unknown, a shape differs, values are no real numbers, or a running variance
             is not positive.
         NonFiniteError: a value is NaN or infinite.
+        UnsupportedLayerError: dropout in training mode, and its mask is not among the parameters.
     """
-    shapes = network.parameter_shapes | network.buffer_shapes
+    shapes = network.parameter_shapes | network.buffer_shapes | network.tracked_shapes | network.mask_shapes
     bound = {
         name: binding.as_float(name, array, shapes[name], what) for name, array in named(network, arrays, what).items()
     }
     if what == "parameters":
         operations.check_variances(network, bound)
+        operations.check_masks(network, bound)
     return canonical(network, bound)
 
 
 def canonical(network: Network, arrays: Mapping[str, FloatArray]) -> Parameters:
-    """Return arrays by parameter name, weights from PyTorch's order to `(filters, channels / groups, *taps)`."""
+    """Return arrays by parameter name from PyTorch's order, weights to `(filters, channels / groups, *taps)`."""
     found = dict(arrays)
     for layer in network.bilinear:
         if layer.weight_name in found:
             found[layer.weight_name] = layer.canonical(found[layer.weight_name])
+        if layer.bias_name in found and len(layer.stored_bias_shape) > 1:
+            found[layer.bias_name] = found[layer.bias_name].reshape(-1)
     return found
 
 
@@ -370,4 +398,6 @@ def stored(network: Network, arrays: Mapping[str, FloatArray]) -> Parameters:
     for layer in network.bilinear:
         if layer.weight_name in found:
             found[layer.weight_name] = layer.stored(found[layer.weight_name])
+        if layer.bias_name in found and len(layer.stored_bias_shape) > 1:
+            found[layer.bias_name] = found[layer.bias_name].reshape(layer.stored_bias_shape)
     return found

@@ -16,11 +16,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from constraint_algebra.arrays import FloatArray, IntArray
-from constraint_algebra.errors import ParameterError
+from constraint_algebra.errors import LayerProblem, ParameterError, UnsupportedLayerError
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import Formulas, PReLU, formulas, sloped
 from constraint_algebra.layers.base import Affine, PlacedLayer
-from constraint_algebra.layers.normalisation import BUFFERS, SUFFIX, Standardise
+from constraint_algebra.layers.dropout import Dropout
+from constraint_algebra.layers.normalisation import BUFFERS, COUNTER, SUFFIX, Standardise
 from constraint_algebra.layers.own_statistics import Statistics, statistics
 
 # By the layer's name: slopes of an activation, winners of a selection, statistics of a normalisation.
@@ -28,10 +29,43 @@ Pattern = dict[str, FloatArray | IntArray | Statistics]
 
 
 def buffer_names(layer: PlacedLayer) -> tuple[str, str]:
-    """Return the names of the running mean and variance of a `Standardise`."""
-    owner = layer.name.removesuffix(SUFFIX)
-    mean, var = (f"{owner}.{name}" if owner else name for name in BUFFERS)
+    """Return the names of the running mean and variance of a normalisation: those it takes, or those it moves."""
+    mean, var = (_buffer_name(layer, name) for name in BUFFERS)
     return mean, var
+
+
+def counter_name(layer: PlacedLayer) -> str:
+    """Return the name of the number of steps so far of a normalisation, which counts where it has no momentum."""
+    return _buffer_name(layer, COUNTER)
+
+
+def _buffer_name(layer: PlacedLayer, name: str) -> str:
+    owner = layer.name.removesuffix(SUFFIX)
+    return f"{owner}.{name}" if owner else name
+
+
+def mask_name(layer: PlacedLayer) -> str:
+    """Return the name of the mask of a dropout: one where a value is kept, zero where it is dropped."""
+    return f"{layer.name}.mask" if layer.name else "mask"
+
+
+def check_masks(layers: Iterable[PlacedLayer], parameters: Mapping[str, FloatArray]) -> None:
+    """Refuse masks of dropout that are missing, or hold anything but ones and zeros."""
+    dropouts = [layer for layer in layers if isinstance(layer.layer, Dropout)]
+    missing = [layer for layer in dropouts if mask_name(layer) not in parameters]
+    if missing:
+        advice = (
+            "read the model in evaluation mode (model.eval()), which draws none; where the mask is known give it among"
+            " the parameters as {name!r}; feasibility(network) says what the gradient determines whatever the mask"
+        )
+        reason = "dropout in training mode draws a mask that nobody else sees"
+        raise UnsupportedLayerError(
+            [LayerProblem(layer.name, reason, advice.format(name=mask_name(layer))) for layer in missing]
+        )
+    for name in map(mask_name, dropouts):
+        wrong = parameters[name][~np.isin(parameters[name], (0, 1))]
+        if wrong.size:
+            raise ParameterError(name, f"parameters: {name!r} is a mask of ones and zeros, and holds {wrong[0]:g}")
 
 
 def check_variances(layers: Iterable[PlacedLayer], parameters: Mapping[str, FloatArray]) -> None:
@@ -64,6 +98,8 @@ def affine_maps(
         mean, var = (parameters[name] for name in buffer_names(layer))
         matrix, constant = operation.coefficients(mean, var, layer.input_shape)
         return (matrix,), constant
+    if isinstance(operation, Dropout):
+        return (operation.coefficients(parameters[mask_name(layer)]),), None
     assert isinstance(operation, Affine)
     if "_maps" not in layer.__dict__:
         shapes = layer.input_shapes
@@ -124,7 +160,7 @@ def pattern(
             slopes = parameters[layer.weight_name].reshape(-1, *(1,) * (len(layer.output_shape) - 1))
             found[layer.name] = np.where(values[layer.inputs[0]] > 0, 1.0, slopes)
         elif layer.is_activation:
-            found[layer.name] = formulas(layer.activation).derivative(values[layer.number])
+            found[layer.name] = formulas(layer.activation).derivative_at(values[layer.inputs[0]], values[layer.number])
         elif layer.is_selection:
             found[layer.name] = winners(layer, values[layer.inputs[0]])
         elif layer.is_normalisation:

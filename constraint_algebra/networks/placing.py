@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from constraint_algebra.errors import ArgumentError, ShapeError
-from constraint_algebra.layers.activations import PReLU
+from constraint_algebra.layers.activations import PReLU, has_two_branches
 from constraint_algebra.layers.base import Compound, Layer, PlacedLayer, Shape
 from constraint_algebra.layers.kinds import Conv1d, Conv2d, Conv3d, Flatten, Linear
 
@@ -41,7 +41,9 @@ def placed(
 def is_link(layer: PlacedLayer) -> bool:
     """Return whether a layer is one of a plain chain."""
     kinds = Conv1d, Conv2d, Conv3d, Linear, Flatten
-    plain = type(layer.layer) in kinds or (layer.is_activation and not isinstance(layer.layer, PReLU))
+    if layer.is_activation and (isinstance(layer.layer, PReLU) or has_two_branches(layer.activation)):
+        return False
+    plain = type(layer.layer) in kinds or layer.is_activation
     return plain and layer.inputs == (layer.index,)
 
 
@@ -89,8 +91,8 @@ def _entry(name: str, entry: Any) -> Written:
     return name, layer, tuple(reads) or None
 
 
-def _parts(written: Iterator[Written], shapes: list[Shape], numbers: Mapping[str, int]) -> Iterator[Written]:
-    """Yield every layer, a compound one as its parts."""
+def _parts(written: Iterator[Written], shapes: list[Shape], numbers: dict[str, int]) -> Iterator[Written]:
+    """Yield every layer, a compound one as its parts; who reads it by its name then reads the last of these."""
     for name, layer, reads in written:
         if not isinstance(layer, Compound):
             yield name, layer, reads
@@ -100,6 +102,7 @@ def _parts(written: Iterator[Written], shapes: list[Shape], numbers: Mapping[str
             raise ShapeError(f"layer {name!r}: {type(layer).__name__} reads one value, got {len(reads)}")
         for number, (suffix, part) in enumerate(layer.parts(shape)):
             yield f"{name}{suffix}", part, None if number else reads
+        numbers[name] = len(shapes) - 1
 
 
 def _number(numbers: Mapping[str, int], name: str, read: str) -> int:

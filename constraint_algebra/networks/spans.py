@@ -39,6 +39,8 @@ def span_of(activation: Activation) -> Span:
     if isinstance(activation, PReLU):  # its formulas take its slopes
         return Span(-np.inf, np.inf)
     f = formulas(activation)
+    if f.branches is not None:
+        return Span(f.branches.lowest, np.inf)
     ends = f.value(np.array([-FAR, FAR]))
     low, high = np.where(np.abs(ends) < UNBOUNDED, ends, np.copysign(np.inf, ends))
     return Span(float(low), float(high), tuple(f.plateaus))

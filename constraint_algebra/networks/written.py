@@ -11,13 +11,23 @@ from typing import Any
 
 from constraint_algebra import layers as kinds
 from constraint_algebra.errors import ConstraintAlgebraError, StorageError
-from constraint_algebra.layers import Layer, convolutions
+from constraint_algebra.layers import Layer, transposed
 from constraint_algebra.networks.network import Network
 
 FORMAT = "constraint-algebra network 1"
 # What no layer of a network is by itself: what several kinds share, and what stands for several layers.
-SHARED = {"Layer", "Parametric", "Affine", "Rearrangement", "Activation", "Selection", "Compound", "Conv"}
-INNER = (convolutions.TurnedConv1d, convolutions.TurnedConv2d, convolutions.TurnedConv3d)
+SHARED = {
+    "Layer",
+    "Parametric",
+    "Affine",
+    "Rearrangement",
+    "Activation",
+    "Selection",
+    "Normalisation",
+    "Compound",
+    "Conv",
+}
+INNER = (transposed.TurnedConv1d, transposed.TurnedConv2d, transposed.TurnedConv3d)
 # What a text that is none makes of json, of the constructors and of what looks into the text.
 _DAMAGE = (ConstraintAlgebraError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 

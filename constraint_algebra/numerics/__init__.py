@@ -3,6 +3,7 @@
 | module | concept |
 | --- | --- |
 | `modular` | elimination modulo a prime |
+| `condensed_rows` | few rows for many, modulo a prime |
 | `rational` | null spaces of rational numbers, without rounding |
 | `conjugate_gradients` | least squares by iteration |
 | `refinement` | the iteration begun anew from the true residual |

@@ -62,6 +62,22 @@ class Reduced:
             y = la.solve_triangular(self._R, rhs, trans="T" if self._wide else "N", check_finite=False)
         return self._rotate("N", np.pad(y, ((0, len(self._qr) - n), (0, 0)))) if self._wide else np.asarray(y)
 
+    def leverages(self, rows: FloatArray) -> FloatArray:
+        """Return for each of some rows of M the share that it has in its own fit: 1 where nothing else speaks of it.
+
+        >>> one, two = Reduced(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), 0.0), np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> one.leverages(two)
+        array([1. , 0.5])
+        """
+        if self._wide:
+            rows = self._rotate("T", np.asfortranarray(rows.T))[: len(self._R)].T
+        if self._svd is not None:
+            _, s, V = self._svd
+            shares = (rows @ V) / s
+        else:
+            shares = la.solve_triangular(self._R, rows.T, trans="N" if self._wide else "T", check_finite=False).T
+        return np.asarray((shares**2).sum(axis=1))
+
     def _rotate(self, transposed: str, columns: FloatArray) -> FloatArray:
         """Return Q or its transpose applied to columns."""
         if not columns.shape[1]:

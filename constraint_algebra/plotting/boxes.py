@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
+from constraint_algebra.layers.normalisation import MOVES
+from constraint_algebra.layers.own_statistics import OwnStatistics
 from constraint_algebra.networks.description import shape_text
 
 if TYPE_CHECKING:
@@ -94,8 +96,8 @@ def _title(name: str) -> str:
 
 
 def _is_small(layer: PlacedLayer) -> bool:
-    """Return whether a module's summary leaves a layer out: batch norm, activations, reshapes."""
-    return layer.is_activation or layer.kind in {"ChannelScale", "Standardise", "Flatten"}
+    """Return whether a module's summary leaves a layer out: normalisations, activations, reshapes."""
+    return layer.is_activation or layer.is_normalisation or layer.kind in {"ChannelScale", "Standardise", "Flatten"}
 
 
 def word(layer: PlacedLayer) -> str:
@@ -105,9 +107,25 @@ def word(layer: PlacedLayer) -> str:
     >>> word(Conv2d(64, 7, stride=2, padding=3).place((3, 224, 224))), word(MaxPool2d(3, stride=2).place((4, 8, 8)))
     ('Conv2d 7×7/2', 'MaxPool2d 3×3/2')
     """
+    if isinstance(layer.layer, OwnStatistics):
+        return _norm(layer)
+    if layer.name.endswith(MOVES):
+        return ""
     if layer.kind in WORDS:
         return WORDS[layer.kind]
     return f"{layer.kind} {_window(layer)}".rstrip()
+
+
+def _norm(layer: PlacedLayer) -> str:
+    """Return what a normalisation by the data's own statistics is called, from its groups."""
+    own = layer.normalisation
+    assert isinstance(own, OwnStatistics)
+    if own.across:
+        return "batch norm of the sample"
+    channels = layer.input_shape[0]
+    named = {1: "layer norm", channels: "instance norm"} if own.centred else {}
+    groups = f"norm of {own.count} groups" if channels % own.count == 0 else "layer norm"
+    return named.get(own.count, groups if own.centred else "RMS norm")
 
 
 def _window(layer: PlacedLayer) -> str:

@@ -2,15 +2,15 @@
 
 All sides of activations follow from the gradients where each of them is read by a layer whose whole input the
 reconstruction determines: what an activation gave out shows its side. Which entry of a window was the largest is not
-shown by its value, so that behind a max-pool nothing is claimed beyond the region, but for what the reconstruction
-determines by itself.
+shown by its value, nor on which of its two branches SiLU and the like work, so that behind these nothing is claimed
+beyond the region, but for what the reconstruction determines by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from constraint_algebra.layers.activations import Identity
+from constraint_algebra.layers.activations import Identity, has_two_branches
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
 from constraint_algebra.recursion.result import Reconstruction
@@ -29,8 +29,11 @@ def pattern_is_open(network: Network, result: Reconstruction | None, failure: st
     >>> pattern_is_open(net, None, None)
     "the gradients do not show which entry of each window of 'pool' is the largest"
     """
-    sources = [x for x in network.layers if x.is_source and not isinstance(x.layer, Identity)]
+    sided = [x for x in network.layers if x.is_activation or x.is_selection]
+    sources = [x for x in sided if not isinstance(x.layer, Identity)]
     for layer in sources:
+        if layer.is_activation and has_two_branches(layer.activation):
+            return f"the gradients do not show on which branch each output of {layer.name!r} lies"
         if layer.is_selection:
             return f"the gradients do not show which entry of each window of {layer.name!r} is the largest"
     if sources and (failure is not None or result is None):

@@ -59,10 +59,10 @@ def refuse_difference(model: nn.Module, network: Network, ending: str | None) ->
         for seed, x in enumerate(_inputs(model, network)):
             _seed(seed, x.device)
             before = _states(x.device)
-            ours, theirs = _both(model, steps, x, ending)
+            ours, theirs = _both(model, steps, x, ending, seed)
             difference = _difference(ours, theirs)
             if difference is None and _changed(before, x.device):
-                difference = _under_other_seeds(model, ours, x)
+                difference = _under_other_seeds(model, steps, x, ending)
             if difference is not None:
                 raise refusal([_problem(model, x, difference)])
 
@@ -76,12 +76,15 @@ def _inputs(model: nn.Module, network: Network) -> Iterator[Tensor]:
         yield draw(shape, generator=generator, dtype=torch.float64).to(like)
 
 
-def _both(model: nn.Module, steps: Sequence[Step], x: Tensor, ending: str | None) -> tuple[_Run, _Run]:
-    """Return what the network and the model make of one input."""
+def _both(model: nn.Module, steps: Sequence[Step], x: Tensor, ending: str | None, seed: int) -> tuple[_Run, _Run]:
+    """Return what the network and the model make of one input, both under one seed: dropout then draws the same."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     own, leaf = x.clone().requires_grad_(), x.clone().requires_grad_()
+    _seed(seed, x.device)
     theirs = _called(model, leaf)
-    ours = _followed(steps, parameters | dict(model.named_buffers()), own, ending).reshape(theirs.shape)
+    _seed(seed, x.device)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a training mode moves them
+    ours = _followed(steps, parameters | buffers, own, ending).reshape(theirs.shape)
     generator = torch.Generator().manual_seed(2)
     weights = torch.randn(theirs.shape, generator=generator, dtype=torch.float64).to(theirs)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -163,13 +166,17 @@ def _largest(values: Tensor) -> float:
     return float(torch.nan_to_num(values.detach(), 0.0, 0.0, 0.0).abs().max()) if values.numel() else 0.0
 
 
-def _under_other_seeds(model: nn.Module, ours: _Run, x: Tensor) -> str | None:
-    """Return in words whether a model that draws random numbers makes anything of them."""
+def _under_other_seeds(model: nn.Module, steps: Sequence[Step], x: Tensor, ending: str | None) -> str | None:
+    """Return in words whether a model that draws random numbers makes more of them than the network's dropouts do."""
     tolerance = _TOLERANCES.get(x.dtype, _LOOSE)[0]
+    state = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for seed in range(10, 10 + _SEEDS):
-        _seed(seed, x.device)
         with torch.no_grad():
-            if _differ(ours.output, _called(model, x).detach(), tolerance, 0.0):
+            _seed(seed, x.device)
+            theirs = _called(model, x).detach()
+            _seed(seed, x.device)
+            moved = {name: value.clone() for name, value in state.items()}
+            if _differ(_followed(steps, moved, x, ending).reshape(theirs.shape), theirs, tolerance, 0.0):
                 return "outputs"
     return None
 

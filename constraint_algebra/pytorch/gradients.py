@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -18,8 +19,7 @@ from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import Arrays
 from constraint_algebra.errors import ParameterError, ShapeError, UnknownNameError
 from constraint_algebra.layers.activations import PReLU
-from constraint_algebra.layers.normalisation import BUFFERS
-from constraint_algebra.networks.binding import COUNTER
+from constraint_algebra.layers.normalisation import BUFFERS, COUNTER
 from constraint_algebra.networks.network import Network, NetworkLike
 from constraint_algebra.notes import note
 from constraint_algebra.pytorch.models import (
@@ -31,6 +31,7 @@ from constraint_algebra.pytorch.models import (
     unwrapped,
 )
 from constraint_algebra.pytorch.modules import module_of
+from constraint_algebra.pytorch.norm_modules import evaluated
 from constraint_algebra.pytorch.tensors import input_tensor, to_numpy, to_tensor
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
@@ -40,13 +41,41 @@ _LOSSES = ("cross_entropy", "logistic")
 _INITS = ("uniform", "default")
 
 
+@overload
+def torch_gradients(
+    model: nn.Module,
+    inputs: ArrayLike | Tensor,
+    target: ArrayLike | Tensor,
+    loss: Loss = ...,
+    *,
+    buffers: Literal[False] = ...,
+) -> Arrays: ...
+
+
+@overload
+def torch_gradients(
+    model: nn.Module,
+    inputs: ArrayLike | Tensor,
+    target: ArrayLike | Tensor,
+    loss: Loss = ...,
+    *,
+    buffers: Literal[True],
+) -> tuple[Arrays, Arrays]: ...
+
+
 @checked
 def torch_gradients(
-    model: nn.Module, inputs: ArrayLike | Tensor, target: ArrayLike | Tensor, loss: Loss = "cross_entropy"
-) -> Arrays:
+    model: nn.Module,
+    inputs: ArrayLike | Tensor,
+    target: ArrayLike | Tensor,
+    loss: Loss = "cross_entropy",
+    *,
+    buffers: bool = False,
+) -> Arrays | tuple[Arrays, Arrays]:
     """Return the gradient of the loss for every parameter, under the names and in the dtypes of the parameters.
 
-    The model keeps its `.grad` fields and its training or evaluation mode. Wrappers and further outputs are accepted
+    The model keeps its `.grad` fields, its buffers and its training or evaluation mode, whose gradients these are: in
+    training mode batch norm takes the statistics of the samples themselves. Wrappers and further outputs are accepted
     and said as by `from_torch`; a parameter that the loss does not depend on has no gradient and is left out, and said.
 
     Args:
@@ -55,6 +84,8 @@ def torch_gradients(
         target: one class per sample; for "logistic" 0 or 1; for a callable whatever it takes, passed on as a tensor.
         loss: "cross_entropy", "logistic" (one output, binary cross-entropy with logits), or a function of output and
             target that returns a scalar tensor.
+        buffers: whether to return the buffers as well that the model has after the step, as its `state_dict()` then
+            has them: running statistics that batch norm in training mode moves, which a client may send along.
 
     Raises:
         UnknownNameError: the loss is none of those.
@@ -84,7 +115,7 @@ def torch_gradients(
     x = input_tensor(inputs, "inputs").to(like)
     y = to_tensor(target).to(like.device)
     with torch.enable_grad():
-        everything = _output(model, x, batched=isinstance(loss, str) and y.numel() > 1)
+        everything, after = _output(model, x, batched=isinstance(loss, str) and y.numel() > 1)
         output, words = logits(everything)
         refuse_features_first(everything, output, list(parameters.values()))
         value = loss_value(loss, output, y)
@@ -99,7 +130,7 @@ def torch_gradients(
     unused = [name for name in parameters if name not in gradients]
     if unused:
         note(f"the loss does not depend on {', '.join(unused)}: parameters without a gradient, left out here")
-    return gradients
+    return (gradients, {name: to_numpy(buffer) for name, buffer in after.items()}) if buffers else gradients
 
 
 def check_loss(loss: Loss) -> None:
@@ -115,8 +146,8 @@ def loss_value(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
     return _own_loss(loss, output, target)
 
 
-def _output(model: nn.Module, x: Tensor, *, batched: bool) -> object:
-    """Return all outputs for `x` with a batch axis, added where the model does not take `x` otherwise."""
+def _output(model: nn.Module, x: Tensor, *, batched: bool) -> tuple[object, dict[str, Tensor]]:
+    """Return all outputs for `x`, and the buffers after it; a batch axis is added where the model does not take `x`."""
     convolutional = any(isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) for m in model.modules())
     problems = []
     for added in (True, False) if x.ndim and not batched else (False,):
@@ -132,7 +163,7 @@ def _output(model: nn.Module, x: Tensor, *, batched: bool) -> object:
         # A linear layer takes any number of leading axes: two of them mean that one was there before.
         if not added or output.ndim < 3 or convolutional:
             _check_samples(output, len(inputs) if inputs.ndim else 0)
-            return everything
+            return everything, buffers
     raise ShapeError("the model does not take the inputs, whose shape it was given as " + "; and as ".join(problems))
 
 
@@ -180,7 +211,8 @@ def to_torch(network: NetworkLike, *, seed: int = 0, init: str = "uniform", dtyp
 
     `from_torch` makes the same network of it. It is an `nn.Sequential` where each layer reads the one before, except
     that names with dots make nested modules and a network of one layer without a name is that module. Layers without a
-    module of PyTorch's own, such as sums, become modules that hold them. Batch norm is in evaluation mode, and its
+    module of PyTorch's own, such as sums, become modules that hold them. The model is in evaluation mode, but for batch
+    norms and instance norms that are in training mode in the network, as long as nobody calls `eval()`. Running
     statistics are those of a new module, mean 0 and variance 1. The global random state is left as it was.
 
     Args:
@@ -214,7 +246,7 @@ def to_torch(network: NetworkLike, *, seed: int = 0, init: str = "uniform", dtyp
         positive = {name: np.abs(drawn[name]) for name in slopes}
         load_parameters(model, {**drawn, **positive, **_statistics(model)})
     model = model.to(_DTYPES[dtype])
-    return model if network.is_chain else model.eval()
+    return model if network.is_chain else evaluated(model)
 
 
 @contextmanager
@@ -241,9 +273,9 @@ def load_parameters(model: nn.Module, arrays: Mapping[str, ArrayLike]) -> None:
     Raises:
         ParameterError: a name is missing or unknown, or a shape differs; the model is then unchanged.
     """
-    arrays = {name: array for name, array in arrays.items() if name.rpartition(".")[2] != COUNTER}
     needed = {**dict(model.named_parameters()), **_statistics(model)}
     state = {**needed, **dict(model.named_buffers())}
+    arrays = {name: array for name, array in arrays.items() if name.rpartition(".")[2] != COUNTER or name in state}
     for name in [*arrays, *needed]:
         if name not in state or name not in arrays:
             where = "the model" if name not in state else "the arrays"

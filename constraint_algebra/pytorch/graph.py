@@ -40,6 +40,8 @@ _RANDOM = {
     "log_normal_", "cauchy_", "random_", "empty", "empty_like", "new_empty",
 }  # fmt: skip
 
+_NORMALISING = {"batch_norm", "instance_norm", "group_norm"}
+
 
 @dataclass(frozen=True, eq=False)
 class Value:
@@ -201,10 +203,12 @@ class _Recorder(TorchFunctionMode):
         depends = any(id(t) in self.values for t in reads)
         taken = (self._taken(args), self._taken(kwargs)) if depends else None
         self.at = self._label(name)
-        if name == "batch_norm" and kwargs.get("training", len(args) > 5 and args[5]):
-            result = args[0].clone()  # it would refuse a single value, and is refused later
-        else:
+        try:
             result = func(*args, **kwargs)
+        except ValueError:
+            if name not in _NORMALISING:
+                raise
+            result = args[0].clone()  # it refuses groups of one value, which is said with all other problems
         self.at = ""
         made = [t for t in leaves(result) if isinstance(t, Tensor)]
         if not depends or name in _RANDOM or name.startswith("rand"):

@@ -14,11 +14,10 @@ from torch.nn import functional
 from constraint_algebra import layers as kinds
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers.base import PlacedLayer
-from constraint_algebra.layers.convolutions import Spread, TurnedConv1d, TurnedConv2d, TurnedConv3d
-from constraint_algebra.layers.normalisation import SUFFIX
 from constraint_algebra.layers.pooling import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
+from constraint_algebra.layers.transposed import Spread, TurnedConv1d, TurnedConv2d, TurnedConv3d
 from constraint_algebra.networks.network import Network
-from constraint_algebra.networks.operations import buffer_names
+from constraint_algebra.pytorch.norm_modules import evaluated, norm_at
 from constraint_algebra.pytorch.operation import Operation
 
 
@@ -61,13 +60,13 @@ _CONVS: dict[int, tuple[type[Any], type[Any]]] = {
 }
 
 
+_DROPOUTS: dict[int, type[Any]] = {0: nn.Dropout, 2: nn.Dropout1d, 3: nn.Dropout2d, 4: nn.Dropout3d}
 _POOLS = (AvgPool, MaxPool, AdaptiveAvgPool, AdaptiveMaxPool)
 _TRANSPOSED: dict[type[kinds.Layer], type[Any]] = {
     TurnedConv1d: nn.ConvTranspose1d,
     TurnedConv2d: nn.ConvTranspose2d,
     TurnedConv3d: nn.ConvTranspose3d,
 }
-_NORMS: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}
 
 
 def module_of(network: Network) -> nn.Module:
@@ -89,7 +88,7 @@ def steps_of(network: Network) -> list[Step]:
     with torch.device("meta"):
         steps = _steps(network)
     for step in steps:
-        step.module.eval()
+        evaluated(step.module)
     return steps
 
 
@@ -114,23 +113,25 @@ def _steps(network: Network) -> list[Step]:
     for layer in network:
         if layer.number in joined:
             continue
+        norm = norm_at(network, layer)
+        if norm is not None:
+            module, path, last = norm
+            joined |= set(range(layer.number + 1, last.number + 1))
+            steps.append(Step(path, module, layer.inputs, last.number))
+            continue
         users = network.users(layer.number)
         pair = _joined(layer, users[0]) if len(users) == 1 and users[0].inputs == (layer.number,) else None
         if pair is not None:
             joined.add(users[0].number)
             steps.append(Step(users[0].name, pair, layer.inputs, users[0].number))
             continue
-        alone = isinstance(layer.layer, kinds.Standardise)
-        name = buffer_names(layer)[0].rpartition(".")[0] if alone else layer.name
-        steps.append(Step(name, _module(layer), layer.inputs, layer.number))
+        steps.append(Step(layer.name, _module(layer), layer.inputs, layer.number))
     return steps
 
 
 def _joined(first: PlacedLayer, second: PlacedLayer) -> nn.Module | None:
     """Return the module that two layers are together, `None` where they are none."""
     match first.layer, second.layer:
-        case kinds.Standardise(eps), kinds.ChannelScale(bias=True) if first.name == f"{second.name}{SUFFIX}":
-            return _norm(first, eps, affine=True)
         case Spread(steps, sides), TurnedConv1d() | TurnedConv2d() | TurnedConv3d():
             conv: Any = second.layer
             full = [d * (k - 1) for k, d in zip(conv.taps, conv.dilations, strict=True)]
@@ -153,15 +154,6 @@ def _joined(first: PlacedLayer, second: PlacedLayer) -> nn.Module | None:
             )
             return transposed
     return None
-
-
-def _norm(placed: PlacedLayer, eps: float, *, affine: bool) -> nn.Module:
-    """Return batch norm, which is in evaluation mode with the whole model."""
-    kind: Any = _NORMS.get(len(placed.input_shape))
-    if kind is None:
-        raise ShapeError(f"layer {placed.name!r}: PyTorch has no batch norm for inputs of shape {placed.input_shape}")
-    norm: nn.Module = kind(placed.channels, eps=eps, affine=affine, dtype=torch.float64)
-    return norm
 
 
 def _pool(layer: Any) -> nn.Module:
@@ -209,8 +201,13 @@ def _module(placed: PlacedLayer) -> nn.Module:
             return _convolution(placed, conv)
         case kinds.Linear(filters, bias=bias):
             return nn.Linear(placed.channels, filters, bias=bias, dtype=torch.float64)
-        case kinds.Standardise(eps):
-            return _norm(placed, eps, affine=False)
+        case kinds.Standardise():
+            shape = placed.input_shape
+            raise ShapeError(f"layer {placed.name!r}: PyTorch has no batch norm for inputs of shape {shape}")
+        case kinds.Dropout(p, features):
+            kind = _DROPOUTS[len(placed.input_shape) if features else 0]
+            dropout: nn.Module = kind(p)
+            return dropout
         case kinds.Flatten():
             return nn.Flatten()
         case layer if isinstance(layer, _POOLS):
@@ -228,6 +225,8 @@ def _activation(placed: PlacedLayer) -> nn.Module:
             return nn.ELU(alpha)
         case kinds.Softplus(beta, threshold):
             return nn.Softplus(beta, threshold)
+        case kinds.GELU(approximate):
+            return nn.GELU(approximate)
         case kinds.ReLU6():
             return nn.ReLU6()
         case kinds.Hardtanh(low, high):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from constraint_algebra import layers as kinds
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers.base import Layer, PlacedLayer
-from constraint_algebra.layers.convolutions import Spread
+from constraint_algebra.layers.transposed import Spread
 
 _MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
@@ -28,8 +28,9 @@ class Operation(nn.Module):
         super().__init__()
         self.layer: Layer = placed.layer
         if isinstance(placed.layer, kinds.ChannelScale):
-            self.weight = nn.Parameter(torch.ones(placed.channels, dtype=torch.float64))
-            self.bias = nn.Parameter(torch.zeros(placed.channels, dtype=torch.float64)) if placed.bias_name else None
+            shape = placed.stored_shape
+            self.weight = nn.Parameter(torch.ones(shape, dtype=torch.float64))
+            self.bias = nn.Parameter(torch.zeros(shape, dtype=torch.float64)) if placed.bias_name else None
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return what the layer makes of a batch."""
@@ -49,13 +50,24 @@ class Operation(nn.Module):
             case kinds.Permute(axes):
                 return x.permute(0, *[axis + 1 for axis in axes])
             case kinds.ChannelScale():
-                scaled = x * along_channels(self.weight, x)
-                return scaled if self.bias is None else scaled + along_channels(self.bias, x)
+                scaled = x * along_channels(self.weight.flatten(), x)
+                return scaled if self.bias is None else scaled + along_channels(self.bias.flatten(), x)
+            case kinds.OwnStatistics():
+                return _normalised(layer, x)
         return _moved(layer, x)
 
     def extra_repr(self) -> str:
         """Return the layer."""
         return repr(self.layer)
+
+
+def _normalised(layer: kinds.OwnStatistics, x: Tensor) -> Tensor:
+    """Return a batch normalised by its own statistics."""
+    if layer.across or layer.tracked:
+        raise ShapeError(f"PyTorch has no module for {layer!r} of {tuple(x.shape[1:])}; give a network of other layers")
+    runs = x.reshape(len(x), layer.count, -1)
+    off = runs - runs.mean(-1, keepdim=True) if layer.centred else runs
+    return (off * (off.square().mean(-1, keepdim=True) + layer.eps).rsqrt()).reshape(x.shape)
 
 
 def _moved(layer: Layer, x: Tensor) -> Tensor:

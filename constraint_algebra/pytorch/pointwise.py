@@ -26,7 +26,7 @@ _POOLS: dict[str, dict[int, Any]] = {
 
 
 def _activation(
-    at: Place, x: Flow, *args: Any, build: Callable[..., Layer], names: dict[str, float], **kw: Any
+    at: Place, x: Flow, *args: Any, build: Callable[..., Layer], names: dict[str, Any], **kw: Any
 ) -> Flow:
     """Read an activation; `names` are PyTorch's arguments that matter, with their defaults."""
     given = dict(zip(names, args, strict=False)) | kw
@@ -86,11 +86,17 @@ def _rrelu(at: Place, x: Flow, lower: float = 1 / 8, upper: float = 1 / 3, train
 def _dropout(at: Place, x: Flow, p: float = 0.5, training: Any = None, **kw: Any) -> Flow:
     training = kw.get("train", training)
     usual = "alpha" not in at.call.function
-    if (usual if training is None else training) and p:
+    if not (usual if training is None else training) or not p:
+        return x
+    if "alpha" in at.call.function:
         raise Unsupported(
-            "dropout in training mode draws a mask that nobody else sees", f"{EVALUATION}, which draws none"
+            "alpha dropout in training mode draws what it puts in the place of values, and nobody else sees it",
+            f"{EVALUATION}, which draws nothing",
         )
-    return x
+    if p == 1:
+        raise Unsupported("it drops every value, and nothing of the model below it has a gradient", EVALUATION)
+    features = "feature" in at.call.function or at.call.function.endswith("d")
+    return at.add(kinds.Dropout(float(p), features), x)
 
 
 def _avg_pool(
@@ -179,8 +185,29 @@ def _reversed_difference(at: Place, x: Flow, y: Any, alpha: float = 1) -> Flow:
 
 def _product(at: Place, x: Any, y: Any, out: Any = None) -> Flow:
     del out
+    if isinstance(x, Flow) and isinstance(y, Flow):
+        for value, gate in ((x, y), (y, x)):
+            layer = _gated(at, value.name, gate.name)
+            if layer is not None:
+                return at.add(layer, value)
     flow, other = (x, y) if isinstance(x, Flow) else (y, x)
     return _scaled(at, flow, _numbers(at, flow, other), 0.0)
+
+
+def _gated(at: Place, value: str, gate: str) -> Layer | None:
+    """Return the activation that a value times a function of itself is, `None` if none: SiLU and Mish by hand."""
+    layer, below = _made_by(at, gate)
+    if layer == kinds.Sigmoid() and below == value:
+        return kinds.SiLU()
+    if layer == kinds.Tanh() and _made_by(at, below) == (kinds.Softplus(), value):
+        return kinds.Mish()
+    return None
+
+
+def _made_by(at: Place, name: str) -> tuple[Layer | None, str]:
+    """Return the layer that makes a value, `None` for the model's input, and the first value that it reads."""
+    layer, reads = at.entries.get(name, (None, ("",)))
+    return layer, reads[0]
 
 
 def _quotient(at: Place, x: Any, y: Any, *, rounding_mode: str | None = None, out: Any = None) -> Flow:
@@ -250,7 +277,7 @@ def _at_the_end(at: Place, x: Flow, dim: Any = None, *_: Any, **__: Any) -> Made
     return x
 
 
-def _rule(build: Callable[..., Layer], **names: float) -> Reader:
+def _rule(build: Callable[..., Layer], **names: Any) -> Reader:
     return partial(_activation, build=build, names=names)
 
 
@@ -265,6 +292,10 @@ READERS: dict[str, Reader] = {
     "selu": _rule(kinds.SELU),
     "softplus": _rule(kinds.Softplus, beta=1.0, threshold=20.0),
     "softsign": _rule(kinds.Softsign),
+    "silu": _rule(kinds.SiLU),
+    "gelu": _rule(kinds.GELU, approximate="none"),
+    "mish": _rule(kinds.Mish),
+    "hardswish": _rule(kinds.Hardswish),
     "relu6": _rule(kinds.ReLU6),
     **dict.fromkeys(("threshold", "_threshold"), _rule(_threshold, threshold=0.0, value=0.0)),
     "hardtanh": _hardtanh,

@@ -10,19 +10,19 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from constraint_algebra.errors import LayerProblem, ShapeError
-from constraint_algebra.layers import BatchNorm, ConvTranspose, Parametric, PReLU
+from constraint_algebra.layers import Compound, Parametric, PReLU
 from constraint_algebra.layers.base import Shape
 from constraint_algebra.layers.convolutions import Conv
 from constraint_algebra.layers.rearranging import Pad
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.placing import INPUT
-from constraint_algebra.pytorch import moving, pointwise, weighted
+from constraint_algebra.pytorch import moving, normalising, pointwise, weighted
 from constraint_algebra.pytorch.graph import Call, Record, Value, refusal
 from constraint_algebra.pytorch.models import features_first
 from constraint_algebra.pytorch.place import Entries, Flow, Made, Place, Reader, along
 from constraint_algebra.pytorch.unsupported import BY_HAND, PART, Unfitting, Unsupported, is_refused_whole, unsupported
 
-_READERS: dict[str, Reader] = {**weighted.READERS, **pointwise.READERS, **moving.READERS}
+_READERS: dict[str, Reader] = {**weighted.READERS, **normalising.READERS, **pointwise.READERS, **moving.READERS}
 _PRODUCTS = {"matmul", "mm", "mv", "addmm", "bmm", "einsum", "rmatmul"}
 _TRAINED = {"parameter", "computed"}
 _NUMPYS = {"axis": "dim", "keepdims": "keepdim", "axis0": "dim0", "axis1": "dim1"}  # other words for PyTorch's
@@ -176,7 +176,7 @@ class Reading:
     def _other_name(self) -> str:
         """Return what a layer of the name of the network's input is called in a graph."""
         layer = self.entries[INPUT][0]
-        if isinstance(layer, Parametric | BatchNorm | ConvTranspose | PReLU):
+        if isinstance(layer, Parametric | Compound | PReLU):
             reason = f"a layer called {INPUT!r} in a model with branches, where that is the name of the model's input"
             advice = f"rename the attribute, for example self.{INPUT} to self.stem, and so its names in a state_dict"
             raise refusal([LayerProblem(INPUT, reason, advice)])

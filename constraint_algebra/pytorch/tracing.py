@@ -93,7 +93,7 @@ def from_torch(model: nn.Module | ExportedProgram, input_shape: Sequence[int]) -
     _say(reading, record, used)
     network.parameter_order = tuple(name for name, _ in model.named_parameters())
     state = dict(model.named_parameters()) | dict(model.named_buffers())
-    names = [*network.parameter_shapes, *network.buffer_shapes]
+    names = [*network.parameter_shapes, *network.buffer_shapes, *network.tracked_shapes]
     return network, {name: to_numpy(state[name]) for name in names}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-_NOT_MONOTONE = "it falls before it rises, so its output does not determine its derivative"
 # What its own gradients say of the input of a part: a model with one bad layer is still two good parts.
 PART = (
     "the layers behind it are a network of their own: from_torch(part, its input shape), and reconstruct with the "
@@ -30,11 +29,7 @@ _PRODUCT = (
     "it multiplies values of the network with each other, as attention and gates do, which no equations here have"
 )
 _REASONS: dict[str, tuple[str, str]] = {
-    "gelu": (_NOT_MONOTONE, PART),
-    "silu": (_NOT_MONOTONE, PART),
-    "mish": (_NOT_MONOTONE, PART),
-    "hardswish": (_NOT_MONOTONE, PART),
-    "norm": ("normalisation by the values themselves is not bilinear in one layer's input and weight", PART),
+    "norm": ("it divides values by what none of batch, group, layer, instance and RMS norm takes of them", PART),
     "attention": (_PRODUCT, PART),
     "transformer": (_PRODUCT, PART),
     "matmul": (_PRODUCT, PART),
@@ -75,7 +70,7 @@ def unsupported(name: str, what: str) -> Unsupported:
         if word in name.lower():
             return Unsupported(f"{name}: {reason}", advice)
     return Unsupported(
-        f"{name} is no {what} with equations here (convolutions, linear layers, batch norm in evaluation mode, monotone"
+        f"{name} is no {what} with equations here (convolutions, linear layers, normalisation,"
         " activations, pooling, and what adds, joins, moves or scales values have)",
         PART,
     )

@@ -21,6 +21,7 @@ from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.pytorch.gradients import Loss, check_loss, loss_value, torch_gradients
 from constraint_algebra.pytorch.models import logits, outputs, refuse_features_first, say_which, unwrapped
+from constraint_algebra.pytorch.norm_modules import without_moving
 from constraint_algebra.pytorch.tensors import input_tensor, to_numpy, to_tensor
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ def verify_twin(
 
 
 def doubled(model: Model) -> Model:
-    """Return a copy of a model in float64; the model itself stays as it is."""
-    return copy.deepcopy(unwrapped(model)).double()
+    """Return a copy of a model in float64, in its mode, without the buffers that a step in that mode only moves."""
+    return without_moving(copy.deepcopy(unwrapped(model)).double())
 
 
 @checked
@@ -238,9 +239,8 @@ def along(push: Callable[[Tensor], dict[str, Tensor]], directions: Tensor) -> di
             moved: dict[str, Tensor] = torch.func.vmap(push, chunk_size=CHUNK)(directions)
     except (RuntimeError, NotImplementedError) as error:
         raise ShapeError(
-            f"PyTorch cannot differentiate this model forwards ({str(error).splitlines()[0]}); if dropout or batch"
-            " normalisation in training mode is the cause, model.eval() gives the step without; verify_twin needs no"
-            " Jacobian"
+            f"PyTorch cannot differentiate this model forwards ({str(error).splitlines()[0]}); if dropout in training"
+            " mode is the cause, model.eval() gives the step without; verify_twin needs no Jacobian"
         ) from error
     # Not by out_dims: PyTorch reads past the sizes of a gradient that does not move at all.
     return {name: values.movedim(0, -1) for name, values in moved.items()}

@@ -1,4 +1,4 @@
-"""Operations with parameters, read as layers: convolutions, linear layers, batch norm, trained slopes."""
+"""Operations with parameters, read as layers: convolutions, linear layers, trained slopes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import nn
 
 from constraint_algebra import layers as kinds
 from constraint_algebra.layers.base import Layer
-from constraint_algebra.pytorch.graph import Fixed
 from constraint_algebra.pytorch.place import Flow, Place, Reader
-from constraint_algebra.pytorch.unsupported import BY_HAND, EVALUATION, PART, Unsupported
+from constraint_algebra.pytorch.unsupported import BY_HAND, PART, Unsupported
 
 _CONVS = {1: kinds.Conv1d, 2: kinds.Conv2d, 3: kinds.Conv3d}
 _TRANSPOSED = {1: kinds.ConvTranspose1d, 2: kinds.ConvTranspose2d, 3: kinds.ConvTranspose3d}
@@ -38,7 +37,7 @@ def _conv(
         groups=groups,
         bias=bias is not None,
     )
-    return _owned(at, owner, layer, x)
+    return owned(at, owner, layer, x)
 
 
 def _conv_transpose(
@@ -64,7 +63,7 @@ def _conv_transpose(
         groups=groups,
         bias=bias is not None,
     )
-    return _owned(at, owner, layer, x)
+    return owned(at, owner, layer, x)
 
 
 def _linear(at: Place, x: Flow, weight: Any, bias: Any = None) -> Flow:
@@ -76,63 +75,12 @@ def _linear(at: Place, x: Flow, weight: Any, bias: Any = None) -> Flow:
             "equations here; a convolution with kernel 1 is the same operation with channels first",
             PART,
         )
-    return _owned(at, owner, kinds.Linear(weight.tensor.shape[0], bias=bias is not None), x)
-
-
-def _batch_norm(
-    at: Place,
-    x: Flow,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Flow:
-    del momentum
-    if training or running_mean is None:
-        kind = type(at.call.module).__name__ if at.call.module else "batch_norm"
-        advice = EVALUATION if running_mean is not None else PART
-        raise Unsupported(f"{kind}: batch norm in training mode takes its statistics from the batch itself", advice)
-    owner = _statistics_owner(running_mean, running_var)
-    if (weight is None) != (bias is None) or (weight is not None and at.owner(weight, bias) != owner):
-        raise Unsupported("its factor, shift and statistics are not those of one module", BY_HAND)
-    return _owned(at, owner, kinds.BatchNorm(eps=eps, affine=weight is not None), x)
-
-
-def _batch_norm_operator(
-    at: Place,
-    x: Flow,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-    _: bool,
-) -> Flow:
-    return _batch_norm(at, x, mean, var, weight, bias, training, momentum, eps)
-
-
-def _either_batch_norm(at: Place, x: Flow, *args: Any, **kwargs: Any) -> Flow:
-    """Read the function, or the operator of exported programs, whose arguments come in another order."""
-    return (_batch_norm_operator if len(args) == 8 else _batch_norm)(at, x, *args, **kwargs)
-
-
-def _statistics_owner(mean: Any, var: Any) -> str:
-    names = [fixed.name if isinstance(fixed, Fixed) and fixed.kind == "buffer" else "" for fixed in (mean, var)]
-    owner, _, last = names[0].rpartition(".")
-    wanted = [f"{owner}.{name}".lstrip(".") for name in ("running_mean", "running_var")]
-    if last != "running_mean" or names != wanted:
-        raise Unsupported("its statistics are not the buffers running_mean and running_var of one module", BY_HAND)
-    return owner
+    return owned(at, owner, kinds.Linear(weight.tensor.shape[0], bias=bias is not None), x)
 
 
 def _prelu(at: Place, x: Flow, weight: Any) -> Flow:
     owner = at.owner(weight)
-    return _owned(at, owner, kinds.PReLU(math.prod(weight.tensor.shape)), x)
+    return owned(at, owner, kinds.PReLU(math.prod(weight.tensor.shape)), x)
 
 
 def _operation(at: Place, *inputs: Flow) -> Flow:
@@ -145,7 +93,7 @@ def _operation(at: Place, *inputs: Flow) -> Flow:
     return at.add(module.layer, *inputs)
 
 
-def _owned(at: Place, owner: str, layer: Layer, x: Flow) -> Flow:
+def owned(at: Place, owner: str, layer: Layer, x: Flow) -> Flow:
     """Add a layer under the path of the module that owns its parameters."""
     if owner in at.entries:
         raise Unsupported(f"another layer is called {owner!r} already", BY_HAND)
@@ -166,7 +114,6 @@ READERS: dict[str, Reader] = {
     **{f"conv{n}d": _conv for n in _CONVS},
     **{f"conv_transpose{n}d": _conv_transpose for n in _CONVS},
     "linear": _linear,
-    "batch_norm": _either_batch_norm,
     "prelu": _prelu,
     "Operation": _operation,
 }

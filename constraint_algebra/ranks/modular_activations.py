@@ -15,6 +15,7 @@ import numpy as np
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers import activations as act
 from constraint_algebra.layers.kinds import Activation
+from constraint_algebra.layers.two_branches import CUBIC
 from constraint_algebra.numerics.modular import PRIME, residues
 
 
@@ -70,6 +71,8 @@ def derivatives(activation: Activation, z: FloatArray, above: BoolArray, rng: np
         return Derivatives(_mod(np.where(steep != 0, steep * z, edge)), steep, np.zeros(z.shape))
     if isinstance(activation, act.Softsign):
         return _softsign(z, np.where(above, 1.0, -1.0))
+    if act.has_two_branches(activation):
+        return _gated(z, *_gate(activation, z, rng))
     y, power = _drawn(z, ZERO.get(type(activation)), rng)
     match activation:
         case act.Sigmoid():
@@ -98,6 +101,46 @@ def _drawn(z: FloatArray, at_zero: float | None, rng: np.random.Generator) -> tu
     y[distinct == 0] = y[distinct == 0] if at_zero is None else at_zero
     power[distinct == 0] = residue(0.5)
     return y[place].reshape(z.shape), power[place].reshape(z.shape)
+
+
+def _gate(activation: Activation, z: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the gate g of an activation `z g(z)`, and its two derivatives; what is no fraction of z is drawn.
+
+    Hardswish is taken between its cut-offs.
+    """
+    share, density = _drawn(z, residue(0.5), rng)
+    match activation:
+        case act.Hardswish():
+            sixth = residue(1.0) * _inverse(np.full(z.shape, 6.0))
+            return _mod(_mod(z + 3) * sixth), sixth, np.zeros(z.shape)
+        case act.GELU("none"):
+            return share, density, _mod(-z * density)
+        case act.GELU():
+            c, cubic = residue(float(2 * np.sqrt(2 / np.pi))), residue(CUBIC)
+            steep = _mod(c * _mod(1 + 3 * _mod(cubic * _mod(z * z))))
+            bend = _mod(6 * _mod(c * _mod(cubic * z)))
+            bell = _mod(share * _mod(1 - share))
+            curved = _mod(_mod(1 - 2 * share) * _mod(steep * steep)) + bend
+            return share, _mod(bell * steep), _mod(bell * _mod(curved))
+        case act.Mish():
+            return _softened(share)
+    bell = _mod(share * _mod(1 - share))
+    return share, bell, _mod(bell * _mod(1 - 2 * share))
+
+
+def _softened(s: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the gate of Mish from the logistic function s: with q = 1 - s it is `(1 - q²) / (1 + q²)`."""
+    q = _mod(1 - s)
+    squared = _mod(q * q)
+    t = _mod(_mod(1 - squared) * _inverse(_mod(1 + squared)))
+    rest = _mod(1 - _mod(t * t))
+    first = _mod(rest * s)
+    return t, first, _mod(first * _mod(q - _mod(2 * _mod(t * s))))
+
+
+def _gated(z: FloatArray, g: FloatArray, first: FloatArray, second: FloatArray) -> Derivatives:
+    """Return `z g(z)`: its slope is `g + z g'`, its curvature `2 g' + z g''`."""
+    return Derivatives(_mod(z * g), _mod(g + _mod(z * first)), _mod(2 * first + _mod(z * second)))
 
 
 def _softsign(z: FloatArray, sign: FloatArray) -> Derivatives:

@@ -1,9 +1,9 @@
 """A random network in the prime field, whatever its graph: weights, values, output gradients, and linear parts.
 
 Weights, biases, statistics of batch norms, the input and the gradient at the output are random residues; on which side
-each activation works and which entry each selection takes is given, since a prime field has no order. Everything else
-follows by the chain rule, summed over the users of a value: the output gradients are those of one network, and no layer
-is judged with others than its own.
+each activation works and which entry each selection takes is given, since a prime field has no order. The eps of a
+normalisation by the data's own statistics is zero, or a residue. Everything else follows by the chain rule, summed over
+the users of a value: the output gradients are those of one network, and no layer is judged with others than its own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray, RealArray
 from constraint_algebra.layers.activations import PReLU, is_piecewise_linear
+from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.layers.normalisation import Standardise
 from constraint_algebra.layers.trilinear import touched
@@ -23,7 +24,8 @@ from constraint_algebra.networks.network import Network
 from constraint_algebra.numerics.modular import PRIME, residues
 from constraint_algebra.ranks import modular_layers
 from constraint_algebra.ranks.linear_part import LinearPart, as_residues
-from constraint_algebra.ranks.modular_activations import derivatives, slope
+from constraint_algebra.ranks.modular_activations import derivatives, residue, slope
+from constraint_algebra.ranks.modular_statistics import ModularStatistics
 
 DRAWN = 2**22  # random numbers at a time
 
@@ -33,21 +35,30 @@ class ModularNetwork:
 
     Args:
         network: the graph.
-        above: the side on which every activation with two works, by name, in its output shape.
+        above: the side on which every activation with two works, by name, in its output shape; and what dropout keeps.
         winners: flat index of the entry that each output of a selection takes, by name, in its output shape.
         seed: of the residues.
+        eps: whether what normalisations by the data's own statistics add to a variance is a residue, and not zero.
     """
 
     def __init__(
-        self, network: Network, above: Mapping[str, BoolArray], winners: Mapping[str, IntArray], seed: int = 0
+        self,
+        network: Network,
+        above: Mapping[str, BoolArray],
+        winners: Mapping[str, IntArray],
+        seed: int = 0,
+        *,
+        eps: bool = False,
     ) -> None:
         """Keep the pattern; nothing is drawn yet."""
         self.network = network
         self.above = above
         self.winners = winners
         self.seed = seed
+        self.eps = eps
         self._affine: dict[str, dict[int, LinearPart]] = {}
         self._bent: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self._statistics: dict[str, ModularStatistics] = {}
 
     def rng(self, layer: PlacedLayer | None, what: int) -> np.random.Generator:
         """Return the random numbers of a layer, the same ones whatever was asked for before."""
@@ -62,7 +73,12 @@ class ModularNetwork:
         return flat.reshape(layer.weight_shape)
 
     def parts(self, layer: PlacedLayer) -> dict[int, LinearPart]:
-        """Return what a layer without a weight does to differences of each value that it reads, by its number."""
+        """Return what a layer does to differences of each value that it reads, by its number.
+
+        Layers with a weight have none, and those with statistics of their own have `statistics`.
+        """
+        if isinstance(layer.layer, Dropout):
+            assert self.values  # on which it depends what a mask means
         if layer.is_activation:
             return {layer.inputs[0]: LinearPart(diagonal=self.slope(layer).ravel())}
         if layer.is_selection:
@@ -80,6 +96,11 @@ class ModularNetwork:
         maps = layer.layer.maps(*layer.input_shapes)  # type: ignore[attr-defined]
         numbers = dict.fromkeys(layer.inputs)
         return {n: LinearPart.of([M for m, M in zip(layer.inputs, maps, strict=True) if m == n]) for n in numbers}
+
+    def statistics(self, layer: PlacedLayer) -> ModularStatistics:
+        """Return what a normalisation by the data's own statistics does."""
+        assert self.values  # of which they are taken on the way up
+        return self._statistics[layer.name]
 
     def slope(self, layer: PlacedLayer) -> FloatArray:
         """Return the derivatives of an activation, in its output shape."""
@@ -119,6 +140,13 @@ class ModularNetwork:
             y, steep, bend = derivatives(layer.activation, z, on, self.rng(layer, 1))
             self._bent[layer.name] = steep, bend
             return y
+        if layer.is_normalisation:
+            eps = float(residues(1, self.rng(layer, 0))[0]) if self.eps else 0.0
+            own = ModularStatistics.of(layer.normalisation, values[layer.inputs[0]], eps)
+            self._statistics[layer.name] = own
+            return own.values.reshape(layer.output_shape)
+        if isinstance(layer.layer, Dropout):
+            return self._dropped(layer, layer.layer, values[layer.inputs[0]])
         linear = self.up(layer, [values[n][..., None] for n in layer.inputs])[..., 0]
         if layer.is_bilinear:
             return linear if layer.bias_name is None else linear + self._shift(layer, layer.filters)
@@ -128,6 +156,15 @@ class ModularNetwork:
             constant = layer.layer.constant(*layer.input_shapes)  # type: ignore[attr-defined]
             return linear if constant is None else linear + as_residues(constant).reshape(linear.shape)
         return self._edges(layer, linear)
+
+    def _dropped(self, layer: PlacedLayer, dropout: Dropout, x: RealArray) -> FloatArray:
+        """Return what dropout leaves.
+
+        Zeros count as dropped, as nobody can tell: they come from ReLU, which passes nothing on below them either.
+        """
+        kept = (self.above[layer.name] & (x != 0)) * residue(1 / (1 - dropout.p))
+        self._affine[layer.name] = {layer.inputs[0]: LinearPart(diagonal=kept.ravel())}
+        return np.asarray(x * kept, dtype=float)
 
     def _shift(self, layer: PlacedLayer, count: int) -> FloatArray:
         return residues((count, *(1,) * (len(layer.output_shape) - 1)), self.rng(layer, 2))
@@ -164,6 +201,9 @@ class ModularNetwork:
             if layer.is_bilinear:
                 found[layer.inputs[0]] |= touched(layer, own)
                 continue
+            if layer.is_normalisation:
+                found[layer.inputs[0]] |= in_whole_groups(layer, own)
+                continue
             for number, part in self.parts(layer).items():
                 found[number] |= (part.met_below(own.ravel()) > 0).reshape(found[number].shape)
         return found
@@ -172,6 +212,8 @@ class ModularNetwork:
         """Return what differences of what a layer reads, each `(*shape, n)`, become at its output."""
         if layer.is_bilinear:
             return modular_layers.forward(layer, self.weight(layer), inputs[0])
+        if layer.is_normalisation:
+            return self.statistics(layer).through(inputs[0])
         n, by_number = inputs[0].shape[-1], dict(zip(layer.inputs, inputs, strict=True))
         total = np.zeros((math.prod(layer.output_shape), n))
         for number, part in self.parts(layer).items():
@@ -182,6 +224,8 @@ class ModularNetwork:
         """Return what a gradient at a layer's output, `(*shape, n)`, becomes at each value that it reads."""
         if layer.is_bilinear:
             return {layer.inputs[0]: modular_layers.input_gradient(layer, self.weight(layer), k)}
+        if layer.is_normalisation:
+            return {layer.inputs[0]: self.statistics(layer).through(k)}
         n, shapes = k.shape[-1], dict(zip(layer.inputs, layer.input_shapes, strict=True))
         flat = k.reshape(math.prod(layer.output_shape), n)
         return {m: part.down(flat).reshape(*shapes[m], n) for m, part in self.parts(layer).items()}
@@ -189,3 +233,14 @@ class ModularNetwork:
     def gradient(self, layer: PlacedLayer) -> FloatArray:
         """Return the gradient at the output of a layer with a weight, `(filters, outputs)`."""
         return np.asarray(self.gradients[layer.number].reshape(layer.filters, -1), dtype=float)
+
+
+def in_whole_groups(layer: PlacedLayer, some: BoolArray) -> BoolArray:
+    """Return all entries of the groups of a normalisation that hold one of `some`.
+
+    >>> from constraint_algebra.layers.own_statistics import OwnStatistics
+    >>> in_whole_groups(OwnStatistics(2).place((4,)), np.array([True, False, False, False]))
+    array([ True,  True, False, False])
+    """
+    runs = some.reshape(layer.normalisation.runs(layer.input_shape), -1)
+    return np.broadcast_to(runs.any(axis=1, keepdims=True), runs.shape).reshape(some.shape)

@@ -55,6 +55,8 @@ class WholeMap(Tabular):
             never wrong by chance. That a given value is wrongly called determined is at most twice as likely.
         gap: smallest singular value that counted and largest that did not, relative to their matrix; NaN where there is
             none, or where nothing was rounded.
+        by_eps: how many dimensions that count as open here the eps of normalisations by the data's own statistics would
+            fix; it is taken as zero.
         basis: the kernel: in float64 orthonormal columns, shape `(unknowns, nullity)`; `None` where it is not kept.
     """
 
@@ -67,6 +69,7 @@ class WholeMap(Tabular):
     error: float = 0.0
     gap: tuple[float, float] = (np.nan, np.nan)
     basis: FloatArray | None = None
+    by_eps: int = 0
 
     @property
     def unknowns(self) -> int:
@@ -95,7 +98,16 @@ class WholeMap(Tabular):
         """The outcome in one sentence."""
         pattern = f", {self.pattern}" if self.pattern else ""
         fixed = f"{int(self.determined.sum()):,} of {self.unknowns:,} input values are determined"
-        return f"Rank {self.rank:,} of {self.unknowns:,} ({self.arithmetic}): {fixed} {self.scope}{pattern}."
+        eps = f"; {self.words_on_eps}" if self.by_eps else ""
+        return f"Rank {self.rank:,} of {self.unknowns:,} ({self.arithmetic}): {fixed} {self.scope}{pattern}{eps}."
+
+    @property
+    def words_on_eps(self) -> str:
+        """What eps would fix, as a clause; empty where that is nothing."""
+        if not self.by_eps:
+            return ""
+        which = "one dimension" if self.by_eps == 1 else f"{self.by_eps:,} dimensions"
+        return f"{which} of what is open the eps of normalisations would fix, which is taken as zero"
 
     def to_frame(self) -> pd.DataFrame:
         """Return rows and rank layer by layer, in the order in which they were taken."""

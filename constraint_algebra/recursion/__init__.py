@@ -4,6 +4,7 @@
 | --- | --- |
 | `head` | where it starts: the output gradient of the head |
 | `observation` | what the observer has in hand |
+| `buffers` | the statistics that a client's buffers give away |
 | `noise` | the precision of what came in, and what rounding does to it |
 | `ensemble`, `estimates` | values with their noise, through every step |
 | `activation_sides` | on which side of its cut-off an output lies, by evidence |
@@ -23,10 +24,14 @@
 | `last_step` | a search on all equations at once, where the layers one by one stop |
 | `blind_start` | what the gradient of a single layer tells by itself |
 | `graph_knowledge` | what is known of a graph of values |
-| `graph_rules`, `graph_windows` | what each operation tells of the values and gradients around it |
+| `graph_rules`, `graph_windows`, `graph_statistics` | what each operation tells of the values and gradients around it |
 | `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
+| `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations that hidden outputs leave quadratic |
 | `dual_equations` | an output gradient from what a layer reads |
+| `pooled` | a selection as the largest outputs of a layer with a weight, window by window |
 | `graph_joint`, `graph_blind` | several unknown sources at once; a start from one layer's gradient alone |
+| `window_equations` | what is known of the input of a layer below a selection, with unknown winners |
+| `solved_windows` | the same solved with some winners, and whether they are the ones |
 | `strategies` | what is done where the rules stand still: winners, branches, statistics |
 | `graph_recursion` | the order of all rules, until nothing changes |
 | `backsubstitution` | `reconstruct`: from the head to a result |

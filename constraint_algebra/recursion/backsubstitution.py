@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,6 +32,7 @@ from constraint_algebra.networks.network import Network, NetworkLike, bind, cano
 from constraint_algebra.numerics.blas_threads import one_blas_thread
 from constraint_algebra.recursion import checks, explanations, head, last_step, layer_step, levels
 from constraint_algebra.recursion.batch import for_any_batch, is_of_one
+from constraint_algebra.recursion.buffers import shared
 from constraint_algebra.recursion.chain_recursion import Chain
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Estimate
@@ -61,6 +63,7 @@ def reconstruct(
     *,
     loss: str | None = "cross_entropy",
     noise: float | Mapping[str, ArrayLike] = 0.0,
+    buffers: Mapping[str, Any] | None = None,
     valid_range: tuple[float, float] = (0.0, 1.0),
     batch: int | None = None,
     search: float = last_step.SECONDS,
@@ -77,6 +80,9 @@ def reconstruct(
             which some layer from the first linear one on needs a bias.
         noise: standard deviation of noise added to the gradients, such as that of differential privacy, beyond their
             rounding: one number, or one or an array for each parameter by name.
+        buffers: the client's buffers after its step, by name as `state_dict()` has them, where a batch norm in training
+            mode moved them: with those from before it, which belong to the parameters, they give mean and variance of
+            every channel away. `None` if the client does not share them.
         valid_range: range of valid input values. Where equations leave values open, it may decide them
             (`Ground.RANGE`), and what it decides holds for inputs within it; it also chooses between several inputs
             with the same gradient. `(-inf, inf)` where there is none.
@@ -94,7 +100,7 @@ def reconstruct(
         A `Reconstruction`. What is not determined is no error: it is said in `.status` and `.determined`.
 
     Raises:
-        ParameterError: parameters or gradients that do not fit the network.
+        ParameterError: parameters, gradients or buffers that do not fit the network or each other.
         NonFiniteError: NaN or infinity among them.
         ZeroGradientError: the gradient at the head is zero throughout.
         BatchError: the head's gradient is that of several samples.
@@ -107,6 +113,7 @@ def reconstruct(
     demand(network)
     _check_options(batch, loss, search, valid_range)
     observed = _observation(network, parameters, gradients, noise, seed)
+    observed = replace(observed, shared=shared(network, observed.parameters, buffers))
     start, candidates = head.output_gradients(
         network, observed.parameters, observed.gradients, loss, observed.deviations
     )

@@ -236,12 +236,21 @@ def freedom(layer: PlacedLayer, k: FloatArray, rounding: float) -> FloatArray:
         k: the gradient at its output, `(filters, outputs)`.
         rounding: relative error of these numbers.
     """
-    A = gradient_rows(layer, k)
+    return np.concatenate(
+        [
+            layer.channels // layer.groups * _own_rows(gradient_rows(layer, some), rounding)
+            for some in np.split(k, layer.groups)
+        ]
+    )
+
+
+def _own_rows(A: FloatArray, rounding: float) -> FloatArray:
+    """Return how many rows of each filter, `(filters,)`, do not go into solving for a channel that all of them see."""
     rows = np.sqrt((A**2).sum(axis=2))
     A = A / np.where(rows > 0, rows, 1.0)[..., None]
     U, s, _ = la.svd(A.reshape(-1, A.shape[2]), full_matrices=False, check_finite=False)
     used = (U[:, s > np.sqrt(rounding) * WEAK * s.max(initial=0.0)] ** 2).sum(axis=1).reshape(rows.shape)
-    return layer.channels * np.asarray(((rows > 0) * (1 - used)).sum(axis=1))
+    return np.asarray(((rows > 0) * (1 - used)).sum(axis=1))
 
 
 def _solved(M: FloatArray, rhs: FloatArray) -> FloatArray:

@@ -24,6 +24,10 @@ from constraint_algebra.recursion.noise import STORED_SOLUTION, Precision, devia
 from constraint_algebra.solvers import blind, blind_search
 
 FEW_MEMBERS = 1.045  # a normal error lies within so many estimates of twelve members as often as within one deviation
+SUMS_TO_ZERO = (
+    "the output gradient of each filter sums to zero, as it does below a normalisation of each channel by its own"
+    " statistics, such as batch norm in training mode"
+)
 ACTIVE = 5.0  # error bars from zero beyond which an output gradient is not zero
 
 
@@ -111,7 +115,9 @@ def blind_start(
 
     For a convolution whose taps reach both neighbours of every position, with at least as many filters and channels (of
     each group) as outputs, `dL/dW` determines both up to one factor, if they have full rank in space; a bias gradient
-    gives the factor. A small layer of fewer filters or channels is searched from random starts; what that finds is
+    gives the factor. Where the output gradient of each filter sums to zero, as below a normalisation of each channel by
+    its own statistics (batch norm in training mode), it determines both as well, but no bias gradient gives the factor.
+    A small layer of fewer filters or channels is searched from random starts; what that finds is
     unique near itself.
 
     Args:
@@ -195,8 +201,12 @@ def _found(
     """Return the result for numbers that fit the layer."""
     dW, own = given["weight_gradient"], deviations["weight_gradient"]
     factored = blind.attempt(layer, dW, own, arithmetic=rounding.arithmetic)
-    everywhere = isinstance(factored, blind.Factored)
     reason = "no other has this weight gradient"
+    if isinstance(factored, blind.Refused):
+        centred = blind.attempt(layer, dW, own, arithmetic=rounding.arithmetic, centred=True)
+        if isinstance(centred, blind.Factored):
+            factored, reason = centred, f"{reason}; {SUMS_TO_ZERO}"
+    everywhere = isinstance(factored, blind.Factored)
     if isinstance(factored, blind.Refused) and blind_search.too_large(layer) is None:
         refused = factored.reason
         factored = blind_search.search(layer, dW, own, arithmetic=rounding.arithmetic, seed=seed)

@@ -1,7 +1,9 @@
 """The check of a result: the gradients recomputed from it are those given, as far as noise allows.
 
 `discrepancies` says how far they are off, `explained_discrepancies` how far noise may put them. Both are, for each
-parameter, the largest difference of any entry of its gradient, relative to the largest entry.
+parameter, the largest difference of any entry of its gradient, relative to the largest entry. The gradient of a bias
+whose shift a normalisation takes away again is zero, and what comes instead is rounding: it is held against the gradient
+of the weight beside it.
 """
 
 from __future__ import annotations
@@ -60,4 +62,14 @@ def explained_discrepancies(
 
 def _largest(observed: Observation, name: str, difference: FloatArray) -> float:
     """Return the largest entry of a difference, relative to the largest of the given gradient, if that is not zero."""
-    return float(np.abs(difference).max() / (np.abs(observed.gradients[name]).max() or 1.0))
+    sizes = [float(np.abs(observed.gradients[one]).max()) for one in (name, *_weight_beside(observed, name))]
+    return float(np.abs(difference).max() / (max(sizes) or 1.0))
+
+
+def _weight_beside(observed: Observation, name: str) -> tuple[str, ...]:
+    """Return the name of the weight beside a bias that shifts what a normalisation reads; none for any other name."""
+    network = observed.network
+    own = (layer for layer in network.bilinear if layer.bias_name == name)
+    return tuple(
+        layer.weight_name for layer in own if any(user.is_normalisation for user in network.users(layer.number))
+    )

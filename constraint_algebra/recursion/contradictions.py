@@ -16,13 +16,13 @@ from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import formulas
 from constraint_algebra.layers.kinds import PlacedLayer
-from constraint_algebra.recursion.estimates import Above, Estimate
+from constraint_algebra.recursion.estimates import EDGE, Above, Estimate
 from constraint_algebra.recursion.result import CONTRADICTION
 from constraint_algebra.solvers.noisy_equations import LayerEquations
 
 RESOLVED = 0.5  # of a contradiction: what the filters that are kept must stay below, clear of the limit
 PRIME_SUSPECTS = 0.3  # of the largest misfit: filters beyond are left out first, as theirs spoils that of the others
-SIDES = 6.0  # standard deviations from the edge at which an output is settled
+SIDES = EDGE
 
 
 def misfits(equations: LayerEquations, x: FloatArray) -> FloatArray:

@@ -10,8 +10,10 @@ import numpy as np
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers.activations import Formulas, Identity, formulas
 from constraint_algebra.layers.kinds import Activation, Shape
+from constraint_algebra.layers.two_branches import Branches
 from constraint_algebra.recursion.activation_sides import BiasCheck, decide, log_odds_at_kink, log_odds_at_plateau
 
+EDGE = 6.0  # standard deviations from an edge at which a value is settled
 BENT = 0.3  # relative change of a derivative over one standard deviation, beyond which first order is not enough
 
 
@@ -77,9 +79,13 @@ class Above:
 
 def activated(f: Formulas, z: Estimate) -> Estimate:
     """Return the output of an activation, to first order in the noise; known where its input is."""
-    y = f.value(np.where(z.known, z.value, 0.0))
+    at = np.where(z.known, z.value, 0.0)
+    y = f.value(at)
     with np.errstate(invalid="ignore"):
-        d = np.nan_to_num(f.derivative(y))
+        d = np.nan_to_num(f.derivative_at(at, y))
+    if f.branches is not None:  # next to the minimum y moves by the square of what z does
+        moved = f.value(at[..., None] + np.where(z.known[..., None], z.perturbations, 0.0)) - y[..., None]
+        return Estimate(y, z.known, moved)
     return Estimate(y, z.known, d[..., None] * np.where(z.known[..., None], z.perturbations, 0.0))
 
 
@@ -139,8 +145,52 @@ def through_formulas(
     return Estimate(np.where(known, z, value), known, (y.perturbations + stored) / steepness[..., None]), dz
 
 
+def slope_at(f: Formulas, z: Estimate) -> Estimate:
+    """Return σ′(z) of an activation with two branches from z itself, to first order in the noise.
+
+    Where the noise is so large that σ′ is no straight line over it, or a kink lies within it, it counts as unknown.
+    """
+    b = f.branches
+    assert b is not None
+    at, deviation = np.where(z.known, z.value, 0.0), z.deviation
+    d = b.derivative(at)
+    above, below = b.derivative(at + deviation), b.derivative(at - deviation)
+    straight = np.abs(above + below - 2 * d) <= BENT * np.maximum(np.abs(d), np.abs(above - below) / 2)
+    for kink in b.kinks:
+        straight &= np.abs(at - kink) > EDGE * deviation
+    moved = np.where(z.known[..., None], z.perturbations, 0.0)
+    return Estimate(d, z.known & straight, b.curvature(at)[..., None] * moved)
+
+
+def upper_input(b: Branches, y: Estimate, stored: FloatArray | float = 0.0) -> Estimate:
+    """Return z of an activation with two branches where its output y has that one pre-image alone.
+
+    Args:
+        b: its branches.
+        y: its output.
+        stored: perturbations `(*shape, members)` of σ(z) when the client stored it as y.
+    """
+    alone = _is_alone(b, y)
+    z = b.inverse(np.where(alone, y.value, 1.0), np.ones(alone.shape, dtype=bool))
+    d = b.derivative(z)
+    bent = np.abs(b.curvature(z)) * y.deviation > BENT * d * d
+    moved = (np.where(alone[..., None], y.perturbations, 0.0) + stored) / d[..., None]
+    return Estimate(z, alone & ~bent, moved)
+
+
+def _is_alone(b: Branches, y: Estimate) -> BoolArray:
+    """Return which outputs have one pre-image for all that noise allows: the positive ones, off a kink."""
+    alone = y.known & (y.value > EDGE * y.deviation)
+    for kink in b.kinks:
+        level = float(b.value(np.array(kink)))
+        alone &= np.abs(y.value - level) > EDGE * y.deviation
+    return np.asarray(alone)
+
+
 def sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> tuple[FloatArray, BoolArray, FloatArray]:
     """Return the outputs, each on the side of its edge where the evidence puts it; where that is decided; doubts."""
+    if f.branches is not None:
+        return y.value, _is_alone(f.branches, y), np.zeros(y.value.shape)
     if not f.plateaus and f.kink is None:
         return y.value, np.ones(y.value.shape, dtype=bool), np.zeros(y.value.shape)
     levels = np.array(f.plateaus or (0.0,))

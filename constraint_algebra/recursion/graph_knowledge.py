@@ -22,6 +22,29 @@ from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Mean and scale `sqrt(var + eps)` of each group of a normalisation by own statistics, as far as they are known.
+
+    Attributes:
+        mean: `(groups,)`; zero where none is taken away.
+        scale: `(groups,)`.
+    """
+
+    mean: Estimate
+    scale: Estimate
+
+    @property
+    def known(self) -> BoolArray:
+        """Which groups are known, `(groups,)`."""
+        return self.mean.known & self.scale.known
+
+    @staticmethod
+    def unknown(groups: int) -> Moments:
+        """Return moments of which nothing is known."""
+        return Moments(Estimate.unknown((groups,), MEMBERS), Estimate.unknown((groups,), MEMBERS))
+
+
 @dataclass
 class GraphKnowledge:
     """What is known so far.
@@ -31,9 +54,13 @@ class GraphKnowledge:
         values: what is known of each value, by number.
         gradients: what is known of the gradient at each value, by number.
         winners: flat index of the entry that each window of a selection takes, by the layer's index; -1 if unknown.
+        statistics: what is known of mean and scale of each group of a normalisation, by the layer's index.
         doubted: outputs of an activation whose side the evidence from above got wrong, by the layer's index.
         solutions: what was found out about the input of a layer when it was last solved for, by the layer's index.
         blind: names of the layers that were read by their own weight gradient alone.
+        remarks: how a strategy that learnt something went, in a sentence, by its name and the layer's index.
+        vain: what a strategy did without success, in a sentence, by its name and the layer's index.
+        points: what a search by the values of a selection came to, with what was known then, by the layer's index.
         by_valid_range: whether the valid range of the network's input decided anything.
         news: how often anything was learnt at each value, of itself and of its gradient; what a rule has seen.
     """
@@ -42,9 +69,13 @@ class GraphKnowledge:
     values: list[Estimate]
     gradients: list[Estimate]
     winners: dict[int, IntArray]
+    statistics: dict[int, Moments] = field(default_factory=dict)
     doubted: dict[int, BoolArray] = field(default_factory=dict)
     solutions: dict[int, LayerSolution] = field(default_factory=dict)
     blind: list[str] = field(default_factory=list)
+    remarks: dict[tuple[str, int], str] = field(default_factory=dict)
+    vain: dict[tuple[str, int], str] = field(default_factory=dict)
+    points: dict[int, tuple[object, object]] = field(default_factory=dict)
     by_valid_range: bool = False
     news: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -58,6 +89,11 @@ class GraphKnowledge:
             [Estimate.unknown(shape, MEMBERS) for shape in shapes],
             [Estimate.unknown(shape, MEMBERS) for shape in shapes],
             {layer.index: np.full(layer.output_shape, -1) for layer in network if layer.is_selection},
+            {
+                layer.index: Moments.unknown(layer.normalisation.runs(layer.input_shape))
+                for layer in network
+                if layer.is_normalisation
+            },
         )
 
     @property
@@ -91,6 +127,16 @@ class GraphKnowledge:
         self.news["winners", layer.index] = self.news.get(("winners", layer.index), 0) + 1
         return True
 
+    def learn_moments(self, layer: PlacedLayer, found: Moments) -> bool:
+        """Take in mean and scale of groups of a normalisation; return whether anything was new."""
+        held = self.statistics[layer.index]
+        both = [(held.mean, found.mean), (held.scale, found.scale)]
+        if not any((new.known & ~old.known).any() for old, new in both):
+            return False
+        self.statistics[layer.index] = Moments(*(old.learnt(new) for old, new in both))
+        self.news["moments", layer.index] = self.news.get(("moments", layer.index), 0) + 1
+        return True
+
     def doubt(self, number: int, filters: BoolArray) -> None:
         """Forget the gradients of some channels at a value, and doubt the sides of the activations they came from."""
         k = self.gradients[number]
@@ -108,7 +154,7 @@ class GraphKnowledge:
         """Return how much was learnt at a layer: of what it reads and makes, and of their gradients."""
         numbers = (*layer.inputs, layer.number)
         counts = [self.news.get((what, n), 0) for n in numbers for what in ("value", "gradient")]
-        return (*counts, self.news.get(("winners", layer.index), 0))
+        return (*counts, *(self.news.get((what, layer.index), 0) for what in ("winners", "moments")))
 
 
 def is_mixing(layer: PlacedLayer) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from constraint_algebra.arrays import GroundArray, Progress
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
-from constraint_algebra.recursion import graph_rules, graph_windows, open_values
+from constraint_algebra.recursion import graph_rules, graph_statistics, graph_windows, open_values
 from constraint_algebra.recursion.dual_equations import dual
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.found import Found, counted, with_grounds
@@ -54,6 +54,7 @@ class Graph:
     misfit: float
     progress: Progress | None
     knows: GraphKnowledge | None = field(default=None, init=False)
+    _once: _Once | None = field(default=None, init=False)  # over all passes: what stood still, still does
     _grounds: dict[int, GroundArray] = field(default_factory=dict, init=False)
 
     @property
@@ -72,8 +73,12 @@ class Graph:
             self.knows = GraphKnowledge.nothing(self.observed)
             self.knows.learn_gradient(self.start.number, self.k)
             _seed(self.knows)
+            for layer in self.observed.network:
+                if layer.index in self.observed.shared:
+                    graph_statistics.by_buffers(self.knows, layer)
         knows = self.knows
-        _flow(knows, self.progress, beyond)
+        self._once = self._once or _Once(knows)
+        _flow(knows, self._once, self.progress, beyond)
         ground = Ground.EQUATIONS if beyond is None else beyond.weakest
         summaries = [self._summary(knows, layer, ground) for layer in reversed(self.observed.network.bilinear)]
         if any(line.residual > self.misfit for line in summaries):
@@ -94,6 +99,7 @@ def where_it_stops(knows: GraphKnowledge) -> list[str]:
         f"layer {name!r} was read by its own weight gradient alone (blind start), and the recursion went on from there"
         for name in knows.blind
     ]
+    notes += knows.remarks.values()
     if knows.values[0].known.all():
         return notes
     network = knows.network
@@ -112,7 +118,7 @@ def where_it_stops(knows: GraphKnowledge) -> list[str]:
             open_ones = (knows.winners[layer.index] < 0) & ~(knows.gradients[layer.number].filled() == 0)
             if open_ones.any():
                 notes.append(f"which entry won is open in {int(open_ones.sum()):,} windows of layer {layer.name!r}")
-    return notes
+    return [*notes, *knows.vain.values()]
 
 
 def _seed(knows: GraphKnowledge) -> None:
@@ -149,9 +155,9 @@ class _Once:
         return tuple(self.knows.seen(user) for user in (layer, *readers.values()))
 
 
-def _flow(knows: GraphKnowledge, progress: Progress | None, beyond: Beyond | None) -> None:
+def _flow(knows: GraphKnowledge, once: _Once, progress: Progress | None, beyond: Beyond | None) -> None:
     """Apply the rules, the cheap ones until they stand still, then one of the others, and so on."""
-    network, once = knows.network, _Once(knows)
+    network = knows.network
     upwards, downwards = network.layers, network.layers[::-1]
     parametric = [layer for layer in downwards if layer.is_bilinear]
     dearer: tuple[Callable[[], bool], ...] = (

@@ -1,7 +1,7 @@
 """The local rules of the recursion on a graph: what one operation tells of the values and gradients around it.
 
 - `forward`: values go up where all that an output reads is known.
-- `invert`: values come down: through affine operations entry by entry, through batch norm, through activations.
+- `invert`: values come down: through affine operations entry by entry, through normalisations, through activations.
 - `pull`: gradients come down, summed over all layers that read a value.
 - `push`: gradients go up where one layer's part is all that is open.
 
@@ -20,11 +20,11 @@ from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers.activations import Formulas, Identity, PReLU
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.networks.operations import affine_maps, formulas_of
-from constraint_algebra.recursion import graph_windows, layer_step
+from constraint_algebra.recursion import graph_statistics, graph_windows, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck
 from constraint_algebra.recursion.contradictions import SIDES
 from constraint_algebra.recursion.ensemble import MEMBERS
-from constraint_algebra.recursion.estimates import Estimate, activated, sides, through_formulas
+from constraint_algebra.recursion.estimates import Estimate, activated, sides, slope_at, through_formulas, upper_input
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, add, kept, rounded
 
 CLEAR = 0.25  # a ratio of two gradients within this of 0 or 1 says which of the two it is
@@ -41,6 +41,8 @@ def forward(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
         found = _activated(knows, layer, inputs[0])
     elif layer.is_selection:
         return graph_windows.forward(knows, layer)
+    elif layer.is_normalisation:
+        return graph_statistics.forward(knows, layer)
     else:
         found = rounded(knows.observed, _mapped(knows, layer, inputs))
     return knows.learn_value(layer.number, found)
@@ -69,6 +71,8 @@ def invert(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
         return False
     if layer.is_selection:
         return graph_windows.invert(knows, layer)
+    if layer.is_normalisation:
+        return graph_statistics.invert(knows, layer)
     if layer.is_bilinear:
         return _unscaled(knows, layer, y) if is_scale(layer) else False
     maps, constant = affine_maps(layer, knows.observed.parameters)
@@ -144,6 +148,8 @@ def parts(knows: GraphKnowledge, layer: PlacedLayer) -> list[Estimate]:
         return [through(knows, layer)[1]]
     if layer.is_selection:
         return [graph_windows.part(knows, layer)]
+    if layer.is_normalisation:
+        return [graph_statistics.part(knows, layer)]
     maps, _ = affine_maps(layer, knows.observed.parameters)
     found = []
     for M, shape in zip(maps, layer.input_shapes, strict=True):
@@ -175,6 +181,9 @@ def through(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[Estimate, Estima
     observed, f = knows.observed, formulas_of(layer, knows.observed.parameters)
     y, dy, z = knows.values[layer.number], knows.gradients[layer.number], knows.values[layer.inputs[0]]
     stored = observed.stored(y)
+    if f.branches is not None:
+        found = z if z.known.all() or not y.known.any() else z.learnt(upper_input(f.branches, y, stored))
+        return found, _by_slope(f, found, dy)
     identity = isinstance(layer.activation, Identity)
     found, dz = through_formulas(f, y, dy, stored, _bias_check(knows, layer), one_to_one=identity)
     doubted = knows.doubted.get(layer.index, np.zeros(y.value.shape, dtype=bool))
@@ -199,6 +208,14 @@ def _by_side(f: Formulas, z: Estimate, dy: Estimate) -> tuple[BoolArray, Estimat
         d = np.nan_to_num(f.derivative(f.value(np.where(sure, z.value, 0.0))))
     value = np.where(dy.known, dy.value, 0.0) * d
     return sure, Estimate(value, sure & (dy.known | (d == 0)), d[..., None] * kept(dy))
+
+
+def _by_slope(f: Formulas, z: Estimate, dy: Estimate) -> Estimate:
+    """Return what an activation with two branches sends back: known with z, and where either factor is zero."""
+    d, arriving = slope_at(f, z), dy.filled()
+    flat = d.known & (d.value == 0) & (d.deviation == 0)
+    moved = d.value[..., None] * kept(dy) + arriving[..., None] * d.perturbations
+    return Estimate(arriving * d.value, (dy.known & (d.known | (dy.value == 0))) | flat, moved)
 
 
 def _bias_check(knows: GraphKnowledge, layer: PlacedLayer) -> BiasCheck | None:
@@ -268,6 +285,8 @@ def push(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
     sent = [own_part(knows, layer, slot) for slot in range(len(layer.inputs))]
     if layer.is_activation:
         return _push_through(knows, layer, sent[0])
+    if layer.is_normalisation:
+        return graph_statistics.push(knows, layer, sent[0])
     if layer.is_bilinear:
         factor = _factors(knows, layer)
         divisor = np.where(factor != 0, factor, 1.0)
@@ -286,9 +305,21 @@ def push(knows: GraphKnowledge, layer: PlacedLayer) -> bool:
 def _push_through(knows: GraphKnowledge, layer: PlacedLayer, dz: Estimate) -> bool:
     y = knows.values[layer.number]
     f = formulas_of(layer, knows.observed.parameters)
+    if f.branches is not None:
+        return _push_on_branch(knows, layer, f, dz)
     with np.errstate(invalid="ignore"):
         d = np.where(y.known, f.derivative(np.where(y.known, y.value, 0.0)), 0.0)
     clear = y.known & np.isfinite(d) & (d > 0) & (np.abs(y.value) > SIDES * y.deviation)
     steep = np.where(clear, d, 1.0)
     up = Estimate(dz.filled() / steep, dz.known & clear, kept(dz) / steep[..., None])
     return knows.learn_gradient(layer.number, up)
+
+
+def _push_on_branch(knows: GraphKnowledge, layer: PlacedLayer, f: Formulas, dz: Estimate) -> bool:
+    """Push through an activation with two branches, where z is known and the slope clear of zero."""
+    d = slope_at(f, knows.values[layer.inputs[0]])
+    clear = d.known & (np.abs(d.value) > SIDES * d.deviation)
+    steep = np.where(clear, d.value, 1.0)
+    up = np.where(clear, dz.filled() / steep, 0.0)
+    moved = (kept(dz) - up[..., None] * d.perturbations) / steep[..., None]
+    return knows.learn_gradient(layer.number, Estimate(up, dz.known & clear, moved))

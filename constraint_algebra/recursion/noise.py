@@ -65,8 +65,12 @@ class Precision:
         return ONE_ROUNDING * self.smallest
 
 
-def precision(arrays: Mapping[str, Any]) -> Precision:
+def precision(arrays: Mapping[str, Any], what: str = "gradients") -> Precision:
     """Return the precision of the coarsest floating-point type among the arrays.
+
+    Args:
+        arrays: by name.
+        what: they are, for the message.
 
     Raises:
         ParameterError: an array that is not of a floating-point type known here; the message names it.
@@ -78,7 +82,7 @@ def precision(arrays: Mapping[str, Any]) -> Precision:
     for name, kind in types.items():
         if kind not in SPACING:
             raise ParameterError(
-                name, f"gradients: {name!r} has type {kind}, expected one of {', '.join(SPACING)}; convert it first"
+                name, f"{what}: {name!r} has type {kind}, expected one of {', '.join(SPACING)}; convert it first"
             )
     epsilons, smallest = zip(*(SPACING[kind] for kind in types.values()), strict=True)
     return Precision(max(epsilons), max(smallest))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from constraint_algebra.arrays import FloatArray, Parameters
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.networks.network import Network
 from constraint_algebra.recursion.activation_sides import BiasCheck
+from constraint_algebra.recursion.buffers import Shared
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.noise import Precision
 
@@ -30,6 +31,7 @@ class Observation:
         deviations: the standard deviation of every entry of these gradients.
         rounding: the precision in which the client computed.
         draw: where the noise of the ensemble comes from; each call takes the next random numbers of one generator.
+        shared: statistics of normalisations that the client's buffers give away, by the layer's index.
     """
 
     network: Network
@@ -38,6 +40,7 @@ class Observation:
     deviations: Parameters
     rounding: Precision
     draw: Draw
+    shared: Mapping[int, Shared] = field(default_factory=dict)
 
     def bias(self, layer: PlacedLayer) -> FloatArray:
         """Return a layer's bias, shape `(filters,)`: zeros where it has none."""

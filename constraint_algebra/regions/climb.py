@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg as la
 
-from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.layers.own_statistics import Statistics
 from constraint_algebra.networks.activation_pattern import demand_slopes
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.operations import Pattern, cotangents, pattern, tangent
@@ -51,7 +52,7 @@ class Climb:
         network: the network.
         parameters: parameters and buffers by name.
         values: what `Network.forward` returned.
-        still: names of activations whose outputs stay, because what they read does.
+        still: names of activations and normalisations whose outputs stay, because what they read does.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Climb:
         demand_slopes(network, values)
         self.network, self.parameters = network, parameters
         self.at: Pattern = pattern(network.layers, parameters, values)
-        self.at |= {name: np.zeros_like(self.at[name]) for name in still}
+        self.at |= {name: _still(self.at[name]) for name in still}
         self._last = {number: layer.index for layer in network.layers for number in layer.inputs}
 
     def begin(self, directions: FloatArray) -> Tangents:
@@ -109,6 +110,13 @@ class Climb:
             if not x.any():
                 break
         return size
+
+
+def _still(at: FloatArray | IntArray | Statistics) -> FloatArray | IntArray | Statistics:
+    """Return the pattern of an operation through which nothing moves."""
+    if isinstance(at, Statistics):
+        return at._replace(scale=np.full_like(at.scale, np.inf))
+    return np.zeros_like(at)
 
 
 def pull(

@@ -17,13 +17,13 @@ import scipy.sparse as sp
 
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.layers.activations import PReLU, is_piecewise_linear
+from constraint_algebra.layers.activations import PReLU
 from constraint_algebra.layers.convolutions import ChannelScale
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.operations import Pattern, pattern
 from constraint_algebra.regions.climb import live_entries, pull
-from constraint_algebra.regions.inequalities import Inequalities
+from constraint_algebra.regions.inequalities import Inequalities, bends_itself, refuse_bent_below
 from constraint_algebra.regions.needs import Region
 from constraint_algebra.regions.sparse_kernel import SparseKernel
 from constraint_algebra.regions.sparse_rows import sparse_rise
@@ -40,7 +40,7 @@ class Lowest(NamedTuple):
 
 
 def lowest_layers(network: Network) -> Lowest:
-    """Return the layers below the second convolution or linear layer, and below any activation that bends.
+    """Return the layers below the second convolution or linear layer, any activation that bends, any own statistics.
 
     >>> from constraint_algebra.layers import Conv1d, Flatten, Linear, MaxPool1d, ReLU
     >>> net = Network((1, 8), [Conv1d(2, 3), ReLU(), MaxPool1d(2), Conv1d(2, 2), Flatten(), Linear(3)])
@@ -54,7 +54,7 @@ def lowest_layers(network: Network) -> Lowest:
         below = all(number in weighted for number in layer.inputs)
         if not below or (heavy and weighted[layer.inputs[0]]):
             continue
-        if layer.is_activation and not is_piecewise_linear(layer.activation):
+        if bends_itself(layer):
             continue
         layers.append(layer)
         weighted[layer.number] = heavy or any(weighted[number] for number in layer.inputs)
@@ -90,6 +90,7 @@ class FirstEquations(SparseKernel):
 
     Raises:
         ShapeError: the network has no layer with a weight.
+        UnsupportedLayerError: what that reads bends with the input.
         MemoryLimitError: the rows are too many.
     """
 
@@ -107,6 +108,7 @@ class FirstEquations(SparseKernel):
         if not network.bilinear:
             raise ShapeError("the network has no layer with a weight, and so no gradient")
         self.network, self.lowest = network, lowest_layers(network)
+        refuse_bent_below(network, network.bilinear[0])
         self.kept = " and ".join(network.value_name(number) for number in self.lowest.read)
         at = pattern(network.layers, parameters, values)
         self.region = Region(self.lowest.layers, parameters, values, at, self.lowest.read, constant=True)

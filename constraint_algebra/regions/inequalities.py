@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from constraint_algebra import memory
 from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.errors import LayerProblem, UnsupportedLayerError
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import Formulas, formulas, is_piecewise_linear
 from constraint_algebra.layers.kinds import PlacedLayer
@@ -49,7 +50,27 @@ class Inequalities:
 
 def bends(network: Network, layer: PlacedLayer) -> bool:
     """Whether an activation that is not linear in pieces follows a layer, before the next one with a weight."""
-    return any(x.is_activation and not is_piecewise_linear(x.activation) for x in network.after(layer))
+    return any(bends_itself(x) for x in network.after(layer))
+
+
+def bends_itself(layer: PlacedLayer) -> bool:
+    """Whether what a layer makes is not linear in pieces: by an activation that bends, or by its own statistics."""
+    return layer.is_normalisation or (layer.is_activation and not is_piecewise_linear(layer.activation))
+
+
+def refuse_bent_below(network: Network, first: PlacedLayer) -> None:
+    """Refuse a network of which the first layer with a weight reads what bends with the input: no set is left."""
+    below, todo = set[int](), [*first.inputs]
+    while todo:
+        number = todo.pop()
+        if number and number not in below:
+            below.add(number)
+            todo += network.layers[number - 1].inputs
+    bent = next((layer for layer in network.layers if layer.number in below and bends_itself(layer)), None)
+    if bent is not None:
+        reason = f"{bent.kind} before the first layer with a weight bends the set of inputs"
+        advice = f"certify the network from layer {first.name!r} on, with what that reads for its input"
+        raise UnsupportedLayerError([LayerProblem(bent.name, reason, advice)])
 
 
 def tangents(parameters: Mapping[str, FloatArray], values: Sequence[FloatArray]) -> Rules[FloatArray]:

@@ -22,7 +22,7 @@ import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers import trilinear
-from constraint_algebra.layers.activations import Hardtanh, Identity, LeakyReLU, PReLU, ReLU, Softplus
+from constraint_algebra.layers.activations import Hardtanh, Identity, LeakyReLU, PReLU, ReLU, Softplus, has_two_branches
 from constraint_algebra.layers.activations import is_piecewise_linear as in_pieces
 from constraint_algebra.layers.convolutions import ChannelScale
 from constraint_algebra.layers.kinds import PlacedLayer
@@ -97,7 +97,8 @@ class Region:
 
     Attributes:
         held: the inequalities, from above.
-        kept: for each activation that bends, by its name: which entries of what it reads must stay as they are.
+        kept: for each activation that bends and each normalisation, by its name: which entries of what it reads must
+            stay as they are.
         passing: for each layer with a weight, by its name: which of its outputs are seen, flat.
 
     >>> from constraint_algebra.layers import Flatten, Linear, MaxPool1d, ReLU
@@ -150,6 +151,8 @@ class Region:
             self._select(layer, need)
         elif layer.is_activation:
             self._activate(layer, need)
+        elif layer.is_normalisation:
+            self._normalise(layer, need)
         elif isinstance(layer.layer, ChannelScale):
             self._of(layer.inputs[0]).seen |= need.seen  # its factors' gradient sees them, even at a factor of zero
             each = math.prod(layer.outputs)
@@ -252,6 +255,16 @@ class Region:
             return
         self._keep_sides(layer, need.seen, below, z)
 
+    def _normalise(self, layer: PlacedLayer, need: Need) -> None:
+        """Below a normalisation: as each output moves with all of its group, groups of which anything counts stay."""
+        counts = need.seen | need.is_bounded
+        for pair in need.pairs:
+            counts[np.concatenate(pair)] = True
+        groups = layer.normalisation.runs(layer.input_shape)
+        stays = np.repeat(counts.reshape(groups, -1).any(axis=1), len(counts) // groups)
+        self._of(layer.inputs[0]).seen |= stays
+        self.kept[layer.name] = stays
+
     def _hold_outputs(self, layer: PlacedLayer, need: Need) -> None:
         """Make inequalities of outputs themselves: as those are seen, they move as the map says."""
         self._hold(layer.number, need)
@@ -325,7 +338,8 @@ def _rises(layer: PlacedLayer, parameters: Mapping[str, FloatArray]) -> bool:
     """Whether an activation never falls, so that it keeps the order of its values."""
     if isinstance(layer.layer, PReLU):
         return bool((parameters[layer.weight_name] > 0).all())
-    return not isinstance(layer.layer, Softplus)  # it falls where it jumps to the identity
+    # Softplus falls where it jumps to the identity.
+    return not isinstance(layer.layer, Softplus) and not has_two_branches(layer.activation)
 
 
 def _edges(layer: PlacedLayer) -> tuple[float, float]:

@@ -29,6 +29,7 @@ from constraint_algebra.equations.systems import gradient_block, weight_equation
 from constraint_algebra.errors import LayerProblem, ParameterError, ShapeError, UnsupportedLayerError
 from constraint_algebra.layers.activations import Hardtanh, LeakyReLU, ReLU, is_piecewise_linear
 from constraint_algebra.layers.kinds import Activation, PlacedLayer
+from constraint_algebra.layers.normalisation import Standardise
 from constraint_algebra.networks.activation_pattern import first_layer
 from constraint_algebra.networks.network import Network, named
 from constraint_algebra.networks.placing import is_link
@@ -158,7 +159,8 @@ def _beyond_a_chain(network: Network) -> LayerProblem:
     """Return the first layer that no plain chain of convolutions, linear layers and activations has."""
     advice = "take whole_map in float64, or from shapes alone, modulo a prime and with no tolerance either"
     layer = next(x for x in network.layers if not is_link(x))
-    roots = ", and batch norm divides by a root, which is not rational" if layer.kind == "Standardise" else ""
+    divides = isinstance(layer.layer, Standardise) or layer.is_normalisation
+    roots = ", and normalisation divides by a root, which is not rational" if divides else ""
     return LayerProblem(layer.name, f"{layer.kind}: rational arithmetic takes plain chains only{roots}", advice)
 
 

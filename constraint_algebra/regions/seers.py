@@ -15,13 +15,13 @@ import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import ShapeError
-from constraint_algebra.layers.activations import PReLU, is_piecewise_linear
+from constraint_algebra.layers.activations import PReLU
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.activation_pattern import activation_pattern, first_layer
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.operations import pattern
 from constraint_algebra.regions.climb import Climb, Map, Seer, pull
-from constraint_algebra.regions.inequalities import bends
+from constraint_algebra.regions.inequalities import bends, bends_itself, refuse_bent_below
 from constraint_algebra.regions.needs import Region
 from constraint_algebra.regions.sparse_rows import SparseRows, sparse_rise
 from constraint_algebra.solvers.gradient_rows import GradientRows
@@ -142,6 +142,7 @@ class GraphSight:
             raise ShapeError("the network has no layer with a weight, and so no gradient")
         self.network, self.values, self.centred = network, values, centred
         self.lowest, self.sides = network.bilinear[0], list[PlacedLayer]()
+        refuse_bent_below(network, self.lowest)
         at = pattern(network.layers, parameters, values)
         last = np.moveaxis(output_gradients.reshape(-1, *network.output_shape), 0, -1)
         trained = [layer for layer in network.layers if layer.has_parameters]
@@ -150,7 +151,7 @@ class GraphSight:
         self._k = {x.name: found.get(x.number, none.reshape(*(1,) * len(x.output_shape), -1)) for x in trained}
         self.k = {x.name: np.broadcast_to(self._k[x.name], (*x.output_shape, last.shape[-1])) for x in network.bilinear}
         self.covered = _covers(network.start, self.k)
-        bent = [x for x in network.layers if x.is_activation and not is_piecewise_linear(x.activation)]
+        bent = [x for x in network.layers if bends_itself(x)]
         self.region = Region(network.layers, parameters, values, at, [len(network.layers)])
         self.climb = Climb(network, parameters, values, still=[layer.name for layer in bent])
         self._bent = [layer for layer in bent if self.region.kept.get(layer.name, np.zeros(1)).any()]

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.equations.systems import weight_equations
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
+from constraint_algebra.layers.own_statistics import Statistics
 from constraint_algebra.networks.operations import Pattern, affine_maps
 from constraint_algebra.numerics.blocks import blocks
 from constraint_algebra.numerics.rows import unit_rows
@@ -29,6 +30,12 @@ def sparse_map(layer: PlacedLayer, parameters: Mapping[str, FloatArray], at: Pat
         best = np.asarray(at[layer.name], dtype=np.intp).ravel()
         shape = (len(best), math.prod(layer.input_shape))
         return (sp.csr_array((np.ones(len(best)), (np.arange(len(best)), best)), shape=shape),)
+    fixed = at.get(layer.name)
+    if isinstance(fixed, Statistics):
+        n = math.prod(layer.input_shape)
+        if np.isinf(fixed.scale).all():  # it is held still
+            return (sp.csr_array((n, n)),)
+        return (sp.csr_array(fixed.through(np.eye(n).reshape(*layer.input_shape, n)).reshape(n, n)),)
     return affine_maps(layer, parameters)[0]
 
 

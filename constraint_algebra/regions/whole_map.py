@@ -28,6 +28,7 @@ from constraint_algebra.numerics.rows import row_norms
 from constraint_algebra.ranks.whole_map import FLOATS, RowsOfLayer, WholeMap
 from constraint_algebra.regions.equations import WholeEquations
 from constraint_algebra.regions.gradient_map import GradientMap
+from constraint_algebra.regions.inequalities import bends_itself
 from constraint_algebra.regions.rational import rational_map
 from constraint_algebra.solvers.null_space import RTOL, TOLERANCE, rank_of
 from constraint_algebra.theory.activity import Activity
@@ -147,15 +148,19 @@ def _drawn(network: Network, loss: str | None, seed: int) -> FloatArray:
 
 
 def _refuse_bends(network: Network) -> None:
-    """Refuse activations that bend in a graph: k moves with the input there, along every path."""
+    """Refuse activations that bend and own statistics in a graph: k moves with the input there, along every path."""
     advice = "torch_whole_map(model, input, target) takes any model; indistinguishable keeps what enters it"
     problems = [
-        LayerProblem(layer.name, f"{layer.kind} bends, so that k below it moves with the input", advice)
+        LayerProblem(layer.name, f"{layer.kind} {_reason(layer)}, so that k below it moves with the input", advice)
         for layer in network.layers
-        if layer.is_activation and not is_piecewise_linear(layer.activation)
+        if bends_itself(layer)
     ]
     if problems:
         raise UnsupportedLayerError(problems)
+
+
+def _reason(layer: PlacedLayer) -> str:
+    return "divides values by their own statistics" if layer.is_normalisation else "bends"
 
 
 def _is_plain(network: Network) -> bool:

@@ -13,6 +13,7 @@
 | `normal_equations`, `dense_factor`, `banded_factor`, `capacitance_factor`, `null_space_factor` | factors |
 | `choose_factor` | which factor takes the fewest operations |
 | `blind`, `blind_group`, `blind_shapes` | input and output gradient of one layer from its weight gradient alone |
+| `blind_centred` | the same where the output gradient sums to zero, below a normalisation by own statistics |
 | `bilinear_fit` | the weight gradient as a bilinear function of both, fitted by least squares |
 | `blind_search` | where a layer has too few filters for that: local uniqueness, and a search from random starts |
 | `gradient_rows` | the gradient rows of a layer that count for exact values, and their blocks |

@@ -12,6 +12,9 @@ vector of their `T_t`, and the backward shifts make every other column of P from
 by least squares (`bilinear_fit`), which takes the noise from what the corner lost. A result counts where it explains
 all taps to their noise, and where K and H have full rank by more than their own error bars.
 
+Below a normalisation of each channel by its own statistics the k of each filter sums to zero, and K has rank O - 1: the
+corner is another one then (`blind_centred`), all else is the same.
+
 Each group of a layer stands by itself, with a factor of its own. A linear layer is the case of one output.
 """
 
@@ -25,6 +28,7 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.numerics.blas_threads import one_blas_thread
+from constraint_algebra.solvers import blind_centred
 from constraint_algebra.solvers.bilinear_fit import Normal, Shifts
 from constraint_algebra.solvers.blind_group import Group, Refused, Weights, first_order, one_group
 from constraint_algebra.solvers.blind_shapes import anchor, applies, obstacle
@@ -98,9 +102,10 @@ def factor(
     deviations: FloatArray | None = None,
     *,
     arithmetic: float = FLOAT64,
+    centred: bool = False,
 ) -> Factored | None:
     """Return what `attempt` does, `None` where it refuses."""
-    found = attempt(layer, weight_gradient, deviations, arithmetic=arithmetic)
+    found = attempt(layer, weight_gradient, deviations, arithmetic=arithmetic, centred=centred)
     return found if isinstance(found, Factored) else None
 
 
@@ -111,6 +116,7 @@ def attempt(
     deviations: FloatArray | None = None,
     *,
     arithmetic: float = FLOAT64,
+    centred: bool = False,
 ) -> Factored | Refused:
     """Return input and output gradient of a layer from its weight gradient, or why not.
 
@@ -119,6 +125,8 @@ def attempt(
         weight_gradient: dL/dW in the canonical shape `layer.weight_shape`.
         deviations: standard deviation of each of its entries; by default the rounding of float64.
         arithmetic: relative error of the client's sums of products, `Precision.arithmetic` of the room `recursion`.
+        centred: whether a normalisation of each channel by its own statistics reads the layer's output, so that the k
+            of each filter sums to zero, and no bias gradient gives the factor.
 
     >>> from constraint_algebra.layers import Conv1d, trilinear
     >>> layer, random = Conv1d(6, 3, padding=1).place((5, 4)), np.random.default_rng(0)
@@ -136,7 +144,7 @@ def attempt(
     given = np.zeros(layer.weight_shape) if deviations is None else deviations
     groups = []
     for D, own in zip(by_group(layer, weight_gradient), by_group(layer, given), strict=True):
-        found = one_group(shifts, start, D, own, arithmetic)
+        found = one_group(shifts, start, D, own, arithmetic, blind_centred.from_corner if centred else None)
         if isinstance(found, Refused):
             return found
         groups.append(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ TOO_MANY = 100.0  # a further singular value this far beyond the noise is no noi
 TOO_FEW = 0.5  # the last singular value below so many times the noise: no start
 DOUBTFUL = 30.0  # the same, where a start that leads nowhere was none
 FAINT = 1e-6  # of the largest: noise of a filter or channel below it does not count for its weight
+ROUNDED_SUM = 200.0  # relative errors of sums, of the largest k, that a client leaves of a sum that is zero
 JUDGES = 4  # draws of noise that say how certain the rank is
 LAST = 3  # singular values looked at
 
@@ -37,6 +39,10 @@ class Refused:
     """
 
     reason: str
+
+
+# From the layer, the tap to start from and data with noise of about one to K, H, the gap of the corner, the rank.
+Begin = Callable[[Shifts, Anchor, FloatArray], tuple[FloatArray, FloatArray, tuple[float, float], int] | Refused]
 
 
 @dataclass(frozen=True)
@@ -80,25 +86,52 @@ class Group:
     corner: tuple[float, float]
 
 
-def one_group(shifts: Shifts, start: Anchor, D: FloatArray, given: FloatArray, arithmetic: float) -> Group | Refused:
-    """Return the factors of data `(taps, filters, channels)`, or why there are none."""
+def one_group(
+    shifts: Shifts,
+    start: Anchor,
+    D: FloatArray,
+    given: FloatArray,
+    arithmetic: float,
+    centred: Begin | None = None,
+) -> Group | Refused:
+    """Return the factors of data `(taps, filters, channels)`, or why there are none.
+
+    Args:
+        shifts: the layer.
+        start: the tap to start from.
+        D: the data.
+        given: noise of every entry.
+        arithmetic: relative error of the client's sums.
+        centred: how to begin where the k of each filter sums to zero; by default k has full rank.
+    """
     if not D.any():
         return Refused("the weight gradient is zero, which says nothing")
     weights = Weights.of(np.hypot(given, arithmetic * np.abs(D)))
-    begun = _from_corner(shifts, start, weights.both * D)
-    if isinstance(begun, Refused):
-        return begun
-    K, H, corner, rank = begun
+    rank = shifts.outputs
     try:
+        begun = (centred or _from_corner)(shifts, start, weights.both * D)
+        if isinstance(begun, Refused):
+            return begun
+        K, H, corner, rank = begun
         weights, found, noise = fitted(shifts, weights, D, given, arithmetic, K, H)
-        result = judged(shifts, start.places, weights, found, noise, corner)
+        result = judged(shifts, start.places, weights, found, noise, corner, centred=arithmetic if centred else None)
     except la.LinAlgError:
         result = Refused("k or h is too near to a lower rank for its noise: the fit breaks down")
-    return _of_rank(rank, shifts.outputs) if isinstance(result, Refused) and rank < shifts.outputs else result
+    if isinstance(result, Refused) and rank < shifts.outputs:
+        return low_rank_below_a_normalisation(shifts.outputs) if centred else _of_rank(rank, shifts.outputs)
+    return result
 
 
 def _of_rank(rank: int, outputs: int) -> Refused:
     return Refused(f"k or h has a rank of {rank:,} only, of {outputs:,} outputs: several k and h may fit")
+
+
+def low_rank_below_a_normalisation(outputs: int) -> Refused:
+    """Return the refusal where ranks are lower than even sums of zero make them."""
+    return Refused(
+        f"k has a rank below {outputs - 1:,}, which sums of zero leave, or h one below {outputs:,}: several k and h may"
+        " fit"
+    )
 
 
 def _from_corner(
@@ -175,6 +208,7 @@ def judged(
     corner: tuple[float, float],
     *,
     full: bool = True,
+    centred: float | None = None,
 ) -> Group | Refused:
     """Return a fit as a result, or why it is none: it must explain all taps, and both ranks must be certain.
 
@@ -186,6 +220,8 @@ def judged(
         noise: of every entry.
         corner: the gap of the start.
         full: whether the ranks must be full in space; otherwise in whichever of both directions is smaller.
+        centred: relative error of the client's sums where the k of each filter must sum to zero, and have full rank
+            beside that.
     """
     free = found.residual.size - found.K.size - found.H.size + 1
     expected = ((weights.both * noise) ** 2).sum() * max(free, 1) / found.residual.size
@@ -200,7 +236,16 @@ def judged(
     draws = np.where(random.random((JUDGES, *noise.shape)) < 0.5, -1.0, 1.0) * noise
     movements = first_order(Normal(shifts, found.K, found.H), weights, draws)
     moves = weights.on(*movements)
-    sides = ((found.K, moves[0]), (found.H[:, places], moves[1][..., places]))
+    own = found.K, moves[0]
+    if centred is not None:
+        if not _sums_to_zero(*own, centred):
+            return Refused(
+                "the k of each filter does not sum to zero over its outputs, as it does below a normalisation of each"
+                " channel"
+            )
+        beside = la.null_space(np.ones((1, shifts.outputs)))
+        own = found.K @ beside, moves[0] @ beside
+    sides = (own, (found.H[:, places], moves[1][..., places]))
     singular, certainty = zip(*(_smallest(*side) for side in sides), strict=True)
     if not found.converged:
         return Refused("the fit of k and h to all taps does not come to an end")
@@ -219,6 +264,13 @@ def judged(
     K, H = weights.off(found.K, found.H)
     c = np.sqrt(np.linalg.norm(H) / np.linalg.norm(K)) * (1.0 if H.sum() >= 0 else -1.0)
     return Group(K * c, H / c, noise, misfit, singular, certainty, corner)
+
+
+def _sums_to_zero(K: FloatArray, moves: FloatArray, arithmetic: float) -> bool:
+    """Return whether the sums of K over its columns are as small as its noise lets them be."""
+    noise = float(np.sqrt((moves.sum(axis=-1) ** 2).mean()))
+    rounding = ROUNDED_SUM * arithmetic * float(np.abs(K).max())
+    return bool(np.sqrt((K.sum(axis=1) ** 2).mean()) <= CONTRADICTION * np.hypot(noise, rounding))
 
 
 def _as_seen(weights: Weights, found: Fit, shifts: Shifts, noise: FloatArray, misfit: float) -> FloatArray:

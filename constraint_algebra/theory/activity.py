@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, IntArray, ParametersLike
 from constraint_algebra.errors import ParameterError, ShapeError
-from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, PReLU, Softsign, formulas
+from constraint_algebra.layers.activations import ELU, SELU, LeakyReLU, PReLU, Softsign, formulas, has_two_branches
+from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import operations
 from constraint_algebra.networks.network import Network, NetworkLike, bind
@@ -66,6 +67,72 @@ def sides(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[
     }
 
 
+def dropouts(network: Network) -> tuple[PlacedLayer, ...]:
+    """Return the dropouts, in order."""
+    return tuple(layer for layer in network if isinstance(layer.layer, Dropout))
+
+
+def kept(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
+    """Return which values dropouts keep, one mask by name for each.
+
+    Args:
+        network: the layers.
+        activity: as for `active_masks`; masks of dropouts may be among those by name, and are drawn where they are not,
+            each value, or each channel, kept with its own probability.
+        seed: of the masks that are drawn.
+    """
+    given = activity if isinstance(activity, Mapping) else {}
+    rng = np.random.default_rng([seed, 3])
+    return {
+        layer.name: _mask(layer, given[layer.name]) if layer.name in given else _kept(layer, layer.layer, rng)  # type: ignore[arg-type]
+        for layer in dropouts(network)
+    }
+
+
+def _kept(layer: PlacedLayer, dropout: Dropout, rng: np.random.Generator) -> BoolArray:
+    if not dropout.features:
+        return _drawn_mask(layer, 1 - dropout.p, rng)
+    channels = rng.random(layer.output_shape[0]) < 1 - dropout.p
+    return np.broadcast_to(channels.reshape(-1, *(1,) * len(layer.output_shape[1:])), layer.output_shape)
+
+
+def kept_text(network: Network, activity: Activity) -> str:
+    """Return which masks of dropout were assumed, as a clause; nothing where nothing is dropped.
+
+    >>> from constraint_algebra.layers import Dropout, Linear
+    >>> kept_text(Network((4,), [Linear(4), Dropout(0.25), Linear(2)]), 1.0)
+    'with masks of Dropout drawn at random'
+    """
+    given = activity if isinstance(activity, Mapping) else {}
+    layers, clauses = dropouts(network), []
+    for words, some in (
+        ("as given", [layer for layer in layers if layer.name in given]),
+        ("drawn at random", [layer for layer in layers if layer.name not in given]),
+    ):
+        if some:
+            clauses.append(f"with masks of Dropout {words}")
+    return " and ".join(clauses)
+
+
+def branches_text(network: Network) -> str:
+    """Return that the branches of activations with two are taken as known, as a clause; nothing where there are none.
+
+    >>> from constraint_algebra.layers import Linear, SiLU
+    >>> branches_text(Network((4,), [Linear(4), SiLU(), Linear(2)]))
+    'with the branches of SiLU known'
+    """
+    kinds = dict.fromkeys(x.kind for x in network if x.is_activation and has_two_branches(x.activation))
+    words = f"with the branches of {' and '.join(kinds)} known" if kinds else ""
+    return f"{words} and its outputs between both cut-offs" if words and "Hardswish" in kinds else words
+
+
+def branches_assumed(network: Network) -> str:
+    """Return the same as an assumption: the output of such an activation does not tell all of its input."""
+    words = branches_text(network).removeprefix("with ").replace(" known", " are known", 1)
+    told = "below zero an output has two pre-images, and which of them it is shows in equations left over"
+    return f"{words}: {told}" if words else ""
+
+
 def settled(network: Network, activity: Activity) -> Activity:
     """Return an activity whose masks are checked copies by name: nobody can change them, and none is wrong unseen."""
     if is_fraction(activity):
@@ -73,7 +140,8 @@ def settled(network: Network, activity: Activity) -> Activity:
     given = activity if isinstance(activity, Mapping) else {}
     known = {layer.name: _mask(layer, given[layer.name]) for layer in two_sided(network) if layer.name in given}
     won = {layer.name: winner_of(layer, given[layer.name]) for layer in selections(network) if layer.name in given}
-    return {**active_masks(network, activity), **known, **won}
+    masks = {layer.name: _mask(layer, given[layer.name]) for layer in dropouts(network) if layer.name in given}
+    return {**active_masks(network, activity), **known, **won, **masks}
 
 
 def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -> dict[str, BoolArray]:
@@ -82,8 +150,8 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
     Args:
         network: the layers.
         activity: 1.0 for all outputs; another fraction, at which each output is active independently of the others; or
-            masks, by the activation's name or in order; those of `two_sided` activations and the winners of max-pools
-            are passed over.
+            masks, by the activation's name or in order; those of `two_sided` activations and of dropouts, and the
+            winners of max-pools, are passed over.
         seed: of the fraction.
 
     Raises:
@@ -91,7 +159,7 @@ def active_masks(network: Network, activity: Activity = 1.0, *, seed: int = 0) -
     """
     layers = cutting(network)
     if isinstance(activity, Mapping):
-        others = {layer.name for layer in (*two_sided(network), *selections(network))}
+        others = {layer.name for layer in (*two_sided(network), *selections(network), *dropouts(network))}
         given = {name: mask for name, mask in activity.items() if name not in others}
     elif isinstance(activity, Sequence) and not isinstance(activity, str):
         if len(activity) != len(layers):
@@ -127,8 +195,8 @@ def activity_of(
             above zero: with them the pattern is complete.
 
     Returns:
-        By name a mask for each activation, in its output shape, and for each max-pool the flat index into its input of
-        the entry that each output takes.
+        By name a mask for each activation and dropout, in its output shape, and for each max-pool the flat index into
+        its input of the entry that each output takes.
 
     >>> from constraint_algebra.layers import Linear, ReLU
     >>> net = Network((2,), [Linear(3, bias=False), ReLU()])
@@ -147,12 +215,15 @@ def activity_of(
         layer.name: np.isfinite(formulas(layer.activation).inverse(values[layer.number])) for layer in cutting(network)
     }
     won = {layer.name: operations.winners(layer, values[layer.inputs[0]]) for layer in selections(network)}
-    found: dict[str, BoolArray | IntArray] = {**above, **active, **won}
+    masks = {layer.name: bound[operations.mask_name(layer)] > 0 for layer in dropouts(network)}
+    found: dict[str, BoolArray | IntArray] = {**above, **active, **won, **masks}
     return {layer.name: found[layer.name] for layer in network if layer.name in found}
 
 
-def describe_activity(activity: Activity, masks: Mapping[str, BoolArray]) -> str:
-    """Return the assumption in words."""
+def describe_activity(activity: Activity, masks: Mapping[str, BoolArray], *, branches: str = "") -> str:
+    """Return the assumption in words, with those of `branches_assumed`."""
+    if branches:
+        return f"{describe_activity(activity, masks)}; {branches}" if masks else branches
     if not masks:
         return "no activation cuts off: every pre-activation follows from its output"
     active = sum(int(mask.sum()) for mask in masks.values())

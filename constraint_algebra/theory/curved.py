@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.layers.activations import Softsign
+from constraint_algebra.layers.activations import Softsign, has_two_branches
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.walk import Rules, down_through, up
@@ -85,9 +85,11 @@ def curved_error(layers: Sequence[PlacedLayer], rank: int) -> float:
 
     It takes the number of random factors in an entry of the Jacobian. On the way up and on the way down there is one
     weight for each layer with one and two factors of the output for each slope; beside these stand k or h, and once,
-    for a curvature, a factor more. Softsign makes fractions, with more factors than any bound has use for.
+    for a curvature, a factor more. Softsign makes fractions, and activations with two branches powers of their input,
+    with more factors than any bound has use for.
     """
-    if any(layer.is_activation and isinstance(layer.activation, Softsign) for layer in layers):
+    activations = [layer.activation for layer in layers if layer.is_activation]
+    if any(isinstance(activation, Softsign) or has_two_branches(activation) for activation in activations):
         return 1.0
     weights = sum(layer.is_bilinear for layer in layers)
     factors = 2 * weights + 4 * sum(layer.is_activation for layer in layers) + 6

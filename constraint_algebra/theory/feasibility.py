@@ -51,6 +51,7 @@ def feasibility(
     seed: int = 0,
     at_bound: float | None = None,
     trials: int = 0,
+    buffers: bool = False,
 ) -> FeasibilityReport:
     """Return what the gradients of a network determine, from layer shapes alone.
 
@@ -66,6 +67,8 @@ def feasibility(
             random residues behind generic ranks, and of the trials.
         at_bound: share of the input's values that lie at an end of their valid range, such as a dark background; the
             trials then say what the range determines. Each lies there independently, at either end.
+        buffers: whether the client shares its buffers after the step, which give mean and variance of batch norms in
+            training mode away; see `FeasibilityReport.on_buffers`.
         trials: how often to simulate what zeros of activations and the range decide of each layer that is short of
             rank, see `FeasibilityReport.beyond`; 0 for not at all. Simulated when it is first asked for.
 
@@ -91,7 +94,7 @@ def feasibility(
     if network.is_chain:
         report = _report(network, activity, seed)
     else:
-        report = graph_feasibility(network, activity, seed, _filters_alone)
+        report = graph_feasibility(network, activity, seed, _filters_alone, buffers=buffers)
     if not trials:
         return report
     return replace(report, simulate=partial(expected_beyond_rank, network, masks_of(activity), at_bound, trials, seed))

@@ -16,11 +16,19 @@ import numpy as np
 from constraint_algebra.arrays import BoolArray, IntArray
 from constraint_algebra.layers.activations import Identity, ReLU
 from constraint_algebra.layers.convolutions import ChannelScale
+from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.incidence import tap_slices
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.layers.trilinear import touched
 from constraint_algebra.networks.operations import windows
 from constraint_algebra.theory.graph_state import GraphState, others_known
+from constraint_algebra.theory.graph_statistics import (
+    back_normalised,
+    forward_normalised,
+    learn_statistics,
+    passed_normalised,
+    pushed_normalised,
+)
 
 
 def flow(state: GraphState) -> None:
@@ -42,6 +50,8 @@ def seed(state: GraphState) -> None:
 
 
 def _visit(state: GraphState, layer: PlacedLayer) -> None:
+    if layer.is_normalisation:
+        learn_statistics(state, layer)
     if not state.values[layer.number].all():
         state.learn(layer.number, _forward(state, layer), "it is computed forward")
     _back(state, layer)
@@ -58,6 +68,10 @@ def _forward(state: GraphState, layer: PlacedLayer) -> BoolArray:
         return ~seen(layer, unknown)
     if layer.is_activation:
         return ~unknown
+    if layer.is_normalisation:
+        return forward_normalised(state, layer)
+    if isinstance(layer.layer, Dropout):
+        return np.asarray(~unknown & (state.drawn.values[layer.inputs[0]] == 0))
     if layer.is_selection:
         return np.asarray(~np.append(unknown.ravel(), False)[windows(layer)].any(axis=1))
     return np.asarray(_unknown_read(state, layer) == 0)
@@ -93,6 +107,10 @@ def _back(state: GraphState, layer: PlacedLayer) -> None:
         state.learn(first, known if off is None else known & ~off, reason)
     elif layer.is_selection:
         _back_through_selection(state, layer, reason)
+    elif isinstance(layer.layer, Dropout):
+        state.learn(first, known & state.kept(layer), reason)
+    elif layer.is_normalisation:
+        state.learn(first, back_normalised(state, layer), reason)
     else:
         alone = known.ravel() & (_unknown_read(state, layer) == 1)
         if alone.any():
@@ -146,6 +164,10 @@ def _passed(state: GraphState, layer: PlacedLayer, number: int) -> BoolArray:
     k = state.gradients[layer.number]
     if layer.is_bilinear:
         return k if isinstance(layer.layer, ChannelScale) else ~touched(layer, ~k)
+    if layer.is_normalisation:
+        return passed_normalised(state, layer)
+    if isinstance(layer.layer, Dropout):  # an output that is known shows the mask
+        return k & (state.values[layer.number] | ~state.support(layer.number))
     if not layer.is_activation:
         return np.asarray(state.drawn.parts(layer)[number].met_below(~k.ravel()) == 0)
     if isinstance(layer.activation, Identity):
@@ -164,7 +186,11 @@ def _pass_up(state: GraphState, layer: PlacedLayer, number: int) -> None:
     if not part.any():
         return
     reason = f"what layer {layer.name!r} ({layer.kind}) passes back"
-    if layer.is_bilinear:
+    if layer.is_normalisation:
+        state.learn_gradient(layer.number, pushed_normalised(state, layer), reason)
+    elif isinstance(layer.layer, Dropout):
+        state.learn_gradient(layer.number, part & state.values[layer.number] & state.kept(layer), reason)
+    elif layer.is_bilinear:
         if isinstance(layer.layer, ChannelScale):
             state.learn_gradient(layer.number, part, reason)
     elif layer.is_activation:

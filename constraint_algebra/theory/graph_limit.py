@@ -3,19 +3,20 @@
 At a pattern every value of the graph is affine in the input, and the differences of one input that no row has noticed
 so far are carried through the graph from value to value: a basis of them, a column each. Each layer with a weight adds
 the rows `A(k) δh` of what it reads, each slope of PReLU one row, and the logits theirs, up to the constant that they
-share. Whenever many columns are used up, the rest is a smaller basis. Where an activation bends, the output gradients
-move with the input as well, which takes the differences of all values at once: see `curved`.
+share. Whenever many columns are used up, the rest is a smaller basis. Where an activation bends, or a normalisation
+takes statistics of the values, the output gradients move with the input as well, which takes the differences of all
+values at once: see `graph_moving`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray, RealArray
-from constraint_algebra.layers.activations import PReLU, is_piecewise_linear
+from constraint_algebra.layers.activations import PReLU
 from constraint_algebra.layers.convolutions import ChannelScale
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer
@@ -24,28 +25,33 @@ from constraint_algebra.numerics.modular import PRIME, PROBES, Echelon, multiply
 from constraint_algebra.ranks import modular_layers
 from constraint_algebra.ranks.bounded import bounded_rank
 from constraint_algebra.ranks.knowledge import Knowledge, usable_rows
-from constraint_algebra.ranks.modular_network import ModularNetwork
+from constraint_algebra.ranks.modular_network import ModularNetwork, in_whole_groups
 from constraint_algebra.ranks.whole_map import RowsOfLayer
 from constraint_algebra.theory.composed import Composed
 from constraint_algebra.theory.curved import LIMIT as CURVED_LIMIT
 from constraint_algebra.theory.curved import VALUES as CURVED_VALUES
-from constraint_algebra.theory.curved import Moving, curved_error, moving_rows
+from constraint_algebra.theory.graph_moving import moves, moving_error, moving_limit, slope_rows
 
 LIMIT = 3600  # input values
 HELD = 1.2e9  # bytes of differences held at once, in float32
 EFFORT = 4e11  # products of two residues in all, about a minute
 
 
-def graph_limit(drawn: ModularNetwork) -> Composed | None:
-    """Return the rank of all equations of a network at a pattern; `None` where they are too large to eliminate."""
+def graph_limit(drawn: ModularNetwork, shared: Collection[str] = ()) -> Composed | None:
+    """Return the rank of all equations of a network at a pattern; `None` where they are too large to eliminate.
+
+    Args:
+        drawn: a random network with a pattern.
+        shared: names of normalisations whose statistics are known besides.
+    """
     layers = reaching(drawn.network, last_layer(drawn.network))
     unknowns = math.prod(drawn.network.input_shape)
     if unknowns > LIMIT:
         return None
-    if all(is_piecewise_linear(layer.activation) for layer in layers if layer.is_activation):
+    if not any(map(moves, layers)):
         found = _Differences(drawn, layers).found()
     elif unknowns <= CURVED_LIMIT and unknowns * float(_size(drawn.network)) <= CURVED_VALUES:
-        found = _moving(drawn, layers)
+        found = moving_limit(drawn, layers, shared)
     else:
         return None
     return found
@@ -80,7 +86,10 @@ def _matters(drawn: ModularNetwork, number: int) -> BoolArray:
         if user.is_bilinear and not isinstance(user.layer, ChannelScale):
             return np.ones_like(found)
         above = _matters(drawn, user.number)
-        here = above if user.is_bilinear else drawn.parts(user)[number].met_below(above.ravel()) > 0
+        if user.is_normalisation:
+            here = in_whole_groups(user, above)
+        else:
+            here = above if user.is_bilinear else drawn.parts(user)[number].met_below(above.ravel()) > 0
         found |= here.reshape(found.shape)
     return found
 
@@ -129,8 +138,8 @@ def _size(network: Network) -> int:
 
 def _error(layers: Sequence[PlacedLayer], rank: int) -> float:
     """Return the error bound: as many random factors in an entry as there are layers that have some."""
-    if not all(is_piecewise_linear(layer.activation) for layer in layers if layer.is_activation):
-        return curved_error(layers, rank)
+    if any(map(moves, layers)):
+        return moving_error(layers, rank)
     drawn = sum(not (layer.is_activation or layer.is_selection or layer.is_reshape) for layer in layers)
     return min(1.0, 2 * drawn * rank / (PRIME - 1))
 
@@ -233,15 +242,6 @@ class _Differences:
         return Composed(self.rank, determined, tuple(self.rows), error)
 
 
-def slope_rows(drawn: ModularNetwork, layer: PlacedLayer, z: RealArray) -> tuple[int, Iterator[FloatArray]]:
-    """Return the number and the rows `sum k δz` over the entries below zero, for each slope of PReLU."""
-    count = layer.activation.parameters  # type: ignore[attr-defined]
-    k = drawn.gradients[layer.number] * ~drawn.above[layer.name]
-    by_slope, n = k.reshape(count, 1, -1).astype(float), z.shape[-1]
-    rows = (multiply(one, part) for one, part in zip(by_slope, z.reshape(count, -1, n), strict=True))
-    return count, rows
-
-
 def _combined(values: RealArray, N: FloatArray) -> RealArray:
     """Return combinations of columns, some rows at a time."""
     flat = values.reshape(-1, values.shape[-1])
@@ -249,53 +249,3 @@ def _combined(values: RealArray, N: FloatArray) -> RealArray:
     for first in range(0, len(flat), 4096):
         found[first : first + 4096] = multiply(flat[first : first + 4096], N)
     return found.reshape(*values.shape[:-1], N.shape[1])
-
-
-def _moving(drawn: ModularNetwork, layers: Sequence[PlacedLayer]) -> Composed:
-    """Return the rank of the Jacobian of all gradients, where output gradients move with the input."""
-    shape = drawn.network.input_shape
-    n, top = math.prod(shape), layers[-1]
-    by: dict[int, FloatArray] = {0: np.eye(n).reshape(*shape, n)}
-    for layer in layers:
-        by[layer.number] = drawn.up(layer, [by[number] for number in layer.inputs])
-    moved: dict[int, FloatArray] = {top.number: np.zeros((*top.output_shape, n))}
-    form, rows = Echelon(n), list[RowsOfLayer]()
-    for layer in reversed(layers):
-        arriving = moved.pop(layer.number)
-        count, blocks = _moving_rows(drawn, layer, by, arriving)
-        for block in blocks:
-            form.absorb(block)
-        if count:
-            rows.append(RowsOfLayer(layer.name, count, form.rank))
-        for number, part in drawn.down(layer, arriving).items():
-            bend = _bend(drawn, layer, by[number]) if layer.is_activation else 0.0
-            moved[number] = np.remainder(part + bend + moved.get(number, 0.0), PRIME)
-    if top is drawn.network.layers[-1] and len(top.output_shape) == 1:
-        form.absorb(np.remainder(by[top.number][1:] - by[top.number][:1], PRIME))
-    determined = form.determined(np.random.default_rng([drawn.seed, 3])).reshape(shape)
-    return Composed(form.rank, determined, tuple(rows), _error(layers, form.rank))
-
-
-def _bend(drawn: ModularNetwork, layer: PlacedLayer, z: FloatArray) -> FloatArray:
-    """Return what an activation's curvature adds to the movement of the output gradient, `σ'' k δz`."""
-    bend = drawn.curvature(layer)
-    if bend is None:
-        return np.zeros(z.shape)
-    return np.remainder(np.remainder(bend * drawn.gradients[layer.number], PRIME)[..., None] * z, PRIME)
-
-
-def _moving_rows(
-    drawn: ModularNetwork, layer: PlacedLayer, by: dict[int, FloatArray], arriving: FloatArray
-) -> tuple[int, Iterator[FloatArray]]:
-    number = layer.inputs[0]
-    value = drawn.values[number].astype(float)[..., None]
-    k = drawn.gradients[layer.number].astype(float)[..., None]
-    if layer.is_bilinear:
-        count = math.prod(layer.weight_shape) + (layer.filters if layer.bias_name is not None else 0)
-        return count, moving_rows(layer, Moving(value, by[number]), Moving(k, arriving))
-    if not isinstance(layer.layer, PReLU):
-        return 0, iter(())
-    count, fixed = slope_rows(drawn, layer, by[number])
-    below = (~drawn.above[layer.name])[..., None] * value
-    moved = np.remainder(below * arriving, PRIME).reshape(count, -1, arriving.shape[-1]).sum(axis=1)
-    return count, (np.remainder(row + part, PRIME) for row, part in zip(fixed, moved, strict=True))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.layers.normalisation import Standardise
+from constraint_algebra.networks.network import Network
+from constraint_algebra.theory.graph_moving import shared_statistics
 from constraint_algebra.theory.graph_state import GraphState, Solved
 
 
@@ -49,3 +52,45 @@ def _nothing(state: GraphState, layer: PlacedLayer) -> str:
     if not k.any():
         return "neither its output nor its output gradient is known, and it is no place for a blind start"
     return "no equation is left: no output is known, and every gradient row has an unknown k or none but zeros"
+
+
+def by_own_statistics(network: Network, *, buffers: bool) -> str:
+    """Return what is assumed of normalisations, by their mode; empty where none takes statistics of the values."""
+    own = [layer for layer in network if layer.is_normalisation]
+    if not own:
+        return ""
+    fixed = sum(isinstance(layer.layer, Standardise) for layer in network)
+    tracked = len(shared_statistics(network))
+    clauses = [f"{len(own)} normalisations take the data's own statistics, their eps taken as zero"]
+    if fixed:
+        clauses.append(f"{fixed} take known ones, in evaluation mode")
+    if tracked and buffers:
+        clauses.append(f"the client's buffers after the step give those of {tracked} away")
+    elif tracked:
+        clauses.append("the client's buffers after the step are not shared")
+    return ", ".join(clauses)
+
+
+def what_buffers_do(state: GraphState, other: GraphState | None) -> str:
+    """Return in a sentence which layers' inputs are known with the client's buffers and not without them.
+
+    Args:
+        state: what is found.
+        other: what is found the other way round; `None` where that was not asked.
+    """
+    if other is None:
+        return ""
+    rich, poor = (state, other) if state.shared else (other, state)
+    readers = [layer for layer in state.drawn.network.bilinear if not _whole(poor, layer) and _whole(rich, layer)]
+    if not readers:
+        return "Whether the client shares its buffers after the step makes no difference to what the recursion finds."
+    names = [repr(layer.name) for layer in readers]
+    shown = ", ".join(names if len(names) < 6 else [*names[:3], "...", names[-1]])
+    say = "give" if state.shared else "would give (buffers=True)"
+    return (
+        f"The client's buffers after the step {say} the inputs of {len(names)} layers that are open without: {shown}."
+    )
+
+
+def _whole(state: GraphState, layer: PlacedLayer) -> bool:
+    return bool(state.values[layer.inputs[0]].all())

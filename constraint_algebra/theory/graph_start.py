@@ -4,7 +4,9 @@
 at tap t, with K (filters by positions), H (channels by positions) and the known shift S_t of the zero-padded grid. If K
 and H have as many independent columns as there are positions, and the taps shift in all directions, then K and H are
 fixed up to one factor: whatever turns one solution into another commutes with all shifts, and only multiples of the
-identity do. A bias gradient fixes the factor.
+identity do. A bias gradient fixes the factor. Below a normalisation of each channel by its own statistics the k of each
+filter sums to zero, so that K has one independent column less, and beside that the same holds; the sums of k further
+below, or shared buffers, fix the factor there.
 
 **By bias gradients of a layer below.** Between a layer with a bias and what its output is affinely made into, as by an
 average pool at the end of a network without a linear head, the bias gradient is a sum of known multiples of the
@@ -18,11 +20,13 @@ import math
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.layers.activations import LeakyReLU, ReLU
 from constraint_algebra.layers.convolutions import ChannelScale, Conv
+from constraint_algebra.layers.joins import Add
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.numerics.modular import PRIME, Echelon
 from constraint_algebra.theory.graph_spaces import PIXELS
-from constraint_algebra.theory.graph_state import GraphState
+from constraint_algebra.theory.graph_state import GraphState, is_source, others_known
 
 POSITIONS = 256  # of a map up to which a blind start is tried: the eigenproblem has as many unknowns squared
 SUMMED = 2e6  # residues of the sums of bias gradients that are carried at once
@@ -41,9 +45,10 @@ def start_blind(state: GraphState, layer: PlacedLayer) -> bool:
     k = state.drawn.gradient(layer)
     positions = k.shape[1]
     h = state.drawn.values[below].reshape(layer.channels, -1)
-    if not (_is_full(k, positions) and _is_full(h.astype(float), positions)):
+    norm = _norm_of_channels(state, layer)
+    if not (_is_full(k, positions - (norm is not None)) and _is_full(h.astype(float), positions)):
         return False
-    by = _factor(state, layer)
+    by = _factor(state, layer) if norm is None else _factor_below(state, layer, norm)
     if by is None:
         state.stops[below] = (
             f"the weight gradient of layer {layer.name!r} alone fixes it up to one factor that stays open"
@@ -89,7 +94,7 @@ def _factor(state: GraphState, layer: PlacedLayer) -> str | None:
         if len(users) != 1 or (users[0].is_bilinear and not isinstance(users[0].layer, ChannelScale)):
             return None
         user = users[0]
-        if user.is_source:
+        if is_source(user):
             return None
         if user.is_bilinear:
             reached = reached.reshape(user.output_shape)
@@ -100,6 +105,43 @@ def _factor(state: GraphState, layer: PlacedLayer) -> str | None:
             alone = reached.ravel() & (linear.met_below(np.ones(math.prod(user.output_shape), dtype=bool)) == 1)
             reached = (linear.met_above(alone) > 0).reshape(user.output_shape)
         number = user.number
+
+
+def _norm_of_channels(state: GraphState, layer: PlacedLayer) -> PlacedLayer | None:
+    """Return the normalisation of each channel by its own statistics that alone reads a layer's output."""
+    users = state.drawn.network.users(layer.number)
+    if len(users) != 1 or not users[0].is_normalisation:
+        return None
+    norm = users[0].normalisation
+    return users[0] if norm.centred and norm.runs(users[0].input_shape) == layer.filters else None
+
+
+def _factor_below(state: GraphState, layer: PlacedLayer, norm: PlacedLayer) -> str | None:
+    """Return what fixes the one factor below a normalisation: a bias gradient below a ReLU, whose signs are known."""
+    network, number = state.drawn.network, layer.inputs[0]
+    activation = network.layers[number - 1] if number else None
+    if activation is not None and isinstance(activation.layer, ReLU | LeakyReLU):
+        slope = state.drawn.slope(activation)
+        if (others_known(state, layer, number) | (slope == 0)).all():
+            back = state.drawn.down(layer, state.drawn.gradients[layer.number][..., None])[number][..., 0]
+            below = _biased(state, activation.inputs[0], np.remainder(slope * back, PRIME))
+            if below is not None:
+                return f"the bias gradient of layer {below.name!r}"
+    return f"the statistics of layer {norm.name!r}" if state.statistics[norm.name].any() else None
+
+
+def _biased(state: GraphState, number: int, arriving: FloatArray) -> PlacedLayer | None:
+    """Return a layer with a bias that makes a value, or a term of it, and whose sums do not vanish."""
+    network = state.drawn.network
+    maker = network.layers[number - 1] if number else None
+    if maker is None or len(network.users(number)) != 1:
+        return None
+    if maker.is_bilinear:
+        sums = np.remainder(arriving.reshape(maker.filters, -1).sum(axis=1), PRIME)
+        return maker if maker.bias_name is not None and sums.any() else None
+    if not isinstance(maker.layer, Add):
+        return None
+    return next(filter(None, (_biased(state, n, arriving) for n in maker.inputs)), None)
 
 
 def _sums(state: GraphState, layer: PlacedLayer, reached: BoolArray) -> bool:
@@ -141,7 +183,7 @@ def _above(state: GraphState, layer: PlacedLayer) -> tuple[int, FloatArray | Non
     x = np.moveaxis(sums, 0, -1)
     while len(network.users(number)) == 1:
         user = network.users(number)[0]
-        if user.is_source or (user.is_bilinear and not isinstance(user.layer, ChannelScale)):
+        if is_source(user) or (user.is_bilinear and not isinstance(user.layer, ChannelScale)):
             break
         if layer.filters * math.prod(user.output_shape) > SUMMED:
             break

@@ -13,6 +13,7 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray
 from constraint_algebra.layers.activations import Identity, is_piecewise_linear
+from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.numerics.modular import PRIME
 from constraint_algebra.ranks.modular_network import ModularNetwork
@@ -42,6 +43,7 @@ class GraphState:
 
     Attributes:
         drawn: a random network with the pattern.
+        shared: names of normalisations whose statistics are known from the start.
         values: where the value is known.
         gradients: where the gradient with respect to it is known.
         passed: by a layer's index and the number of a value that it reads, where what it passes back is known.
@@ -51,12 +53,16 @@ class GraphState:
         versions: by number, how often anything was learnt about the value, and about its gradient.
         solved: by number, the last equations of a value that were solved.
         tried: what each attempt rested on, not to make it twice.
+        statistics: by the name of a normalisation, of which groups mean and scale are known.
+        means: by the name of a normalisation, where the means of its gradient follow from those of factors.
+        nearby: numbers of values that are determined in a neighbourhood alone, to first order.
         stops: by number, why nothing more was found of the value.
         skipped: numbers of values, and of those whose gradient was asked for, with equations too many to eliminate.
         error: upper bound of the probability that some rank was too small.
     """
 
     drawn: ModularNetwork
+    shared: frozenset[str] = frozenset()
     values: list[BoolArray] = field(init=False)
     gradients: list[BoolArray] = field(init=False)
     passed: dict[tuple[int, int], BoolArray] = field(init=False)
@@ -66,6 +72,9 @@ class GraphState:
     versions: list[list[int]] = field(init=False)
     solved: dict[int, Solved] = field(default_factory=dict)
     tried: dict[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
+    statistics: dict[str, BoolArray] = field(init=False)
+    means: dict[str, BoolArray] = field(default_factory=dict)
+    nearby: set[int] = field(default_factory=set)
     stops: dict[int, str] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
     error: float = 0.0
@@ -79,6 +88,11 @@ class GraphState:
         self.versions = [[0, 0] for _ in shapes]
         self.passed = {(x.index, n): np.zeros(shapes[n], dtype=bool) for x in network.layers for n in set(x.inputs)}
         self.pending = set(range(len(network.layers)))
+        self.statistics = {
+            x.name: np.full(x.normalisation.runs(x.input_shape), x.name in self.shared)
+            for x in network.layers
+            if x.is_normalisation
+        }
         for number in range(len(shapes) - 1):
             if not network.users(number):
                 self.gradients[number][...] = True
@@ -133,6 +147,12 @@ class GraphState:
         """Return where the gradient with respect to a value may be other than zero."""
         return self.drawn.support[number]
 
+    def kept(self, layer: PlacedLayer) -> BoolArray:
+        """Return what dropout keeps of values other than zero: its outputs there show it."""
+        diagonal = self.drawn.parts(layer)[layer.inputs[0]].diagonal
+        assert diagonal is not None
+        return np.asarray(diagonal.reshape(layer.output_shape) != 0)
+
     def off(self, layer: PlacedLayer) -> BoolArray | None:
         """Return where an activation is cut off, in its output shape; `None` where it never is."""
         if not is_piecewise_linear(layer.activation) or isinstance(layer.activation, Identity):
@@ -143,8 +163,21 @@ class GraphState:
     def count_error(self, rank: int) -> None:
         """Add the probability that a rank is too small: as many factors in an entry as layers have random numbers."""
         layers = self.drawn.network.layers
+        if any(x.is_normalisation for x in layers):  # fractions, with more factors than any bound has use for
+            self.error = 1.0
+            return
         factors = 2 * sum(not (x.is_activation or x.is_selection or x.is_reshape) for x in layers)
         self.error = min(1.0, self.error + factors * rank / (PRIME - 1))
+
+
+def is_source(layer: PlacedLayer) -> bool:
+    """Return whether what a layer makes is no known affine function of what it reads; the mask of dropout is unknown.
+
+    >>> from constraint_algebra.layers import Flatten, ReLU
+    >>> [is_source(layer.place((4,))) for layer in (ReLU(), Dropout(), Flatten())]
+    [True, True, False]
+    """
+    return layer.is_source or isinstance(layer.layer, Dropout)
 
 
 def others_known(state: GraphState, layer: PlacedLayer, number: int) -> BoolArray:

@@ -89,6 +89,9 @@ class FeasibilityReport(Tabular):
         seed: of the random residues.
         pattern: which outputs were assumed active, as a clause; empty where no activation cuts off.
         assumed: whether the pattern was assumed, and not given as masks.
+        nearby: whether what the recursion determines rests on steps that hold in a neighbourhood alone, to first order.
+        on_buffers: what the client's buffers after its step decide, in a sentence; empty where that is nothing, or
+            was not asked.
         most: computes `limit` and `limit_high`, when they are first asked for.
         simulate: computes `beyond`, when it is first asked for; `None` where no trials were asked for.
     """
@@ -102,6 +105,8 @@ class FeasibilityReport(Tabular):
     seed: int = 0
     pattern: str = ""
     assumed: bool = True
+    nearby: bool = False
+    on_buffers: str = ""
     most: Callable[[], tuple[WholeMap | None, int | None]] = lambda: (None, None)
     simulate: Callable[[], tuple[BeyondRank, ...]] | None = None
 
@@ -137,10 +142,11 @@ class FeasibilityReport(Tabular):
 
         "determined" and "partial" by the recursion; "determined, but not by the recursion" and "partial" where all
         equations together say so; "undetermined" where these determine nothing, so that no method can; "undecided".
-        Where an activation bends, so that all equations together speak of a neighbourhood alone, "nearby" follows.
+        Where an activation bends, or statistics of the values move with them, so that all equations together speak of a
+        neighbourhood alone, "nearby" follows.
         """
         if self.determined is not None and self.determined.all():
-            return "determined"
+            return "determined nearby" if self.nearby else "determined"
         if self.limit is None:
             return "partial" if self.determined is not None and self.determined.any() else "undecided"
         nearby = "" if self.limit.linear else " nearby"
@@ -155,7 +161,7 @@ class FeasibilityReport(Tabular):
         Where it rests on which outputs are active it says so, and a second sentence names who knows better. Where
         trials were asked for, a last one says what zeros and the range are expected to decide.
         """
-        return self._conclusion + self._beyond_rank
+        return " ".join(filter(None, (self._conclusion, self.on_buffers))) + self._beyond_rank
 
     @property
     def _beyond_rank(self) -> str:
@@ -189,7 +195,8 @@ class FeasibilityReport(Tabular):
         stops = [row for row in self.layers if row.verdict != "determined"]
         shape, found = shape_text(self.network.input_shape), self.determined
         if found is not None and found.all():
-            return f"Determined: the gradient determines every value of the {shape} input{pattern}."
+            scope = " in a neighbourhood, to first order" if self.nearby else ""
+            return f"Determined{scope}: the gradient determines every value of the {shape} input{pattern}."
         if not stops and found is not None and not found.any():
             return f"Not determined: an activation before the first layer cuts off every value of the {shape} input."
         if not stops:
@@ -202,7 +209,8 @@ class FeasibilityReport(Tabular):
     def _limit(self, limit: WholeMap, shape: str, pattern: str) -> str:
         """Return what all equations together determine, and what of it the recursion finds."""
         scope = "" if limit.linear else " nearby, to first order"
-        rank = f" (rank {limit.rank:,} of {limit.unknowns:,})"
+        eps = f"; {limit.words_on_eps}" if limit.by_eps else ""
+        rank = f" (rank {limit.rank:,} of {limit.unknowns:,}{eps})"
         by_recursion = "; whether the recursion determines them is undecided"
         if self.determined is not None:
             some = bool(self.determined.any())

@@ -63,6 +63,10 @@ RIGHT = {
     "8_1": (NARROW,),
     "8_2": (1e-4, "1e-4", "0.0001", "0.01%", sympy.Rational(1, 10**4)),
     "8_3": (False, "no"),
+    "9_1": (98, "98", np.int64(98)),
+    "9_2": ([1, 1, 1], (0.5, 0.5, 0.5), sympy.Matrix([2, 2, 2])),
+    "9_3": (0.6, "0.6", sympy.Rational(3, 5)),
+    "9_4": (True, "yes"),
 }
 WRONG = {
     "1_1": ([1.5, -0.5, 2], [1 / 3, -1, 0.25], [1, 2], "frog", None, ...),
@@ -94,6 +98,10 @@ WRONG = {
     "8_1": (ca.zoo.network("lenet-o", classes=10), ca.zoo.network("lenet-o"), "LeNet", None),
     "8_2": (1e-6, 1e-2, "1e-6 %", "0.01"),
     "8_3": (True,),
+    "9_1": (49, 196, 4, 14, "2^49"),
+    "9_2": ([0, 0, 0], [1, 1, 0], [-1, -1, -1], [1, 2, 1], [1, 1], "positive"),
+    "9_3": (1, 0.4, -0.6, 0.3, "four"),
+    "9_4": (False,),
 }
 ROUNDED = {  # right as far as they go
     "1_3": ([2.96, -1.06, 4.06], (2.96, -1.06, 4.06), ["3.0", "-1.1", "4.1"], np.round([2.9647, -1.0588, 4.0588], 1)),
@@ -101,8 +109,8 @@ ROUNDED = {  # right as far as they go
     "5_2": ([1, 2, -3], np.round([0.5, 2, -3])),
     "6_3": (100, "1e2", "100 dB"),
 }
-WHOLE_COURSE = 360  # seconds of processor time that the eight lessons may take together
-EXERCISES = dict.fromkeys(range(1, 9), 3) | {7: 5}  # of each lesson
+WHOLE_COURSE = 360  # seconds of processor time that the nine lessons may take together
+EXERCISES = dict.fromkeys(range(1, 10), 3) | {7: 5, 9: 4}  # of each lesson
 CHECKERS = [f"{lesson}_{number}" for lesson, many in EXERCISES.items() for number in range(1, many + 1)]
 
 
@@ -219,8 +227,8 @@ def run(lesson: Path, capsys) -> str:
     return capsys.readouterr().out
 
 
-def test_there_are_eight_lessons() -> None:
-    assert [lesson.name[:2] for lesson in LESSONS] == [f"0{number}" for number in range(1, 9)]
+def test_there_are_nine_lessons() -> None:
+    assert [lesson.name[:2] for lesson in LESSONS] == [f"0{number}" for number in range(1, 10)]
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.stem)

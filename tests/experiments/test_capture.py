@@ -57,6 +57,10 @@ def residual():
     model.norm.running_var += torch.linspace(0, 1, 12)
     return model
 
+def training():
+    layers = nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(768, 10)
+    return nn.Sequential(*layers)
+
 def image_to_image():
     return nn.Sequential(nn.Conv2d(3, 3, 3))
 """
@@ -232,6 +236,56 @@ def test_the_statistics_of_batch_norm_go_through_the_file(tmp_path, models) -> N
     storage.save(path, arrays, overwrite=True)
     with pytest.raises(ca.ParameterError, match=r"'norm\.running_var'"):
         from_file(path, recipe)
+
+
+def test_a_step_in_training_mode_is_captured_with_the_buffers_that_it_moved(tmp_path, models) -> None:
+    recipe, path = Recipe(f"{models}:training", dtype="float64", input_shape=(3, 8, 8)), tmp_path / "step.npz"
+    assert from_image(recipe, "cifar10:4").buffers is None  # they stay with the client
+    captured = from_image(recipe, "cifar10:4", shares_buffers=True)
+    assert captured.buffers is not None
+    captured.save(path)
+    again = from_file(path, recipe)
+    assert again.network == captured.network
+    assert again.network.named("1.normalised").kind == "OwnStatistics"
+    statistics = {"1.running_mean", "1.running_var"}
+    assert again.buffers is not None
+    assert set(again.buffers) == statistics == set(again.parameters) - set(again.gradients)
+    for name in statistics:
+        assert np.array_equal(again.buffers[name], captured.buffers[name])
+        assert not np.array_equal(again.buffers[name], again.parameters[name])
+    # A file of its own, such as a state dict, counts more.
+    storage.save(tmp_path / "after.npz", {name: array + 1 for name, array in captured.buffers.items()})
+    other = from_file(path, recipe, buffers=tmp_path / "after.npz").buffers
+    assert other is not None
+    assert all(np.array_equal(other[name], captured.buffers[name] + 1) for name in statistics)
+    plain = Recipe(f"{models}:residual", dtype="float64", input_shape=(3, 8, 8))
+    with pytest.raises(ca.ParameterError, match=r"no step of .* moves running statistics.*--share-buffers"):
+        from_image(plain, "cifar10:4", shares_buffers=True)
+
+
+def test_the_command_line_takes_buffers_from_its_own_step_and_from_files(tmp_path, models, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--model", f"{models}:training", "--input-shape", "3x8x8", "--image", "cifar10:4"]
+    runner = CliRunner()
+    done = runner.invoke(app, ["reconstruct", *common, "--dtype", "float64", "--share-buffers", "--out", "own"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(Path("own/result.json").read_text())["mse"] < 1e-20
+    done = runner.invoke(app, ["capture", *common, "--dtype", "float64", "--out", "step.npz"])
+    assert done.exit_code == 0, done.output
+    assert not any(name.startswith("buffers/") for name in storage.load("step.npz"))
+    captured = from_image(
+        Recipe(f"{models}:training", dtype="float64", input_shape=(3, 8, 8)), "cifar10:4", shares_buffers=True
+    )
+    storage.save("after.npz", captured.buffers)
+    files = ["reconstruct", "--gradients", "step.npz", *common]
+    done = runner.invoke(app, [*files, "--buffers", "after.npz", "--out", "both"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(Path("both/result.json").read_text())["mse"] < 1e-20
+    done = runner.invoke(app, [*files, "--share-buffers", "--out", "neither"])
+    assert done.exit_code == 2
+    assert "--buffers FILE" in " ".join(done.output.split())
+    done = runner.invoke(app, ["reconstruct", *common, "--buffers", "after.npz"])
+    assert done.exit_code == 2
 
 
 def test_a_zoo_network_with_shortcuts_is_captured_and_read_again_from_its_name_alone(tmp_path) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import constraint_algebra as ca
 from constraint_algebra.layers import trilinear
-from constraint_algebra.layers.convolutions import Spread
+from constraint_algebra.layers.transposed import Spread
 from constraint_algebra.networks.network import bind, stored
 from tests.layers.test_joins import applied
 

@@ -36,6 +36,8 @@ EVERY = {
     },
     (4, 6, 6): {
         "norm": kinds.BatchNorm(eps=1e-3),
+        "over all": kinds.LayerNorm(3),
+        "own": kinds.BatchNorm(training=True, momentum=None),
         "conv": kinds.Conv2d(8, (3, 2), stride=(1, 2), padding="valid", dilation=(2, 1), bias=False),
         "turned": kinds.ConvTranspose2d(4, 2, stride=2, groups=2),
         "padded": kinds.Pad(((1, 2), (-1, 3)), mode="reflect"),
@@ -66,6 +68,10 @@ EVERY = {
         "selu": kinds.SELU(),
         "sigmoid": kinds.Sigmoid(),
         "softsign": kinds.Softsign(),
+        "silu": kinds.SiLU(),
+        "gelu": kinds.GELU("tanh"),
+        "mish": kinds.Mish(),
+        "hardswish": kinds.Hardswish(),
         "hard": kinds.Hardtanh(-0.5, 0.5),
         "same": kinds.Identity(),
     },
@@ -82,6 +88,7 @@ def test_every_kind_of_layer_comes_back_from_text() -> None:
         assert again == network
         assert again.parameter_shapes == network.parameter_shapes
         assert again.buffer_shapes == network.buffer_shapes
+        assert again.tracked_shapes == network.tracked_shapes
         assert repr(again) == repr(network)
     assert {layer.kind for network in networks() for layer in network} == set(written.KINDS)
 

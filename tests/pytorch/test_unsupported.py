@@ -111,20 +111,48 @@ UNSUPPORTED = {
     ),
     "control flow": (Forward(branch_on_values, a=conv()), "Forward", "takes a number out", "write it as Network"),
     "an exception of its own": (Forward(lambda m, x: m.missing(x), a=conv()), "Forward", "missing", "as Network"),
-    "batch norm in training mode": (
-        nn.Sequential(conv(), nn.BatchNorm2d(4)),
-        "1",
-        "BatchNorm2d: batch norm in training mode",
+    "batch norm of one value a channel": (
+        nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.BatchNorm1d(4)),
+        "2",
+        "BatchNorm1d: a sample of (4,) has one value for each channel, and statistics of the data itself need several",
         "model.eval()",
     ),
-    "batch norm without statistics": (
-        nn.Sequential(conv(), nn.BatchNorm2d(4, track_running_stats=False)).eval(),
+    "batch norm of one value a channel, without buffers": (
+        nn.Sequential(nn.Conv2d(3, 4, 6), nn.BatchNorm2d(4, track_running_stats=False)).eval(),
         "1",
-        "from the batch itself",
+        "one value for each channel",
         "network of their own",
     ),
-    "layer norm": (nn.Sequential(nn.LayerNorm(6), conv()), "0", "LayerNorm", "network of their own"),
-    "group norm": (nn.Sequential(conv(), nn.GroupNorm(2, 4)), "1", "GroupNorm", "network of their own"),
+    "instance norm of one value a channel": (
+        nn.Sequential(nn.Conv2d(3, 4, 6), nn.InstanceNorm2d(4)),
+        "1",
+        "InstanceNorm2d: a sample of (4, 1, 1) has one value for each channel",
+        "network of their own",
+    ),
+    "group norm of one value a group": (
+        nn.Sequential(nn.Conv2d(3, 4, 6), nn.GroupNorm(4, 4)),
+        "1",
+        "GroupNorm: a sample of (4, 1, 1) has one value for each group",
+        "network of their own",
+    ),
+    "statistics of another module": (
+        Forward(
+            lambda m, x: functional.batch_norm(m.a(x), m.b.running_mean, m.b.running_var, m.c.weight, m.c.bias, True),
+            a=conv(),
+            b=nn.BatchNorm2d(4),
+            c=nn.BatchNorm2d(4),
+        ),
+        "batch_norm",
+        "its factor, shift and statistics are not those of one module",
+        "write it as Network",
+    ),
+    "batch norm of a sample without batch axis": (
+        Forward(lambda m, x: m.b(m.a(x).squeeze(0)), a=conv(), b=nn.BatchNorm1d(4)).eval(),
+        "b",
+        "a tensor without batch axis, for samples",
+        "network of their own",
+    ),
+    "local response norm": (nn.Sequential(conv(), nn.LocalResponseNorm(2)), "1", "none of batch", "of their own"),
     "another pooling": (nn.Sequential(conv(), nn.LPPool2d(2, 2)), "1", "LPPool2d", "network of their own"),
     "indices of max-pool": (
         Forward(
@@ -146,9 +174,6 @@ UNSUPPORTED = {
         "whole factors",
         "network of their own",
     ),
-    "GELU": (nn.Sequential(conv(), nn.GELU()), "1", "falls before it rises", "network of their own"),
-    "SiLU": (nn.Sequential(conv(), nn.SiLU()), "1", "falls before it rises", "network of their own"),
-    "Mish": (nn.Sequential(conv(), nn.Mish()), "1", "falls before it rises", "network of their own"),
     "functional GELU": (Forward(lambda m, x: functional.gelu(m.a(x)), a=conv()), "gelu", "falls", "of their own"),
     "negative slope": (nn.Sequential(conv(), nn.LeakyReLU(-0.1)), "1", "positive", "network of their own"),
     "dropout in training": (nn.Sequential(conv(), nn.Dropout()), "1", "mask", "model.eval()"),
@@ -361,7 +386,9 @@ def test_an_unused_optional_input_is_not_in_the_way() -> None:
 
 
 def test_all_problems_come_at_once_in_the_order_of_the_forward_pass() -> None:
-    model = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.GELU(), nn.Sequential(nn.LPPool2d(2, 2)), nn.Flatten())
+    model = nn.Sequential(
+        conv(), nn.LocalResponseNorm(2), nn.Hardshrink(), nn.Sequential(nn.LPPool2d(2, 2)), nn.Flatten()
+    )
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ca.UnsupportedLayerError, match="3 layers") as caught:
         from_torch(model, (3, 6, 6))

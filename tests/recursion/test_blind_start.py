@@ -98,6 +98,26 @@ def test_a_map_of_masks_that_lacks_rank_is_refused() -> None:
     assert "rank of 15" in result.reason
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_below_a_batch_norm_in_training_mode_all_but_the_factor_comes_back(dtype) -> None:
+    torch.manual_seed(0)
+    watched = Watched(nn.Conv2d(32, 40, 3, padding=1))
+    layers = [nn.Conv2d(3, 32, 3, padding=1, stride=2), nn.ReLU(), watched, nn.BatchNorm2d(40), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 10)).to(dtype).train()
+    nn.functional.cross_entropy(model(torch.rand(1, 3, 8, 8, dtype=dtype)), torch.tensor([3])).backward()
+    h, k = truths(watched)
+    assert np.linalg.matrix_rank(k.reshape(40, 16), rtol=1e-5) == 15
+    result = ca.blind_start(LAYER, watched.conv.weight.grad, watched.conv.bias.grad)
+    assert (result.found, result.everywhere, result.factor_known) == (True, True, False)
+    assert "sums to zero, as it does below a normalisation of each channel" in result.conclusion
+    assert "so that the factor is open" in result.conclusion
+    c = h.sum() / result.input.sum()
+    exact = 1e-12 if dtype is torch.float64 else 1e-4
+    assert np.abs(c * result.input - h).max() < exact * h.max()
+    assert np.abs(result.output_gradient / c - k).max() < exact * np.abs(k).max()
+    assert (np.abs(c * result.input - h) <= 6 * c * result.input_error_bar).mean() > 0.99
+
+
 def test_float32_with_honest_error_bars() -> None:
     scores = []
     for seed in range(8):

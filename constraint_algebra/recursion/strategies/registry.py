@@ -7,9 +7,13 @@ from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.networks.network import Network
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.open_values import Beyond
+from constraint_algebra.recursion.strategies.branches import ByBranches
+from constraint_algebra.recursion.strategies.own_statistics import BY_KNOWN
+from constraint_algebra.recursion.strategies.pool_alternation import PoolAlternation
 from constraint_algebra.recursion.strategies.strategy import Strategy
+from constraint_algebra.recursion.strategies.unknown_statistics import BY_EQUATIONS, BY_ITERATION
 
-STRATEGIES: tuple[Strategy, ...] = ()
+STRATEGIES: tuple[Strategy, ...] = (PoolAlternation(), BY_EQUATIONS, BY_KNOWN, BY_ITERATION, ByBranches())
 
 
 def grounds(network: Network) -> tuple[Ground, ...]:

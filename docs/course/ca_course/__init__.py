@@ -14,6 +14,7 @@ from ca_course.lesson_5 import check_5_1, check_5_2, check_5_3
 from ca_course.lesson_6 import check_6_1, check_6_2, check_6_3
 from ca_course.lesson_7 import check_7_1, check_7_2, check_7_3, check_7_4, check_7_5
 from ca_course.lesson_8 import check_8_1, check_8_2, check_8_3
+from ca_course.lesson_9 import check_9_1, check_9_2, check_9_3, check_9_4
 
 __all__ = [
     "check_1_1",
@@ -42,4 +43,8 @@ __all__ = [
     "check_8_1",
     "check_8_2",
     "check_8_3",
+    "check_9_1",
+    "check_9_2",
+    "check_9_3",
+    "check_9_4",
 ]

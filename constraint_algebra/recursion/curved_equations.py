@@ -1,0 +1,204 @@
+"""The equations of a value below normalisations with known statistics, where x̂ are hidden: quadratic, near a value.
+
+The gradient equations `A(k) x = dL/dW` have k that depend on x themselves, affine with a small slope. Near a value all
+equations together are linear, with `δ(A(k) x) = A(k) δx + A(δk) x` and `δk = slope · W δx`: those of the layers that
+read it, its own known entries, and mean and variance of each group. They are solved by conjugate gradients without a
+matrix, preconditioned by the gradient equations of each channel with k fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from constraint_algebra.arrays import FloatArray
+from constraint_algebra.layers import trilinear
+from constraint_algebra.numerics.conjugate_gradients import conjugate_gradients
+from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.graph_knowledge import kept
+from constraint_algebra.recursion.normalised_output import NormalisedOutput
+from constraint_algebra.recursion.observation import Observation
+from constraint_algebra.recursion.value_equations import Reader, ValueEquations
+
+PRECISE = 1e-8  # of what is solved for: the share at which an iteration is done
+SOLVES = 2  # each on what the one before left
+ITERATIONS = 1000
+MOST = 30.0  # times the size of the typical row: what any row counts at most
+PROBES = 4  # random differences that tell the sizes of rows
+FLOOR = 1e-12  # of the largest entry: the least that the preconditioner expects of a direction
+
+
+class CurvedEquations:
+    """All equations of a value near it, in units of their noise.
+
+    Args:
+        observed: parameters and gradients.
+        value: what is known of the value.
+        plain: layers that read it, with all that is known of k.
+        bent: layers that read it, whose k depends on it.
+        guesses: of the hidden x̂ of each of these.
+        x: the value.
+        curved: whether k moves with the value; without, it is what the guesses make of it.
+    """
+
+    def __init__(
+        self,
+        observed: Observation,
+        value: Estimate,
+        plain: Sequence[Reader],
+        bent: Sequence[NormalisedOutput],
+        guesses: Sequence[FloatArray],
+        x: FloatArray,
+        *,
+        curved: bool = True,
+    ) -> None:
+        """Weigh the rows."""
+        self.observed, self.value, self.bent, self.x = observed, value, bent, x
+        readers = [*plain, *(b.reader(guess) for b, guess in zip(bent, guesses, strict=True))]
+        self.fixed = ValueEquations(observed, value, readers)
+        slopes = [b.slope.reshape(b.layer.output_shape)[..., None] * curved for b in bent]
+        self._slopes: list[FloatArray | float] = [*[0.0] * len(plain), *slopes]
+        self._statistics = [b.statistics(b.output(x)) for b in bent]
+        self._whiten = self._weights()
+        self._whiten = self._capped()
+
+    def _weights(self) -> FloatArray:
+        """Return one over the noise of each row, zero for rows that do not count."""
+        weights = []
+        for part in self.fixed.parts:
+            layer, eq = part.reader.layer, part.equations
+            of_gradient = part.whiten.reshape(layer.filters, 1, *layer.taps)
+            weights.append(np.broadcast_to(of_gradient, layer.weight_shape))
+            weights.append(eq.weight_rows / np.where(eq.weight_rows, eq.output_noise, 1.0))
+        weights.append(self.value.known / np.where(self.value.known, self.fixed.entry_noise, 1.0))
+        weights += [1 / b.statistics_size for b in self.bent]
+        return np.concatenate([part.ravel() for part in weights])
+
+    def _capped(self) -> FloatArray:
+        """Return the weights, those of rows that are by far the most exact lowered, which no iteration could follow."""
+        probes = np.random.default_rng(0).choice([-1.0, 1.0], (*self.x.shape, PROBES))
+        sizes = np.sqrt((self.forward(probes) ** 2).mean(axis=1))
+        most = MOST * float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
+        return np.asarray(self._whiten * most / np.maximum(sizes, most))
+
+    @property
+    def scale(self) -> float:
+        """Size of a typical value."""
+        return self.fixed.scale
+
+    def forward(self, d: FloatArray) -> FloatArray:
+        """Return what differences `(*shape, n)` of the value make of all rows, `(rows, n)`."""
+        rows, moved = [], []
+        for part, slope in zip(self.fixed.parts, self._slopes, strict=True):
+            layer, eq = part.reader.layer, part.equations
+            z = trilinear.forward(layer, eq.weight, d)
+            columns = [trilinear.weight_gradient(layer, eq.output_gradient, column) for column in _columns(d)]
+            rows += [np.stack(columns, axis=-1) + trilinear.weight_gradient(layer, slope * z, self.x), z]
+            moved.append(z)
+        of_bent = zip(self.bent, self._statistics, moved[len(moved) - len(self.bent) :], strict=True)
+        return self._flat([*rows, d, *(b.statistics_moved(at, z) for b, at, z in of_bent)])
+
+    def adjoint(self, r: FloatArray) -> FloatArray:
+        """Return the transpose of `forward` applied to rows `(rows, n)`."""
+        n, start = r.shape[-1], 0
+        whole = self._whiten[:, None] * r
+
+        def taken(*shape: int) -> FloatArray:
+            nonlocal start
+            part = whole[start : start + math.prod(shape)]
+            start += len(part)
+            return part.reshape(*shape, n)
+
+        parts = self.fixed.parts
+        rows = [(taken(*part.reader.layer.weight_shape), taken(*part.reader.layer.output_shape)) for part in parts]
+        found = taken(*self.x.shape).copy()
+        of_bent = [
+            b.statistics_back(at, taken(2 * len(at.scale))) for b, at in zip(self.bent, self._statistics, strict=True)
+        ]
+        plain = [np.zeros(1)] * (len(parts) - len(self.bent))
+        for part, slope, (gradient, output), more in zip(parts, self._slopes, rows, plain + of_bent, strict=True):
+            layer, eq, columns = part.reader.layer, part.equations, _columns(gradient)
+            for number, column in enumerate(columns):
+                found[..., number] += trilinear.input_gradient(layer, column, eq.output_gradient)
+            through = np.stack([trilinear.forward(layer, column, self.x) for column in columns], axis=-1)
+            found += trilinear.input_gradient(layer, eq.weight, output + slope * through + more)
+        return found
+
+    def lacking(self) -> FloatArray:
+        """Return what the right-hand sides of all rows are off at the value, `(rows,)`."""
+        rows = []
+        for part in self.fixed.parts:
+            layer, eq = part.reader.layer, part.equations
+            rows.append(eq.weight_gradient - trilinear.weight_gradient(layer, eq.output_gradient, self.x))
+            rows.append(np.nan_to_num(eq.output) - trilinear.forward(layer, eq.weight, self.x))
+        rows.append(self.value.filled() - self.x)
+        rows += [b.statistics_lacking(at) for b, at in zip(self.bent, self._statistics, strict=True)]
+        return self._flat([row[..., None] for row in rows])[:, 0]
+
+    def noise(self) -> FloatArray:
+        """Return draws of the noise of all rows, `(rows, MEMBERS)`."""
+        observed, rows = self.observed, []
+        for part in self.fixed.parts:
+            layer, k, z = part.reader.layer, part.reader.k, part.reader.z
+            gradient = observed.draw(part.noise.weight_gradient, layer.weight_shape)
+            own = np.broadcast_to(part.noise.output, layer.output_shape)
+            rows.append(gradient - trilinear.weight_gradient(layer, kept(k), self.x))
+            rows.append(kept(z) + observed.draw(own, layer.output_shape))
+        return self._flat([*rows, kept(self.value), *(b.statistics_noise for b in self.bent)])
+
+    def _flat(self, rows: list[FloatArray]) -> FloatArray:
+        """Return rows one below the other, in units of their noise."""
+        return self._whiten[:, None] * np.concatenate([part.reshape(-1, part.shape[-1]) for part in rows])
+
+    def solve(self, rows: FloatArray, distance: float) -> FloatArray:
+        """Return the differences `(*shape, n)` of the value that make differences of rows, of least squares.
+
+        Args:
+            rows: `(rows, n)`.
+            distance: from the solution, in the norm of the rows, at which it is done.
+        """
+        return conjugate_gradients(self, self._precondition, rows, distance=distance, iterations=ITERATIONS)[0]
+
+    def solved_well(self, rows: FloatArray) -> FloatArray:
+        """Return the same to all digits that there are."""
+        found = np.zeros((*self.x.shape, rows.shape[-1]))
+        for _ in range(SOLVES):
+            left = rows - self.forward(found)
+            found = found + self.solve(left, PRECISE * float(np.sqrt((left**2).sum(axis=0).max())))
+        return found
+
+    @cached_property
+    def _expected(self) -> list[FloatArray]:
+        """For each block of channels its normal equations in its own coordinates, `(channels, positions, 1)`."""
+        by_entry, start = np.zeros(self.x.shape), 0
+        for part in self.fixed.parts:
+            layer = part.reader.layer
+            start += math.prod(layer.weight_shape)
+            of_output = self._whiten[start : start + math.prod(layer.output_shape)].reshape(layer.output_shape)
+            start += of_output.size
+            by_entry += trilinear.input_gradient(layer, part.equations.weight**2, of_output**2)
+        by_entry += self._whiten[start : start + self.x.size].reshape(self.x.shape) ** 2
+        by_channel = by_entry.reshape(len(by_entry), -1).mean(axis=1)
+        found = []
+        for block in self.fixed.blocks:
+            squares = np.zeros(block.right.shape[1])
+            squares[: len(block.singular)] = block.singular**2
+            whole = squares + by_channel[block.channels][:, None]
+            found.append(np.maximum(whole, FLOOR * (float(whole.max(initial=0.0)) or 1.0))[..., None])
+        return found
+
+    def _precondition(self, d: FloatArray) -> FloatArray:
+        flat = d.reshape(d.shape[0], -1, d.shape[-1])
+        found = np.zeros_like(flat)
+        for block, expected in zip(self.fixed.blocks, self._expected, strict=True):
+            found[block.channels] = block.right @ ((block.right.T @ flat[block.channels]) / expected)
+        return found.reshape(d.shape)
+
+
+def _columns(values: FloatArray) -> list[FloatArray]:
+    """Return the arrays that stand along the last axis."""
+    return [np.ascontiguousarray(values[..., column]) for column in range(values.shape[-1])]

@@ -1,0 +1,283 @@
+"""The input below a selection by the pooled values alone: proven where they leave it no room, else by its winners.
+
+`NoRoomBelow` learns what every input within its range has that obeys the inequalities: outputs that are the largest of
+their windows, entries on a bound. `TightWindows` takes the winners of one input where all windows are tight, and counts
+them where the gradient equations agree, and are so many that no other winners would by accident.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.ground import Ground
+from constraint_algebra.layers.base import PlacedLayer
+from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.recursion.estimates import Estimate
+from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
+from constraint_algebra.recursion.graph_solving import readers
+from constraint_algebra.recursion.open_values import Beyond
+from constraint_algebra.recursion.pooled import Pooled, pooled
+from constraint_algebra.recursion.pooled_values import PooledValues, Proven
+from constraint_algebra.recursion.solved_windows import BITS, CHECKS, FITS
+from constraint_algebra.recursion.strategies.strategy import Strategy
+from constraint_algebra.recursion.value_equations import Reader, ValueEquations, healed
+
+POINT, WINNERS = "no room", "tight windows"
+FACTORED, SPEED = 100, 3e9  # times that the rows are factored, and multiplications a second then
+ENTRIES = 3e7  # of the rows, up to which they are written down
+TRIES = 3  # points, if the gradient equations do not agree with the first
+
+
+@dataclass(frozen=True)
+class NoRoomBelow(Strategy):
+    """Finds what the pooled values prove, whoever won."""
+
+    @property
+    def ground(self) -> Ground:
+        """The range of what the layer below reads."""
+        return Ground.RANGE
+
+    def concerns(self, layer: PlacedLayer) -> bool:
+        """Return whether it is a selection."""
+        return layer.is_selection
+
+    def applies(self, knows: GraphKnowledge, layer: PlacedLayer) -> bool:
+        """Return whether pooled values are known, the input of the layer below is not, and they may be enough."""
+        return _view(knows, layer) is not None
+
+    def cost(self, knows: GraphKnowledge, layer: PlacedLayer) -> float:
+        """Return the multiplications of all factorisations."""
+        return _cost(layer_below(knows, layer))
+
+    def learn(self, knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond | None) -> bool:
+        """Learn the winners, outputs and entries that all inputs share."""
+        view = _view(knows, layer)
+        assert view is not None
+        assert beyond is not None  # a range is no equation
+        knows.vain.pop((POINT, layer.index), None)
+        looked = _looked(knows, view, beyond, POINT)
+        if looked is None:
+            return False
+        values, x = looked
+        proven = values.proof(x)
+        if not proven.pinned.any() and not proven.tight().any():
+            knows.vain[POINT, layer.index] = (
+                f"the pooled values of layer {layer.name!r} leave the input of layer {view.layer.name!r} room: by them"
+                " alone, whoever won, none of its values is determined"
+            )
+            return False
+        learnt = _learn(knows, view, proven, _proven_winners(proven, x))
+        if learnt:
+            knows.remarks[POINT, layer.index] = _words(view, proven)
+        return learnt
+
+
+def _proven_winners(proven: Proven, x: FloatArray) -> IntArray:
+    """Return the winners of windows with an output that is tight in every input, -1 elsewhere."""
+    values = proven.values
+    sure = np.where(proven.pinned, proven.proof.widths, np.inf)
+    tight = np.append(proven.tight(), False)[values.problem.windows]
+    chosen = values.winners(x, sure, tight)
+    rows = np.arange(len(chosen))
+    return np.where((chosen >= 0) & tight[rows, np.maximum(chosen, 0)], chosen, -1)
+
+
+def _words(view: Pooled, proven: Proven) -> str:
+    """Return what is proven in a sentence."""
+    layer, count = view.selection, int(proven.pinned.sum())
+    bounds = ", within the range of its values" if proven.by_bounds else ""
+    if proven.pinned.all():
+        return (
+            f"the pooled values of layer {layer.name!r} leave the input of layer {view.layer.name!r} no room"
+            f"{bounds}: given them it is unique over all inputs, whoever won"
+        )
+    return (
+        f"the pooled values of layer {layer.name!r} leave {count:,} of the {len(proven.pinned):,} values that layer"
+        f" {view.layer.name!r} reads no room{bounds}: given them these are unique over all inputs, whoever won"
+    )
+
+
+@dataclass(frozen=True)
+class TightWindows(Strategy):
+    """Finds winners with which all windows are tight, and that the gradient equations confirm."""
+
+    @property
+    def ground(self) -> Ground:
+        """The winners that fit."""
+        return Ground.WINNERS
+
+    def concerns(self, layer: PlacedLayer) -> bool:
+        """Return whether it is a selection."""
+        return layer.is_selection
+
+    def applies(self, knows: GraphKnowledge, layer: PlacedLayer) -> bool:
+        """Return whether pooled values and gradients are known, and the input of the layer below is not."""
+        view = _view(knows, layer)
+        return view is not None and view.direct and bool((view.k.known | view.dead).all())
+
+    def cost(self, knows: GraphKnowledge, layer: PlacedLayer) -> float:
+        """Return the multiplications of all factorisations."""
+        return _cost(layer_below(knows, layer))
+
+    def learn(self, knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond | None) -> bool:
+        """Learn the winners and the entries that follow, where the gradient equations agree."""
+        view = _view(knows, layer)
+        assert view is not None
+        assert beyond is not None
+        knows.vain.pop((WINNERS, layer.index), None)
+        looked = _looked(knows, view, beyond, WINNERS)
+        if looked is None:
+            return False
+        values, x = looked
+        rng = np.random.default_rng(beyond.seed)
+        for _ in range(TRIES):
+            winners = values.winners(x, np.zeros(len(x)))
+            proven = values.proof(x, winners)
+            if _confirmed(knows, view, proven, winners):
+                knows.remarks[WINNERS, layer.index] = (
+                    f"all windows of layer {layer.name!r} are tight at the winners found, and the gradient agrees;"
+                    " other winners are not ruled out: unique given the winners"
+                )
+                return _learn(knows, view, proven, winners)
+            another = values.point(rng, beyond.end, anew=True)
+            if another is None:
+                break
+            x = another
+        _none_found(knows, view, WINNERS)
+        return False
+
+
+def layer_below(knows: GraphKnowledge, selection: PlacedLayer) -> PlacedLayer:
+    """Return the layer with a weight whose outputs a selection sees."""
+    view = pooled(knows, selection)
+    assert view is not None
+    return view.layer
+
+
+def _view(knows: GraphKnowledge, layer: PlacedLayer) -> Pooled | None:
+    """Return the windows, where the input of the layer below is open and they may be enough, counted."""
+    if not knows.values[layer.number].known.any():
+        return None
+    view = pooled(knows, layer)
+    if view is None or not view.live.any():
+        return None
+    below = view.layer
+    number = below.inputs[0]
+    unknown = int((~knows.values[number].known).sum())
+    won = knows.winners[layer.index].ravel()
+    if not unknown or not (view.live & (won < 0)).any() or _entries(below) > ENTRIES:
+        return None
+    # A point needs more tight rows than unknowns; of an activation's outputs about half lie on its bound.
+    on_bounds = unknown if number == 0 else unknown // 2
+    return view if view.live.sum() + on_bounds > unknown else None
+
+
+def _entries(layer: PlacedLayer) -> float:
+    """Return how many coefficients all rows have."""
+    return math.prod(layer.output_shape) * (layer.channels // layer.groups) * math.prod(layer.taps)
+
+
+def _cost(layer: PlacedLayer) -> float:
+    """Return the multiplications of all products of rows and factorisations of bands."""
+    each = layer.channels // layer.groups * math.prod(layer.taps)
+    inner = np.cumprod([1, *layer.positions[::-1]])[::-1][1:]
+    reach = sum((tap - 1) * int(size) for tap, size in zip(layer.taps, inner, strict=True))
+    width = min(layer.channels * (reach + 1), layer.unknowns)
+    return FACTORED * float(_entries(layer) * each + layer.unknowns * width**2)
+
+
+def _looked(knows: GraphKnowledge, view: Pooled, beyond: Beyond, name: str) -> tuple[PooledValues, FloatArray] | None:
+    """Return the maxima and a point where all windows are tight, once for all that ask; `None` where none was found."""
+    number, now = view.selection.index, tuple(sorted(knows.news.items()))
+    then, found = knows.points.get(number, (None, None))
+    if then == now:
+        assert isinstance(found, tuple)
+        values, x = found
+    else:
+        if not _in_time(knows, view, beyond, name):
+            return None
+        values = PooledValues.of(knows, view, beyond)
+        x = None if values is None else values.point(np.random.default_rng(beyond.seed), beyond.end)
+        if x is not None or time.monotonic() < beyond.end:
+            knows.points[number] = now, (values, x)
+    if x is None:
+        _none_found(knows, view, name)
+        return None
+    return values, x
+
+
+def _in_time(knows: GraphKnowledge, view: Pooled, beyond: Beyond, name: str) -> bool:
+    """Return whether the time suffices; if not, say so."""
+    seconds, left = _cost(view.layer) / SPEED, beyond.end - time.monotonic()
+    if seconds <= left:
+        return True
+    if left <= 0:
+        return False
+    knows.vain[name, view.selection.index] = (
+        f"the linear programmes of layer {view.layer.name!r} below layer {view.selection.name!r} would take about"
+        f" {seconds:,.0f} s, longer than `search` allows"
+    )
+    return False
+
+
+def _none_found(knows: GraphKnowledge, view: Pooled, name: str) -> None:
+    knows.vain[name, view.selection.index] = (
+        f"no input of layer {view.layer.name!r} was found with which all {int(view.live.sum()):,} live windows of layer"
+        f" {view.selection.name!r} are tight" + (" and the gradient agrees" if name == WINNERS else "")
+    )
+
+
+def _confirmed(knows: GraphKnowledge, view: Pooled, proven: Proven, winners: IntArray) -> bool:
+    """Whether the gradient equations hold with some winners, and are enough to rule others out.
+
+    Every point of a polytope that is found by programmes lies on as many bounds as it has directions; only what fits
+    beyond these is no accident.
+    """
+    layer, observed, number = view.layer, knows.observed, view.layer.inputs[0]
+    k, z = _made(view, winners)
+    value = knows.values[number].learnt(proven.entries().reshape(knows.values[number].value.shape))
+    those = [reader for reader in readers(knows, number) if reader.layer is not layer]
+    those.append(Reader(layer, k, z))
+    system, found, out = healed(ValueEquations(observed, value, those), those)
+    if any(left.any() for left in out) or system.misfit(found.value) > FITS:
+        return False
+    rows = sum(part.equations.gradient_row_count for part in system.parts if part.reader.layer is layer)
+    choices = np.log2(np.maximum(view.real.sum(axis=1), 1))[view.live].sum() + len(proven.proof.x)
+    tight = int(view.live.sum()) + len(proven.low) + len(proven.high)
+    return bool(rows + tight - len(proven.proof.x) >= CHECKS + BITS * choices)
+
+
+def _made(view: Pooled, winners: IntArray) -> tuple[Estimate, Estimate]:
+    """Return the gradient at the layer's outputs and the outputs that won; unknown in windows without a winner."""
+    size = math.prod(view.layer.output_shape)
+    k, moved, known = np.zeros(size), np.zeros((size, MEMBERS)), np.ones(size, dtype=bool)
+    silent = view.dead | (view.k.known & (view.k.value == 0))
+    asked = np.flatnonzero((winners >= 0) & ~silent)
+    at, factor = view.windows[asked, winners[asked]], view.factor[asked, winners[asked]]
+    np.add.at(k, at, factor * view.k.value[asked])
+    np.add.at(moved, at, factor[:, None] * kept(view.k)[asked])
+    undecided = (winners < 0) & ~silent
+    known[view.windows[undecided][view.real[undecided]]] = False
+    z = Estimate.unknown((size,), MEMBERS)
+    told = np.flatnonzero((winners >= 0) & view.live)
+    at, factor = view.windows[told, winners[told]], view.factor[told, winners[told]]
+    z.value[at], z.known[at] = (view.v.value[told] - view.shift[told, winners[told]]) / factor, True
+    z.perturbations[at] = kept(view.v)[told] / factor[:, None]
+    shape = view.layer.output_shape
+    return Estimate(k, known, moved).reshape(shape), z.reshape(shape)
+
+
+def _learn(knows: GraphKnowledge, view: Pooled, proven: Proven, winners: IntArray) -> bool:
+    """Take in winners, the outputs that are the largest for certain, and entries on bounds."""
+    number = view.layer.inputs[0]
+    live = np.where(view.live, winners, -1)
+    learnt = knows.learn_winners(view.selection, view.winners(live))
+    learnt |= knows.learn_value(view.layer.number, proven.outputs().reshape(view.layer.output_shape))
+    entries = knows.learn_value(number, proven.entries().reshape(knows.values[number].value.shape))
+    knows.by_valid_range |= proven.by_bounds and number == 0 and (learnt or entries)
+    return learnt or entries
