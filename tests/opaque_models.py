@@ -83,7 +83,7 @@ def conv(filters: int = 2, **options) -> nn.Conv2d:
 
 
 def tail(features: int) -> list[nn.Module]:
-    return [nn.GELU(), nn.Flatten(), nn.LayerNorm(features), nn.Linear(features, 4)]
+    return [nn.Tanhshrink(), nn.Flatten(), nn.LayerNorm(features), nn.Linear(features, 4)]
 
 
 def shifted() -> nn.Module:
@@ -97,7 +97,7 @@ def shifted() -> nn.Module:
 READ_ONCE = {
     "transformer": VisionTransformer,
     "linear patches": lambda: VisionTransformer(linear=True),
-    "GELU": lambda: nn.Sequential(conv(), *tail(32)),
+    "tanhshrink": lambda: nn.Sequential(conv(), *tail(32)),
     "reflected": lambda: nn.Sequential(conv(padding_mode="reflect"), *tail(32)),
     "pooled before": lambda: nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 2, 3, padding=1), *tail(32)),
     "pool behind": lambda: nn.Sequential(conv(4), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1), *tail(16)),

@@ -10,5 +10,7 @@
 | `zeros` | the sparsest point of a family, and why its zeros are no accident |
 | `evidence` | when values on a plateau are no accident |
 | `vertices` | points of a family that may have many values on plateaus |
+| `maxima` | an input from the largest of several outputs each, not which these are |
+| `no_room` | the proof that inequalities leave a point no room, value by value |
 | `alternation` | hypotheses entry by entry, rows weighed by how well their block fits, hypotheses from the solution |
 """

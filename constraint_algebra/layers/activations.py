@@ -278,14 +278,8 @@ def formulas(activation: Activation) -> Formulas:
                 derivative=lambda y: np.clip(1 - np.abs(y), 0, None) ** 2,
                 slope=lambda y: -2 * np.sign(y) * np.clip(1 - np.abs(y), 0, None),
             )
-        case SiLU():
-            return _branched(two_branches.SILU)
-        case GELU(approximate):
-            return _branched(two_branches.GELU if approximate == "none" else two_branches.GELU_TANH)
-        case Mish():
-            return _branched(two_branches.MISH)
-        case Hardswish():
-            return _branched(two_branches.HARDSWISH)
+        case SiLU() | GELU() | Mish() | Hardswish():
+            return _branched(_BRANCHES[activation])
     raise TypeError(f"no formulas for {activation!r}; write them as a new case of formulas()")
 
 
@@ -370,6 +364,15 @@ def _softplus(beta: float, threshold: float) -> Formulas:
         derivative=lambda y: pieces(y, np.clip(-np.expm1(-beta * y), 0, None), 1.0),
         slope=lambda y: pieces(y, beta * np.exp(-beta * y), 0.0),
     )
+
+
+_BRANCHES: dict[Activation, Branches] = {
+    SiLU(): two_branches.SILU,
+    GELU(): two_branches.GELU,
+    GELU("tanh"): two_branches.GELU_TANH,
+    Mish(): two_branches.MISH,
+    Hardswish(): two_branches.HARDSWISH,
+}
 
 
 def _branched(b: Branches) -> Formulas:

@@ -19,7 +19,6 @@ from constraint_algebra.layers.activations import PReLU
 from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.kinds import Layer, PlacedLayer, Shape, check_shape
 from constraint_algebra.layers.normalisation import Standardise
-from constraint_algebra.layers.own_statistics import OwnStatistics
 from constraint_algebra.networks import binding, operations, placing
 from constraint_algebra.networks.description import describe, shape_text
 from constraint_algebra.networks.placing import INPUT
@@ -152,13 +151,8 @@ class Network(Tabular):
 
         No value and no gradient depends on them, so that they may be missing among the parameters.
         """
-        shapes: dict[str, Shape] = {}
-        for layer in self.layers:
-            if isinstance(layer.layer, OwnStatistics) and layer.layer.tracked:
-                shapes |= dict.fromkeys(operations.buffer_names(layer), (layer.layer.count,))
-                if layer.layer.momentum is None:
-                    shapes[operations.counter_name(layer)] = ()
-        return shapes
+        moved = map(operations.moved_shapes, self.layers)
+        return {name: shape for shapes in moved for name, shape in shapes.items()}
 
     @property
     def mask_shapes(self) -> dict[str, Shape]:

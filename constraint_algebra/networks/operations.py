@@ -19,10 +19,10 @@ from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.errors import LayerProblem, ParameterError, UnsupportedLayerError
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import Formulas, PReLU, formulas, sloped
-from constraint_algebra.layers.base import Affine, PlacedLayer
+from constraint_algebra.layers.base import Affine, PlacedLayer, Shape
 from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.normalisation import BUFFERS, COUNTER, SUFFIX, Standardise
-from constraint_algebra.layers.own_statistics import Statistics, statistics
+from constraint_algebra.layers.own_statistics import OwnStatistics, Statistics, statistics
 
 # By the layer's name: slopes of an activation, winners of a selection, statistics of a normalisation.
 Pattern = dict[str, FloatArray | IntArray | Statistics]
@@ -37,6 +37,15 @@ def buffer_names(layer: PlacedLayer) -> tuple[str, str]:
 def counter_name(layer: PlacedLayer) -> str:
     """Return the name of the number of steps so far of a normalisation, which counts where it has no momentum."""
     return _buffer_name(layer, COUNTER)
+
+
+def moved_shapes(layer: PlacedLayer) -> dict[str, Shape]:
+    """Return the shapes of the buffers that a layer moves in a step by their names, none for most layers."""
+    operation = layer.layer
+    if not (isinstance(operation, OwnStatistics) and operation.tracked):
+        return {}
+    counter: dict[str, Shape] = {counter_name(layer): ()} if operation.momentum is None else {}
+    return {**dict.fromkeys(buffer_names(layer), (operation.count,)), **counter}
 
 
 def _buffer_name(layer: PlacedLayer, name: str) -> str:

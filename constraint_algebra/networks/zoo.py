@@ -21,7 +21,7 @@ from typing import ClassVar
 from constraint_algebra import layers as kinds
 from constraint_algebra.errors import ShapeError, UnknownNameError
 from constraint_algebra.layers import Activation, Conv2d, Flatten, Layer, Linear, Shape, check_shape
-from constraint_algebra.networks import zoo_imagenet, zoo_residual, zoo_tutorials
+from constraint_algebra.networks import zoo_blocks, zoo_imagenet, zoo_residual, zoo_tutorials
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.zoo_builder import Builder, GraphEntry
 
@@ -36,6 +36,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "softplus": kinds.Softplus(),
     "softsign": kinds.Softsign(),
     "identity": kinds.Identity(),
+    "silu": kinds.SiLU(),
+    "gelu": kinds.GELU(),
+    "mish": kinds.Mish(),
+    "hardswish": kinds.Hardswish(),
 }
 
 
@@ -46,6 +50,7 @@ FAMILIES = {
     "imagenet": "for pictures of 224×224",
     "federated": "of tutorials and benchmarks of federated learning",
     "small": "residual, of this library: their gradients can be solved in seconds",
+    "blocks": "one block of a modern network between a stem and a head, of this library",
 }
 
 
@@ -176,6 +181,7 @@ NETWORKS: dict[str, ZooEntry | GraphEntry] = {
     **zoo_residual.NETWORKS,
     **zoo_imagenet.NETWORKS,
     **zoo_tutorials.NETWORKS,
+    **zoo_blocks.NETWORKS,
 }
 
 
@@ -210,6 +216,8 @@ def network(
     input_shape: Sequence[int] | None = None,
     head: str | None = None,
     shortcuts: str | None = None,
+    mode: str | None = None,
+    norm: str | None = None,
 ) -> Network:
     """Return a network of the literature.
 
@@ -220,6 +228,9 @@ def network(
             they leave none open, in place of all of them.
         input_shape: shape of the input, by default that of the paper, such as 3×32×32.
         head: of a residual network, what its last layer reads: "average" for the mean of the map, "flatten" for all.
+        mode: of a network with batch norm or dropout: "evaluation", or "training", in which batch norm takes the data's
+            own statistics and dropout drops.
+        norm: of a network with batch norm: "batch", or "group" for a group norm of two groups in its place.
         shortcuts: of resnet20-cifar, where a block changes the shape: "padding" with zeros, or a 1×1 "projection".
 
     Raises:
@@ -245,13 +256,14 @@ def network(
         activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
     shape = check_shape(found.input_shape if input_shape is None else input_shape)
     outputs = found.classes if classes is None else classes
-    options = {key: value for key, value in (("head", head), ("shortcuts", shortcuts)) if value is not None}
+    choices = {"head": head, "shortcuts": shortcuts, "mode": mode, "norm": norm}
+    options = {key: value for key, value in choices.items() if value is not None}
     _check_options(name, found, options)
     if isinstance(found, ZooEntry):
         return Network(shape, _chain(found, outputs, activation))
-    net = Builder(shape)
-    usual = {key: choices[0] for key, choices in found.options.items()}
-    found.build(net, outputs, activation or found.activation, **usual | options)
+    usual = {key: offered[0] for key, offered in found.options.items()} | options
+    net = Builder(shape, **{key: usual.pop(key) for key in ("mode", "norm") if key in usual})
+    found.build(net, outputs, activation or found.activation, **usual)
     return Network(shape, net.layers)
 
 

@@ -10,10 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from constraint_algebra.layers import Activation, BatchNorm, Conv2d, Layer, ReLU, Shape
+from constraint_algebra.layers import Activation, BatchNorm, Conv2d, Dropout, GroupNorm, Layer, ReLU, Shape
 
 INPUT = "input"
 RELU = ReLU()
+MODES = ("evaluation", "training")
+NORMS = ("batch", "group")
+GROUPS = 2  # of a group norm in the place of a batch norm, the least that is another one than layer norm
+NORMED = {"mode": MODES, "norm": NORMS}  # choices of a network with batch norm
+DROPPED = {"mode": MODES}  # of one with dropout
 
 
 class Builder:
@@ -21,6 +26,8 @@ class Builder:
 
     Args:
         input_shape: shape of the network's input.
+        mode: "evaluation", or "training", in which batch norm takes the data's own statistics and dropout drops.
+        norm: what stands where the authors have batch norm: "batch" itself, or "group" for a group norm.
 
     Attributes:
         layers: what `Network` takes.
@@ -35,8 +42,9 @@ class Builder:
     ('relu', 'conv')
     """
 
-    def __init__(self, input_shape: Shape) -> None:
+    def __init__(self, input_shape: Shape, mode: str = MODES[0], norm: str = NORMS[0]) -> None:
         """Begin with the input alone."""
+        self.training, self.norm = mode == "training", norm
         self.layers: dict[str, tuple[Layer | str, ...]] = {}
         self.last = INPUT
         self._shapes = {INPUT: tuple(input_shape)}
@@ -62,7 +70,17 @@ class Builder:
     def conv_norm(self, name: str, norm: str, filters: int, kernel: int, *inputs: str, **options: Any) -> str:
         """Put a convolution that keeps the size at stride 1, without bias, and a batch norm behind it."""
         self.add(name, Conv2d(filters, kernel, padding=kernel // 2, bias=False, **options), *inputs)
-        return self.add(norm, BatchNorm())
+        return self.normalise(norm)
+
+    def normalise(self, name: str, eps: float = 1e-5) -> str:
+        """Put a batch norm, or what stands for it, behind the last layer."""
+        if self.norm == "group":
+            return self.add(name, GroupNorm(GROUPS, eps=eps))
+        return self.add(name, BatchNorm(eps=eps, training=self.training))
+
+    def drop(self, name: str, p: float) -> str:
+        """Put a dropout behind the last layer, which in evaluation mode does nothing and is left out."""
+        return self.add(name, Dropout(p)) if self.training else self.last
 
 
 @dataclass(frozen=True)

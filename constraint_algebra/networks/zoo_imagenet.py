@@ -7,7 +7,6 @@ from constraint_algebra.layers import (
     AdaptiveAvgPool2d,
     Add,
     AvgPool2d,
-    BatchNorm,
     Concatenate,
     Conv2d,
     Flatten,
@@ -15,7 +14,7 @@ from constraint_algebra.layers import (
     MaxPool2d,
     ReLU6,
 )
-from constraint_algebra.networks.zoo_builder import Builder, GraphEntry
+from constraint_algebra.networks.zoo_builder import DROPPED, NORMED, Builder, GraphEntry
 
 IMAGENET = (3, 224, 224)
 POOL = 0  # among the widths of VGG-16
@@ -26,7 +25,7 @@ GROWTH, DENSE_BLOCKS = 32, (6, 12, 24, 16)
 
 
 def vgg16(net: Builder, classes: int, activation: Activation) -> None:
-    """Put VGG-16 without batch norm into a builder; dropout does nothing in evaluation mode and is left out."""
+    """Put VGG-16 without batch norm into a builder."""
     place = 0
     for width in VGG16:
         if width == POOL:
@@ -40,6 +39,7 @@ def vgg16(net: Builder, classes: int, activation: Activation) -> None:
     for place in (0, 3):
         net.add(f"classifier.{place}", Linear(4096))
         net.add(f"classifier.{place + 1}", activation)
+        net.drop(f"classifier.{place + 2}", 0.5)
     net.add("classifier.6", Linear(classes))
 
 
@@ -53,6 +53,7 @@ def mobilenetv2(net: Builder, classes: int, activation: Activation) -> None:
             place += 1
     _conv_norm_act(net, f"features.{place}", 1280, 1, activation)
     net.chain(avgpool=AdaptiveAvgPool2d(1), flatten=Flatten())
+    net.drop("classifier.0", 0.2)
     net.add("classifier.1", Linear(classes))
 
 
@@ -86,13 +87,13 @@ def densenet121(net: Builder, classes: int, activation: Activation) -> None:
             _dense(net, f"features.denseblock{block}.denselayer{number}", activation)
         if block < len(DENSE_BLOCKS):
             _transition(net, f"features.transition{block}", activation)
-    net.add("features.norm5", BatchNorm())
+    net.normalise("features.norm5")
     net.chain(relu=activation, avgpool=AdaptiveAvgPool2d(1), flatten=Flatten(), classifier=Linear(classes))
 
 
 def _dense(net: Builder, name: str, activation: Activation) -> None:
     start = net.last
-    net.add(f"{name}.norm1", BatchNorm())
+    net.normalise(f"{name}.norm1")
     net.add(f"{name}.relu1", activation)
     net.conv_norm(f"{name}.conv1", f"{name}.norm2", 4 * GROWTH, 1)
     net.add(f"{name}.relu2", activation)
@@ -101,7 +102,7 @@ def _dense(net: Builder, name: str, activation: Activation) -> None:
 
 
 def _transition(net: Builder, name: str, activation: Activation) -> None:
-    net.add(f"{name}.norm", BatchNorm())
+    net.normalise(f"{name}.norm")
     net.add(f"{name}.relu", activation)
     net.add(f"{name}.conv", Conv2d(net.shape()[0] // 2, 1, bias=False))
     net.add(f"{name}.pool", AvgPool2d(2))
@@ -114,6 +115,7 @@ NETWORKS = {
         "imagenet",
         classes=1000,
         input_shape=IMAGENET,
+        options=DROPPED,
         note="K. Simonyan, A. Zisserman, Very deep convolutional networks for large-scale image recognition, ICLR 2015;"
         " configuration D with max-pool and without batch norm; layers and names as in torchvision.models.vgg16.",
     ),
@@ -124,6 +126,7 @@ NETWORKS = {
         classes=1000,
         input_shape=IMAGENET,
         activation=ReLU6(),
+        options=NORMED,
         note="M. Sandler and others, MobileNetV2: inverted residuals and linear bottlenecks, CVPR 2018; layers and"
         " names as in torchvision.models.mobilenet_v2.",
     ),
@@ -133,6 +136,7 @@ NETWORKS = {
         "imagenet",
         classes=1000,
         input_shape=IMAGENET,
+        options=NORMED,
         note="G. Huang and others, Densely connected convolutional networks, CVPR 2017; layers and names as in"
         " torchvision.models.densenet121.",
     ),

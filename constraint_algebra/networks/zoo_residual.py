@@ -14,7 +14,7 @@ from constraint_algebra.layers import (
     Pad,
     Slice,
 )
-from constraint_algebra.networks.zoo_builder import Builder, GraphEntry
+from constraint_algebra.networks.zoo_builder import NORMED, Builder, GraphEntry
 
 PROJECTION, PADDING = "projection", "padding"
 POOLED, FLAT = "average", "flatten"
@@ -118,7 +118,7 @@ NETWORKS = {
         "imagenet",
         classes=1000,
         input_shape=(3, 224, 224),
-        options={"head": HEADS},
+        options={"head": HEADS, **NORMED},
         note=f"{HE}; layers and names as in torchvision.models.resnet18.",
     ),
     "resnet50": GraphEntry(
@@ -127,7 +127,7 @@ NETWORKS = {
         "imagenet",
         classes=1000,
         input_shape=(3, 224, 224),
-        options={"head": HEADS},
+        options={"head": HEADS, **NORMED},
         note=f"{HE}; layers and names as in torchvision.models.resnet50, which has the stride in the 3×3 convolutions.",
     ),
     "resnet18-cifar": GraphEntry(
@@ -136,7 +136,7 @@ NETWORKS = {
         "cifar",
         classes=10,
         input_shape=(3, 32, 32),
-        options={"head": HEADS},
+        options={"head": HEADS, **NORMED},
         note=f"{HE}; for small pictures with a 3×3 stem and no max-pool, as in kuangliu/pytorch-cifar; the names are"
         " torchvision's.",
     ),
@@ -146,7 +146,7 @@ NETWORKS = {
         "cifar",
         classes=10,
         input_shape=(3, 32, 32),
-        options={"head": HEADS, "shortcuts": (PADDING, PROJECTION)},
+        options={"head": HEADS, "shortcuts": (PADDING, PROJECTION), **NORMED},
         note=f"{HE}, section 4.2, whose shortcuts are padded with zeros (option A); 1×1 projections by"
         ' shortcuts="projection"; torchvision\'s names.',
     ),
@@ -156,7 +156,7 @@ NETWORKS = {
         "small",
         classes=10,
         input_shape=(3, 16, 16),
-        options={"head": (FLAT, POOLED)},
+        options={"head": (FLAT, POOLED), **NORMED},
         note="Of this library: two residual blocks with a head that reads the whole map. Its gradients fix the input.",
     ),
     "resnet-small-gap": GraphEntry(
@@ -165,7 +165,7 @@ NETWORKS = {
         "small",
         classes=10,
         input_shape=(3, 16, 16),
-        options={"head": HEADS},
+        options={"head": HEADS, **NORMED},
         note="Of this library: three residual blocks below global average pooling; the last map is 4×4.",
     ),
 }

@@ -1,6 +1,6 @@
 """What tutorials and benchmarks of federated learning train, as shapes.
 
-Dropout does nothing in evaluation mode and is left out. `softmax` at the end is part of the loss.
+`mode="training"` gives dropout and batch norm as a client trains them. `softmax` at the end is part of the loss.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from constraint_algebra.layers import (
     Activation,
     AdaptiveAvgPool2d,
     AvgPool2d,
-    BatchNorm,
     Concatenate,
     Conv1d,
     Conv2d,
@@ -22,7 +21,7 @@ from constraint_algebra.layers import (
     Shape,
     Sigmoid,
 )
-from constraint_algebra.networks.zoo_builder import Builder, GraphEntry
+from constraint_algebra.networks.zoo_builder import DROPPED, NORMED, Builder, GraphEntry
 
 FAMILY = "federated"
 DIGITS: Shape = (1, 28, 28)
@@ -33,8 +32,11 @@ LEAF = "S. Caldas and others, LEAF: a benchmark for federated settings, 2018; Ta
 
 
 def _two_3x3(net: Builder, classes: int, relu: Activation) -> None:
-    net.chain(conv1=Conv2d(32, 3), relu1=relu, conv2=Conv2d(64, 3), relu2=relu, pool=MaxPool2d(2), flatten=Flatten())
-    net.chain(fc1=Linear(128), relu3=relu, fc2=Linear(classes))
+    net.chain(conv1=Conv2d(32, 3), relu1=relu, conv2=Conv2d(64, 3), relu2=relu, pool=MaxPool2d(2))
+    net.drop("dropout1", 0.25)
+    net.chain(flatten=Flatten(), fc1=Linear(128), relu3=relu)
+    net.drop("dropout2", 0.5)
+    net.add("fc2", Linear(classes))
 
 
 def _two_5x5(hidden: int) -> Callable[..., None]:
@@ -46,6 +48,10 @@ def _two_5x5(hidden: int) -> Callable[..., None]:
     return build
 
 
+def _tabular(net: Builder, classes: int, relu: Activation) -> None:
+    net.chain(fc1=Linear(32), relu1=relu, fc2=Linear(16), relu2=relu, fc3=Linear(classes))
+
+
 def _two_hidden(net: Builder, classes: int, relu: Activation) -> None:
     net.chain(flatten=Flatten(), fc1=Linear(200), relu1=relu, fc2=Linear(200), relu2=relu, fc3=Linear(classes))
 
@@ -53,7 +59,7 @@ def _two_hidden(net: Builder, classes: int, relu: Activation) -> None:
 def _celeba(net: Builder, classes: int, relu: Activation) -> None:
     for number in range(1, 5):
         net.add(f"conv{number}", Conv2d(32, 3, padding=1))
-        net.add(f"bn{number}", BatchNorm(eps=1e-3))
+        net.normalise(f"bn{number}", 1e-3)
         net.add(f"pool{number}", MaxPool2d(2, ceil_mode=True))
         net.add(f"relu{number}", relu)
     net.chain(flatten=Flatten(), fc=Linear(classes))
@@ -94,7 +100,13 @@ def _vae_encoder(net: Builder, classes: int, relu: Activation) -> None:
 
 NETWORKS = {
     "fl-mnist-cnn": GraphEntry(
-        "pytorch-examples", _two_3x3, FAMILY, classes=10, input_shape=DIGITS, note="pytorch/examples, mnist/main.py."
+        "pytorch-examples",
+        _two_3x3,
+        FAMILY,
+        classes=10,
+        input_shape=DIGITS,
+        options=DROPPED,
+        note="pytorch/examples, mnist/main.py.",
     ),
     "fl-emnist": GraphEntry(
         "reddi2021",
@@ -102,6 +114,7 @@ NETWORKS = {
         FAMILY,
         classes=62,
         input_shape=DIGITS,
+        options=DROPPED,
         note="S. Reddi and others, Adaptive federated optimization, ICLR 2021: TensorFlow Federated's"
         " create_conv_dropout_model, the layers of fl-mnist-cnn with 62 classes.",
     ),
@@ -122,6 +135,14 @@ NETWORKS = {
         input_shape=DIGITS,
         note=f"{FEDAVG}: the 2NN of 199,210 parameters.",
     ),
+    "fl-tabular": GraphEntry(
+        "own",
+        _tabular,
+        FAMILY,
+        classes=2,
+        input_shape=(104,),
+        note="Of this library, with the sizes of tutorials on the census data of UCI: 104 columns, two hidden layers.",
+    ),
     "fl-leaf-femnist": GraphEntry(
         "leaf2018", _two_5x5(2048), FAMILY, classes=62, input_shape=DIGITS, note=f"{LEAF}, models/femnist/cnn.py."
     ),
@@ -131,7 +152,8 @@ NETWORKS = {
         FAMILY,
         classes=2,
         input_shape=(3, 84, 84),
-        note=f"{LEAF}, models/celeba/cnn.py; batch norm in evaluation mode here, in training mode there.",
+        options=NORMED,
+        note=f"{LEAF}, models/celeba/cnn.py; batch norm is in training mode there.",
     ),
     "fl-har-1d": GraphEntry(
         "pfllib2025",

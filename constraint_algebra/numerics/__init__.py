@@ -15,6 +15,8 @@
 | `cheapest_subsets` | the same for more numbers that have a cost |
 | `triangular` | triangular solves at the speed of LAPACK |
 | `interior_point` | linear programmes over polytopes |
+| `sparse_programme` | linear programmes with many sparse rows |
+| `banded_normal` | normal equations of sparse rows, in a band |
 | `rows` | norms of rows, gaps between singular values |
 | `blocks` | the connected components of a sparse matrix |
 | `workspace` | arrays used again |

@@ -53,8 +53,8 @@ class ModularStatistics:
 
         >>> from constraint_algebra.layers.own_statistics import OwnStatistics
         >>> found = ModularStatistics.of(OwnStatistics(1), np.array([1.0, 3.0]), 0.0)
-        >>> found.values in ([[1.0, PRIME - 1.0]], [[PRIME - 1.0, 1.0]])
-        True
+        >>> found.off.astype(int), found.inverse_variance
+        (array([[8388592,       1]]), array([[1.]]))
         """
         runs = x.reshape(operation.runs(x.shape), -1).astype(float)
         off = _mod(runs - _mean(runs)[:, None]) if operation.centred else runs
@@ -113,9 +113,8 @@ class ModularStatistics:
 def root(values: FloatArray) -> FloatArray:
     """Return a root of each residue, or of `ROOTLESS` times it where it has none (Tonelli and Shanks).
 
-    >>> found = root(np.arange(1.0, 6.0))
-    >>> bool(np.isin(found * found % PRIME * np.array([1, 1, pow(3, -1, PRIME), 1, 1]) % PRIME, np.arange(6)).all())
-    True
+    >>> root(np.array([4.0, 9.0])) ** 2 % PRIME, root(np.array([3.0])) ** 2 % PRIME
+    (array([4., 9.]), array([9.]))
     """
     generator = pow(ROOTLESS, ODD, PRIME)
     powers = np.array([pow(generator, i, PRIME) for i in range(16)])

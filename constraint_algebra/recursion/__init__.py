@@ -27,9 +27,14 @@
 | `graph_rules`, `graph_windows`, `graph_statistics` | what each operation tells of the values and gradients around it |
 | `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
 | `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations that hidden outputs leave quadratic |
+| `normalised_reader`, `own_statistics_equations` | a value below normalisations with mean and scale as unknowns |
+| `own_statistics_solution`, `own_statistics_local` | these solved: at once, by iteration, near a start |
+| `iteration` | fixed points, and how fast an iteration contracts |
 | `dual_equations` | an output gradient from what a layer reads |
 | `pooled` | a selection as the largest outputs of a layer with a weight, window by window |
+| `pooled_values` | what these largest outputs prove of the input by themselves |
 | `graph_joint`, `graph_blind` | several unknown sources at once; a start from one layer's gradient alone |
+| `blind_scale` | the factor that such a start leaves open |
 | `window_equations` | what is known of the input of a layer below a selection, with unknown winners |
 | `solved_windows` | the same solved with some winners, and whether they are the ones |
 | `strategies` | what is done where the rules stand still: winners, branches, statistics |

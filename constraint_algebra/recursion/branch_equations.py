@@ -89,7 +89,8 @@ class BranchEquations:
     @cached_property
     def block(self) -> IntArray:
         """The filter of each open output."""
-        return self.open // self.k_upper.shape[1]
+        filters: IntArray = self.open // self.k_upper.shape[1]
+        return filters
 
     def start(self) -> FloatArray:
         """Return shares (lower, upper)."""
@@ -124,14 +125,14 @@ class BranchEquations:
         weight[self.sure], target[self.sure] = KNOWN, KNOWN * self.z_upper[self.sure]
         weight[self.open] = upper + lower
         target[self.open] = upper * self.z_upper[self.open] + lower * self.z_lower[self.open]
-        return np.asarray((self.B.T @ sp.diags_array(weight) @ self.B).todense()), self.B.T @ target
+        return np.asarray((self.B.T @ sp.diags_array(weight) @ self.B).todense()), np.asarray(self.B.T @ target)
 
     def solve(self, shares: FloatArray, weights: FloatArray) -> Answer:
         """Return what the values by weighted least squares say of each branch."""
         upper = shares[:, 1]
         x, residual = self.value(upper, weights)
         misfits = np.where(self.counts, np.sqrt((residual**2).sum(axis=(1, 2))), np.nan)
-        z = (self.B @ x)[self.open]
+        z = np.asarray(self.B @ x)[self.open]
         off_upper, off_lower = np.abs(z - self.z_upper[self.open]), np.abs(z - self.z_lower[self.open])
         near: BoolArray = upper > 0.5
         error = 2 * float(np.median(np.where(near, off_upper, off_lower))) if len(z) else 1.0

@@ -111,6 +111,8 @@ class BranchSearch:
 
         W, dW = observed.parameters[layer.weight_name], observed.gradients[layer.weight_name]
         problem = BranchEquations(pair[0], pair[1], W, observed.bias(layer), dW, confirm)
+        if not len(problem.open):
+            return None
         alternate(problem, rng=rng, deadline=deadline)
         return found[-1] if found else None
 
@@ -145,32 +147,33 @@ class BranchSearch:
                 return None
             x = system.solution()
             whole = Estimate(x, np.ones(x.shape, dtype=bool), system.moved(x))
-            if not self._fits(system, those, whole):
+            seen = self.at.brought_up(self.knows, whole)
+            if not self._fits(system, those, whole, z, seen):
                 return None
-            unsure = self._unsure(upper, left_open, whole, system, those) & ~left_open
+            unsure = self._unsure(upper, left_open, whole, seen, system, those) & ~left_open
             if not unsure.any():
                 return Settled(system.estimate(), z, system, those)
             left_open |= unsure
         return None
 
-    def _fits(self, system: ValueEquations, those: list[Reader], x: Estimate) -> bool:
-        """Return whether all gradient and weight equations hold at x to their noise."""
+    def _fits(self, system: ValueEquations, those: list[Reader], x: Estimate, z: Estimate, seen: Estimate) -> bool:
+        """Return whether all gradient and weight equations hold at x to their noise, and z is what x makes."""
         if system.misfit(x.value) >= contradictions.RESOLVED * CONTRADICTION:
             return False
-        for reader in those:
-            made = layer_step.output_of(self.knows.observed, reader.layer, x)
-            noise = np.hypot(made.deviation, reader.z.deviation)
-            off = np.where(reader.z.known, np.abs(made.value - reader.z.filled()), 0.0)
-            if (off > CONTRADICTION * noise + np.finfo(float).tiny).any():
-                return False
-        return True
+        made = [(layer_step.output_of(self.knows.observed, reader.layer, x), reader.z) for reader in those]
+        return all(_agree(found, given) for found, given in [*made, (seen, z)])
 
     def _unsure(
-        self, upper: BoolArray, left_open: BoolArray, x: Estimate, system: ValueEquations, those: list[Reader]
+        self,
+        upper: BoolArray,
+        left_open: BoolArray,
+        x: Estimate,
+        z: Estimate,
+        system: ValueEquations,
+        those: list[Reader],
     ) -> BoolArray:
         """Return the entries whose other branch would fit as well, for all that the other equations say."""
         o = self.options
-        z = self.at.brought_up(self.knows, x)
         other = self.at.brought_down(self.knows, *o.taken(~upper, left_open)).values[self.at.layer.number]
         place = next(n for n, reader in enumerate(those) if reader.layer is self.at.layer)
         own, leverage = those[place].z, leverages(system, place)
@@ -178,12 +181,19 @@ class BranchSearch:
         both = own.known & other.known & ~self.knows.values[self.at.layer.number].known
         gap, noise = np.abs(other.filled() - own.filled()), np.hypot(own.deviation, made.deviation)
         doubtful = both & ~_is_checked(gap / np.maximum(noise, np.finfo(float).tiny), leverage)
-        unsure = self.at.raised(self.knows, doubtful) & o.choices
+        unsure = self.at.raised(self.knows, doubtful) | (np.abs(o.apart) <= EDGE * z.deviation)
         edge = np.where(upper, o.apart, np.abs(z.value - o.upper))
         at_end = o.far & (edge <= EDGE * z.deviation)
         if np.isfinite(o.branches.flat):
             at_end |= o.far & ~upper & (z.value + EDGE * z.deviation > o.branches.flat)
-        return np.asarray((unsure | at_end | (o.choices & ~z.known)) & o.asked)
+        return np.asarray((unsure | at_end | ~z.known) & o.choices)
+
+
+def _agree(found: Estimate, given: Estimate) -> bool:
+    """Return whether values are those given to their noise, where both are known."""
+    noise = np.hypot(found.deviation, given.deviation) + np.finfo(float).tiny
+    both = found.known & given.known
+    return not (both & (np.abs(found.filled() - given.filled()) > CONTRADICTION * noise)).any()
 
 
 def _is_checked(gap: FloatArray, leverage: FloatArray) -> BoolArray:

@@ -6,13 +6,14 @@ and on the lower one. Three places need more care:
 
 - next to the minimum both branches meet, and noise of y is the square of that of z: z is open, and σ′ is zero but for
   the root of the noise;
-- where y is zero but for noise, the lower branch is its far end or the plateau: z is open below its edge, and σ′ is zero;
+- where y is zero but for noise, the lower branch is its far end or the plateau: z is open below, and σ′ is zero;
 - an entry may be left open, and then it makes no equation at all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from copy import copy
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -116,8 +117,12 @@ def branching(network: Network, layer: PlacedLayer) -> Branching | None:
 
 def copied(knows: GraphKnowledge) -> GraphKnowledge:
     """Return a copy that may learn what the original does not."""
-    held = {field.name: getattr(knows, field.name) for field in fields(knows)}
-    return replace(knows, **{name: of.copy() for name, of in held.items() if isinstance(of, list | dict)})
+    trial = copy(knows)
+    for field in fields(knows):
+        held = getattr(knows, field.name)
+        if isinstance(held, list | dict):
+            setattr(trial, field.name, held.copy())
+    return trial
 
 
 class Options:

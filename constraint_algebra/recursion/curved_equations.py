@@ -2,8 +2,8 @@
 
 The gradient equations `A(k) x = dL/dW` have k that depend on x themselves, affine with a small slope. Near a value all
 equations together are linear, with `δ(A(k) x) = A(k) δx + A(δk) x` and `δk = slope · W δx`: those of the layers that
-read it, its own known entries, and mean and variance of each group. They are solved by conjugate gradients without a
-matrix, preconditioned by the gradient equations of each channel with k fixed.
+read it, its own known entries, and mean and variance of each group. They are solved by their matrix where that is
+small, else by conjugate gradients without one, preconditioned by the gradient equations of each channel with k fixed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.numerics.conjugate_gradients import conjugate_gradients
-from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.numerics.dense_least_squares import Reduced
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import kept
 from constraint_algebra.recursion.normalised_output import NormalisedOutput
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.value_equations import Reader, ValueEquations
+from constraint_algebra.recursion.value_equations import Reader, ValueEquations, longest
 
 PRECISE = 1e-8  # of what is solved for: the share at which an iteration is done
 SOLVES = 2  # each on what the one before left
-ITERATIONS = 1000
+ITERATIONS = 400
 MOST = 30.0  # times the size of the typical row: what any row counts at most
-PROBES = 4  # random differences that tell the sizes of rows
+PROBES = 4  # random differences that tell the sizes of rows, and what is open
+DENSE = 2e9  # operations of factoring the matrix, up to which it is held
 FLOOR = 1e-12  # of the largest entry: the least that the preconditioner expects of a direction
 
 
@@ -63,10 +64,10 @@ class CurvedEquations:
         slopes = [b.slope.reshape(b.layer.output_shape)[..., None] * curved for b in bent]
         self._slopes: list[FloatArray | float] = [*[0.0] * len(plain), *slopes]
         self._statistics = [b.statistics(b.output(x)) for b in bent]
-        self._whiten = self._weights()
+        self._whiten = self._weights(curved=curved)
         self._whiten = self._capped()
 
-    def _weights(self) -> FloatArray:
+    def _weights(self, *, curved: bool) -> FloatArray:
         """Return one over the noise of each row, zero for rows that do not count."""
         weights = []
         for part in self.fixed.parts:
@@ -75,7 +76,8 @@ class CurvedEquations:
             weights.append(np.broadcast_to(of_gradient, layer.weight_shape))
             weights.append(eq.weight_rows / np.where(eq.weight_rows, eq.output_noise, 1.0))
         weights.append(self.value.known / np.where(self.value.known, self.fixed.entry_noise, 1.0))
-        weights += [1 / b.statistics_size for b in self.bent]
+        # Far from a solution the scale of a group is no straight line, and its row would lead anywhere.
+        weights += [curved / b.statistics_size for b in self.bent]
         return np.concatenate([part.ravel() for part in weights])
 
     def _capped(self) -> FloatArray:
@@ -96,8 +98,11 @@ class CurvedEquations:
         for part, slope in zip(self.fixed.parts, self._slopes, strict=True):
             layer, eq = part.reader.layer, part.equations
             z = trilinear.forward(layer, eq.weight, d)
-            columns = [trilinear.weight_gradient(layer, eq.output_gradient, column) for column in _columns(d)]
-            rows += [np.stack(columns, axis=-1) + trilinear.weight_gradient(layer, slope * z, self.x), z]
+            if d.shape[-1] == 1:
+                gradient = trilinear.weight_gradient(layer, eq.output_gradient, d[..., 0])[..., None]
+            else:
+                gradient = trilinear.weight_gradients(layer, eq.output_gradient, d)
+            rows += [gradient + trilinear.weight_gradient(layer, slope * z, self.x), z]
             moved.append(z)
         of_bent = zip(self.bent, self._statistics, moved[len(moved) - len(self.bent) :], strict=True)
         return self._flat([*rows, d, *(b.statistics_moved(at, z) for b, at, z in of_bent)])
@@ -137,7 +142,7 @@ class CurvedEquations:
             rows.append(np.nan_to_num(eq.output) - trilinear.forward(layer, eq.weight, self.x))
         rows.append(self.value.filled() - self.x)
         rows += [b.statistics_lacking(at) for b, at in zip(self.bent, self._statistics, strict=True)]
-        return self._flat([row[..., None] for row in rows])[:, 0]
+        return np.asarray(self._flat([row[..., None] for row in rows])[:, 0])
 
     def noise(self) -> FloatArray:
         """Return draws of the noise of all rows, `(rows, MEMBERS)`."""
@@ -152,24 +157,45 @@ class CurvedEquations:
 
     def _flat(self, rows: list[FloatArray]) -> FloatArray:
         """Return rows one below the other, in units of their noise."""
-        return self._whiten[:, None] * np.concatenate([part.reshape(-1, part.shape[-1]) for part in rows])
+        whole: FloatArray = np.concatenate([part.reshape(-1, part.shape[-1]) for part in rows])
+        return np.asarray(self._whiten[:, None] * whole)
+
+    @cached_property
+    def _dense(self) -> tuple[Reduced, float] | None:
+        """The matrix of all rows, factored, and the unit that it is in; `None` where it is large."""
+        counts = self._whiten > 0
+        if counts.sum() * self.x.size**2 > DENSE or not counts.any():
+            return None
+        matrix = self.forward(np.eye(self.x.size).reshape(*self.x.shape, -1))[counts]
+        unit = 1 / (longest(matrix) or 1.0)
+        rounding = max(matrix.shape) * float(np.finfo(float).eps)
+        return Reduced(matrix * unit, max(unit * self.fixed.cut, rounding)), unit
 
     def solve(self, rows: FloatArray, distance: float) -> FloatArray:
         """Return the differences `(*shape, n)` of the value that make differences of rows, of least squares.
 
         Args:
             rows: `(rows, n)`.
-            distance: from the solution, in the norm of the rows, at which it is done.
+            distance: from the solution, in the norm of the rows, at which an iteration is done.
         """
+        if self._dense is not None:
+            reduced, unit = self._dense
+            return reduced.solve(unit * rows[self._whiten > 0]).reshape(*self.x.shape, -1)
         return conjugate_gradients(self, self._precondition, rows, distance=distance, iterations=ITERATIONS)[0]
 
-    def solved_well(self, rows: FloatArray) -> FloatArray:
-        """Return the same to all digits that there are."""
-        found = np.zeros((*self.x.shape, rows.shape[-1]))
+    def shares(self) -> FloatArray:
+        """Return the share of each entry in what all equations together leave open.
+
+        Where there is no matrix, it is what does not come back of random differences that are solved for again.
+        """
+        if self._dense is not None:
+            return np.asarray(np.sqrt((self._dense[0].null ** 2).sum(axis=1)).reshape(self.x.shape))
+        probes = np.random.default_rng(1).choice([-1.0, 1.0], (*self.x.shape, PROBES))
+        lost = probes
         for _ in range(SOLVES):
-            left = rows - self.forward(found)
-            found = found + self.solve(left, PRECISE * float(np.sqrt((left**2).sum(axis=0).max())))
-        return found
+            rows = self.forward(lost)
+            lost = lost - self.solve(rows, PRECISE * float(np.sqrt((rows**2).sum(axis=0).max())))
+        return np.asarray(np.sqrt((lost**2).mean(axis=-1)))
 
     @cached_property
     def _expected(self) -> list[FloatArray]:

@@ -2,13 +2,11 @@
 
 The first rounds guess the hidden x̂, and with them k, solve, and compute x̂ from the solution; then all equations are
 taken together, curved as they are (Gauss-Newton). What this comes to counts only if every equation holds to its noise.
-How far it is unique is said by all equations near it: a direction that they leave open is what does not come back when
-random differences of the value are solved for again.
+How far it is unique is said by all equations near it, not by those with k as guessed.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +17,6 @@ from constraint_algebra.recursion import contradictions
 from constraint_algebra.recursion.curved_equations import CurvedEquations
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.iteration import fixed_point
-from constraint_algebra.recursion.layer_step import PERTURBATION_ERROR
 from constraint_algebra.recursion.noise import STORED_SOLUTION, TOLERANCE
 from constraint_algebra.recursion.normalised_output import NormalisedOutput
 from constraint_algebra.recursion.observation import Observation
@@ -28,8 +25,9 @@ from constraint_algebra.recursion.value_equations import Reader
 from constraint_algebra.solvers.noisy_equations import USABLE
 
 STANDS = 0.3  # standard deviations of all rows together: a step that moves them by less is none
+ROUNDS = 25  # with all equations together; where it comes to an end, half a dozen do
 GUESSED = 3  # rounds with k as guessed, before it moves with the value
-PROBES = 4  # random differences
+OF_NOISE = 1e-3  # what an error bar is solved to
 DIGITS = 1e-5  # of its residual, to which each round solves
 NEAR = 0.1  # standard deviations of all rows together, to which none needs to solve
 
@@ -60,28 +58,27 @@ class Hidden:
         value: what is known of it.
         plain: layers that read it, with all that is known of k.
         bent: layers that read it, whose k depends on it.
-        end: `time.monotonic()` at which it is given up.
     """
 
     observed: Observation
     value: Estimate
     plain: Sequence[Reader]
     bent: Sequence[NormalisedOutput]
-    end: float
 
     def found(self) -> Outcome | str:
         """Return what all equations tell, or in words why they tell nothing."""
         x = self._guessed()
         scale = float(np.sqrt((x**2).mean())) or 1.0
-        way = fixed_point(lambda point: self._round(point, scale), x / scale)
+        way = fixed_point(lambda point: self._round(point, scale), x / scale, rounds=ROUNDS)
         if way is None:
             return "guessing the normalised values that activations hide comes to no end"
         at = self._at(scale * way.point)
         if not _holds(at):
             return "what guessing the normalised values that activations hide comes to does not fit the equations"
-        moved = at.solve(at.noise(), PERTURBATION_ERROR * float(np.sqrt(at.x.size)))
+        noise = at.noise()
+        moved = at.solve(noise, OF_NOISE * float(np.sqrt((noise**2).sum(axis=0).min())))
         moved = moved + self.observed.draw(STORED_SOLUTION * np.abs(at.x), at.x.shape)
-        shares = _shares(at, np.random.default_rng(at.x.size))
+        shares = at.shares()
         moved = moved + self.observed.draw(at.scale * shares, at.x.shape)
         clear = np.sqrt((moved**2).mean(axis=-1)) < at.scale / USABLE
         known = (shares < TOLERANCE) & clear
@@ -100,10 +97,8 @@ class Hidden:
             guesses = [b.normalised(b.output(x)) for b in self.bent]
         return x
 
-    def _round(self, point: FloatArray, scale: float) -> FloatArray | None:
-        """Return what all equations near a value tell of it, in units of a typical value; `None` after the end."""
-        if time.monotonic() > self.end:
-            return None
+    def _round(self, point: FloatArray, scale: float) -> FloatArray:
+        """Return what all equations near a value tell of it, in units of a typical value."""
         at = self._at(scale * point)
         step = _step(at)
         stands = float(np.linalg.norm(at.forward(step[..., None]))) < STANDS
@@ -124,10 +119,3 @@ def _holds(at: CurvedEquations) -> bool:
     return all(contradictions.resolved(part.equations, at.x) for part in at.fixed.parts) and (
         not counts.size or float(np.sqrt((counts**2).mean())) < limit
     )
-
-
-def _shares(at: CurvedEquations, random: np.random.Generator) -> FloatArray:
-    """Return the share of each entry in what all equations together leave open."""
-    probes = random.choice([-1.0, 1.0], (*at.x.shape, PROBES))
-    lost = probes - at.solved_well(at.forward(probes))
-    return np.asarray(np.sqrt((lost**2).mean(axis=-1)))

@@ -60,7 +60,7 @@ class GraphKnowledge:
         blind: names of the layers that were read by their own weight gradient alone.
         remarks: how a strategy that learnt something went, in a sentence, by its name and the layer's index.
         vain: what a strategy did without success, in a sentence, by its name and the layer's index.
-        points: what a search by the values of a selection came to, with what was known then, by the layer's index.
+        points: what the last look at the values of a selection came to, by the layer's index.
         by_valid_range: whether the valid range of the network's input decided anything.
         news: how often anything was learnt at each value, of itself and of its gradient; what a rule has seen.
     """
@@ -75,7 +75,7 @@ class GraphKnowledge:
     blind: list[str] = field(default_factory=list)
     remarks: dict[tuple[str, int], str] = field(default_factory=dict)
     vain: dict[tuple[str, int], str] = field(default_factory=dict)
-    points: dict[int, tuple[object, object]] = field(default_factory=dict)
+    points: dict[int, object] = field(default_factory=dict)
     by_valid_range: bool = False
     news: dict[tuple[str, int], int] = field(default_factory=dict)
 

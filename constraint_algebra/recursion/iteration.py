@@ -1,4 +1,4 @@
-"""A fixed point found by iteration, with what it takes to trust it: how fast it contracts, and whether it had to be damped.
+"""A fixed point found by iteration, with what it takes to trust it: how fast it contracts, and how it was damped.
 
 A quadratic system that is linear once some numbers are guessed is solved by guessing them, solving, computing them from
 the solution, and so on. The changes of successive rounds say by which factor a round brings it nearer. Where they grow,
@@ -40,7 +40,9 @@ class FixedPoint:
     def words(self) -> str:
         """What is to be said of it."""
         damped = "" if self.share == 1 else f", damped to {self.share:g} of each step"
-        return f"{self.rounds} rounds, each brought it nearer by a factor of {1 / max(self.contraction, 1e-9):.1f}{damped}"
+        return (
+            f"{self.rounds} rounds, each brought it nearer by a factor of {1 / max(self.contraction, 1e-9):.1f}{damped}"
+        )
 
 
 def fixed_point(

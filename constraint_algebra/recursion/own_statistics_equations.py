@@ -1,17 +1,17 @@
 """The equations of a value below a normalisation whose statistics are not known: mean and scale are unknowns as well.
 
-A layer with a weight makes `z = W x + b`, and a normalisation makes `x̂ = (z - mean) / s` of it, group by group. With K the
-gradient that arrives at x̂, and `m1 = mean(K)`, `m2 = mean(K x̂)` of each group, the gradient at z is `k = κ / s` with
-`κ = K - m1 - x̂ m2`, so that
+A layer with a weight makes `z = W x + b`, and a normalisation makes `x̂ = (z - mean) / s` of it, group by group. With K
+the gradient that arrives at x̂, and `m1 = mean(K)`, `m2 = mean(K x̂)` of each group, the gradient at z is `k = κ / s`
+with `κ = K - m1 - x̂ m2`, so that
 
     W x - mean - s x̂ = -b        where x̂ is known,
     κ x - s dL/dW    = 0         where all x̂ of a filter are known,
 
-are linear in x, the means and the scales together (and `sum of κ = s dL/db` besides). The few unknowns of the statistics
-are a border of the equations of x alone (`ValueEquations`): around a guess of them, what is left is `A x + B u = r` for u
-the changes of means and scales, in units of s. A is eliminated first, `x = A⁺ (r - B u)`, and u is solved from what that
-leaves of the rows. What the border leaves open moves x by `-A⁺ B u`, what A leaves open moves x alone; there is nothing
-else. Rows are weighed by their noise.
+are linear in x, the means and the scales together, and so is `sum of κ = s dL/db`. The few unknowns of the statistics
+are a border of the equations of x alone (`ValueEquations`): around a guess of them, what is left is `A x + B u = r`
+for u the changes of means and scales, in units of s. A is eliminated first, `x = A⁺ (r - B u)`, and u is solved from
+what that leaves of the rows. What the border leaves open moves x by `-A⁺ B u`, what A leaves open moves x alone; there
+is nothing else. Rows are weighed by their noise.
 
 Where a filter meets several groups, as with a layer norm at each position, its gradient rows are quadratic: they hold
 near a guess of x too.
@@ -21,141 +21,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
+from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.layers import trilinear
-from constraint_algebra.layers.base import Normalisation, PlacedLayer
 from constraint_algebra.numerics.dense_least_squares import Reduced
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import kept
-from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
+from constraint_algebra.recursion.normalised_reader import Guess, Normalised
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.value_equations import ENTRIES, Reader, ValueEquations, longest
 from constraint_algebra.solvers.noisy_equations import USABLE
 
 ROUNDED_BORDER = 1e2 * 2.0**-52  # of the border's longest row: what eliminating x leaves of a direction that is open
-BY_EPS = 1e-3  # relative noise of a scale that eps gives, beyond which it is left open
-COMMON = 4.0  # roundings that all x̂ of a group share, those of its scale, in its mean square
 APART = 1e-10  # share of the largest, below which what is open of the border moves no value
 
 
-@dataclass(frozen=True)
-class Guess:
-    """What an equation is taken around.
-
-    Attributes:
-        mean, scale: of each group, `(groups,)`.
-        normalised: x̂, in the shape of the layer's output; what is known of it does not matter.
-        doubt: by how much it may be off where it is guessed: noise of κ, which weighs the rows.
-    """
-
-    mean: FloatArray
-    scale: FloatArray
-    normalised: FloatArray
-    doubt: float = 0.0
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """A layer with a weight whose output z a normalisation reads entry by entry, as `factor z + shift`.
-
-    Everything is in the order of z, in the layer's output shape.
-
-    Attributes:
-        layer: the layer with the weight.
-        operation: the normalisation.
-        group: number of the group of each output.
-        normalised: x̂.
-        gradient: K, the gradient that arrives at it.
-        means: m1 and m2 of each group, `(groups,)`.
-        rounding: draws of the client's rounding of κ.
-        factor, shift: of what it reads.
-    """
-
-    layer: PlacedLayer
-    operation: Normalisation
-    group: IntArray
-    normalised: Estimate
-    gradient: Estimate
-    means: tuple[Estimate, Estimate]
-    rounding: FloatArray
-    factor: FloatArray
-    shift: FloatArray
-
-    @property
-    def groups(self) -> int:
-        """Number of groups."""
-        return len(self.means[0].value)
-
-    @cached_property
-    def hidden(self) -> BoolArray:
-        """Where x̂ is not known and matters for κ."""
-        m2 = self.means[1]
-        return ~self.normalised.known & ~(m2.known & (m2.value == 0))[self.group]
-
-    @cached_property
-    def whole(self) -> bool:
-        """Whether every filter lies in one group, so that its gradient rows have one scale."""
-        by_filter = self.group.reshape(self.layer.filters, -1)
-        return bool((by_filter == by_filter[:, :1]).all())
-
-    def mean_of(self, values: FloatArray) -> FloatArray:
-        """Return the mean of each group, `(groups,)`."""
-        total = np.bincount(self.group.ravel(), values.ravel(), self.groups)
-        return np.asarray(total / np.bincount(self.group.ravel(), minlength=self.groups))
-
-    def filled(self, at: Guess) -> FloatArray:
-        """Return x̂, guessed where it is not known."""
-        return np.where(self.normalised.known, self.normalised.value, at.normalised)
-
-    def reader(self, at: Guess, *, guessed: bool) -> Reader:
-        """Return what is known at the layer's output if the statistics are those guessed.
-
-        Args:
-            at: the guess.
-            guessed: whether x̂ is guessed where it is not known; otherwise the gradient counts as unknown there.
-        """
-        s, (m1, m2) = at.scale[self.group], (part.filled()[self.group] for part in self.means)
-        x, K, of_means = self.filled(at), self.gradient, [kept(part)[self.group] for part in self.means]
-        moved = kept(K) - of_means[0] - x[..., None] * of_means[1] - m2[..., None] * kept(self.normalised)
-        known = K.known & self.means[0].known[self.group] & self.means[1].known[self.group]
-        if not guessed:
-            known = known & ~self.hidden
-        with np.errstate(invalid="ignore"):
-            slope, doubt = self.factor / s, np.where(self.hidden, m2 * at.doubt, 0.0)[..., None]
-            k = Estimate(slope * (K.filled() - m1 - x * m2), known, slope[..., None] * (moved + self.rounding + doubt))
-        value = (at.mean[self.group] + s * x - self.shift) / self.factor
-        z = Estimate(value, self.normalised.known, (s / self.factor)[..., None] * kept(self.normalised))
-        return Reader(self.layer, k, z)
-
-    def scale_by_eps(self, noise: float) -> Estimate:
-        """Return the scale that eps gives, `s = sqrt(eps / (1 - mean(x̂²)))`, for groups all of whose x̂ are known.
-
-        Args:
-            noise: relative rounding of the client's sums.
-        """
-        x = self.normalised
-        missing = 1 - self.mean_of(x.filled() ** 2)  # eps / s²
-        moved = np.stack([self.mean_of(-2 * x.filled() * kept(x)[..., m]) for m in range(MEMBERS)], axis=-1)
-        own = np.sqrt((moved**2).mean(axis=-1))
-        deviation = np.hypot(own, COMMON * noise)
-        whole = self.mean_of((~x.known).astype(float)) == 0
-        known = whole & (missing > 0) & (deviation < 2 * BY_EPS * np.abs(missing)) & (self.operation.epsilon > 0)
-        v = np.where(known, missing, 1.0)
-        signs = np.where(moved < 0, -1.0, 1.0)
-        moved = np.where(own[:, None] > COMMON * noise, moved, signs * deviation[:, None])
-        s = np.sqrt(self.operation.epsilon / v)
-        return Estimate(s, known, -(s / (2 * v))[:, None] * moved)
-
-
 class Sides(NamedTuple):
-    """Right-hand sides of all rows, n at a time: those of the readers' weights and outputs, of entries and the border."""
+    """Right-hand sides of all rows, n at a time: of the readers' weights and outputs, of entries, of the border."""
 
     gradients: list[FloatArray]
     outputs: list[FloatArray]
@@ -255,7 +142,7 @@ class Bordered:
     @property
     def is_closed(self) -> bool:
         """Whether nothing is open, of the value or of the statistics."""
-        return self.value_equations.null.shape[1] == 0 and self.reduced.null.shape[1] == 0
+        return not self.value_equations.null.shape[1] and not self.reduced.null.shape[1]
 
     @cached_property
     def columns(self) -> Sides:
@@ -341,7 +228,7 @@ class Bordered:
         return Reduced(rows * self.unit, max(self.unit * cut, ROUNDED_BORDER * self.size))
 
     def _shares(self) -> float:
-        """Return the root of the sum of squares, over all rows, of the share that noise of coefficients has in theirs."""
+        """Return the share of noise in the coefficients in that of each row, as the root of the sum of squares."""
         total = 0.0
         for part in self.value_equations.parts:
             eq, z = part.equations, part.reader.z
@@ -376,7 +263,6 @@ class Bordered:
         found = self.solve(given)
         more = self.solve(given.minus(self.applied(found)))
         return Found(found.x + more.x, found.u + more.u)
-
 
 
 def _no_rows(size: int) -> BorderRows:
@@ -416,8 +302,9 @@ def _bias_rows(system: Bordered, n: Normalised, reader: Reader, start: int, befo
     of_k = kept(reader.k).reshape(F, -1, MEMBERS).sum(axis=1)
     noise = np.maximum(own + np.sqrt((of_k**2).mean(axis=1)), np.finfo(float).tiny * 1e16)
     moved = observed.draw(own, (F,)) - of_k
-    rows = matrix / noise[:, None], (db - k.sum(axis=1)) / noise, moved / noise[:, None], noise, before + np.arange(F)
-    return BorderRows(*(column[known] for column in rows))
+    rhs, filters = (db - k.sum(axis=1)) / noise, before + np.flatnonzero(known)
+    weighed = (matrix / noise[:, None])[known], rhs[known], (moved / noise[:, None])[known], noise[known]
+    return BorderRows(*weighed, filters)
 
 
 def _eps_rows(at: Guess, by_eps: Estimate, start: int, size: int) -> BorderRows:

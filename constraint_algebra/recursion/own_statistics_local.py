@@ -7,13 +7,15 @@ all that the gradients tell of x given what arrives from above: its null space i
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from constraint_algebra.arrays import BoolArray, FloatArray
+from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.numerics.dense_least_squares import Reduced
 from constraint_algebra.recursion.ensemble import MEMBERS
@@ -21,8 +23,8 @@ from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import kept
 from constraint_algebra.recursion.layer_step import layer_equations
 from constraint_algebra.recursion.noise import settled
+from constraint_algebra.recursion.normalised_reader import Guess, Normalised
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.own_statistics_equations import Guess, Normalised
 from constraint_algebra.recursion.value_equations import Reader, longest
 from constraint_algebra.solvers.noisy_equations import USABLE
 
@@ -30,6 +32,7 @@ VALUES, OPERATIONS = 3e7, 4e9  # of the Jacobian, and to factor it once, up to w
 ROUNDS = 30  # of Gauss-Newton
 FITS = 25.0  # times its noise, the root mean square of what a solution leaves
 LEAST_SHARE = 1e-3  # of a step
+ON_THE_RAY = 1e-6  # of a value, beside what is open: the value itself is open
 
 
 class _Rows(NamedTuple):
@@ -45,6 +48,20 @@ class _Rows(NamedTuple):
         return float(np.sqrt((self.lacking**2).mean()))
 
 
+class Fitting(NamedTuple):
+    """A value that fits all equations.
+
+    Attributes:
+        value: it, with its noise; what is open counts as unknown.
+        factor: whether its multiples fit as well, to first order.
+        directions: how many directions are open.
+    """
+
+    value: Estimate
+    factor: bool
+    directions: int
+
+
 @dataclass(frozen=True)
 class Local:
     """All equations of a small value.
@@ -55,6 +72,7 @@ class Local:
         plain: layers that read it, with what is known at their outputs.
         normed: layers that read it with a normalisation behind them.
         scale: size of a typical value.
+        end: by `time.monotonic`, when no further round is begun.
     """
 
     observed: Observation
@@ -62,6 +80,7 @@ class Local:
     plain: Sequence[Reader]
     normed: Sequence[Normalised]
     scale: float
+    end: float = math.inf
 
     @property
     def is_small(self) -> bool:
@@ -71,28 +90,34 @@ class Local:
         n = self.value.value.size
         return (rows + n) * n <= VALUES and (rows + n) * n**2 <= OPERATIONS
 
-    def found(self, start: FloatArray) -> Estimate | None:
-        """Return the value near a start that fits all equations, with its noise; `None` where none is found."""
-        x, rows = start, self._rows(start)
+    def found(self, start: FloatArray) -> Fitting | None:
+        """Return the value near a start that fits all equations; `None` where none is found."""
+        x = start
         for _ in range(ROUNDS):
+            if time.monotonic() > self.end:
+                return None
+            rows = self._rows(x)
             reduced, unit = self._reduced(rows)
             step = reduced.solve(unit * rows.lacking[:, None])[:, 0].reshape(x.shape)
-            share, trial = 1.0, self._rows(x + step)
-            if rows.misfit <= FITS and not trial.misfit < rows.misfit / 2:  # what is left is rounding
-                return self._estimate(x, rows)
-            while not trial.misfit < rows.misfit and share > LEAST_SHARE:
+            share, misfit = 1.0, self._misfit(x + step)
+            if rows.misfit <= FITS and not misfit < rows.misfit / 2:  # what is left is rounding
+                return self._fitting(x, rows)
+            while not misfit < rows.misfit and share > LEAST_SHARE:
                 share /= 2
-                trial = self._rows(x + share * step)
-            x, rows = x + share * step, trial
+                misfit = self._misfit(x + share * step)
+            x = x + share * step
         return None
 
-    def _estimate(self, x: FloatArray, rows: _Rows) -> Estimate:
+    def _fitting(self, x: FloatArray, rows: _Rows) -> Fitting:
         reduced, unit = self._reduced(rows)
         moved = reduced.solve(unit * rows.moved).reshape(*x.shape, MEMBERS)
         shares = np.sqrt((reduced.null**2).sum(axis=1)).reshape(x.shape)
         known = settled(shares, moved, self.scale)
         moved = moved + self.observed.draw(self.scale * shares, x.shape)
-        return Estimate(x, known, np.where(known[..., None], moved, 0.0))
+        value = Estimate(x, known, np.where(known[..., None], moved, 0.0))
+        beside = x.ravel() - reduced.null @ (reduced.null.T @ x.ravel())
+        factor = bool(np.linalg.norm(beside) < ON_THE_RAY * np.linalg.norm(x))
+        return Fitting(value, factor, reduced.null.shape[1])
 
     def _reduced(self, rows: _Rows) -> tuple[Reduced, float]:
         unit = 1 / (longest(rows.jacobian) or 1.0)
@@ -100,9 +125,14 @@ class Local:
         rounding = rows.jacobian.shape[1] * float(np.finfo(float).eps)
         return Reduced(rows.jacobian * unit, max(unit * cut, rounding)), unit
 
+    def _misfit(self, x: FloatArray) -> float:
+        return self._at(x, np.zeros((*x.shape, 1))).misfit
+
     def _rows(self, x: FloatArray) -> _Rows:
-        n = x.size
-        eye = np.eye(n).reshape(*x.shape, n)
+        return self._at(x, np.eye(x.size).reshape(*x.shape, x.size))
+
+    def _at(self, x: FloatArray, eye: FloatArray) -> _Rows:
+        """Return the equations at a value, and how they depend on it along some directions, `(*shape, n)`."""
         parts = [self._entries(x, eye)]
         for reader in self.plain:
             parts += self._of_layer(reader, x, eye, None, None)
@@ -169,9 +199,11 @@ class Local:
         observed, layer, k = self.observed, reader.layer, reader.k
         assert layer.bias_name is not None
         F = layer.filters
-        rows: BoolArray = k.known.reshape(F, -1).all(axis=1)
+        rows = np.asarray(k.known.reshape(F, -1).all(axis=1))
         flat = k.filled().reshape(F, -1)
-        own = np.hypot(observed.deviations[layer.bias_name], observed.rounding.arithmetic * np.sqrt((flat**2).sum(axis=1)))
+        own = np.hypot(
+            observed.deviations[layer.bias_name], observed.rounding.arithmetic * np.sqrt((flat**2).sum(axis=1))
+        )
         of_k = kept(k).reshape(F, -1, MEMBERS).sum(axis=1)
         noise = np.maximum(own + np.sqrt((of_k**2).mean(axis=1)), np.finfo(float).tiny * 1e16)[rows]
         lacking = (observed.gradients[layer.bias_name] - flat.sum(axis=1))[rows] / noise
@@ -187,7 +219,7 @@ def _arriving(n: Normalised, made: FloatArray) -> FloatArray:
 
 def _means(n: Normalised, values: FloatArray) -> FloatArray:
     """Return the mean of each group of several differences `(*output_shape, n)`, `(groups, n)`."""
-    flat, group = values.reshape(n.group.size, -1), n.group.ravel()
+    flat, group = values.reshape(n.group.size, values.shape[-1]), n.group.ravel()
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(n.groups))
     return np.asarray(np.add.reduceat(flat[order], starts, axis=0) / np.bincount(group)[:, None])

@@ -9,26 +9,29 @@ where repeating it shrinks everything. The same repetition carries noise through
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse.linalg as spla
 
-from constraint_algebra.arrays import FloatArray
+from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.recursion import contradictions
-from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import Moments, kept
-from constraint_algebra.recursion.iteration import FixedPoint, fixed_point
+from constraint_algebra.recursion.iteration import fixed_point
 from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
+from constraint_algebra.recursion.normalised_reader import Guess, Normalised
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.own_statistics_equations import APART, Bordered, Found, Guess, Normalised, Sides
+from constraint_algebra.recursion.own_statistics_equations import APART, Bordered, Found, Sides
 from constraint_algebra.recursion.own_statistics_local import Local
 from constraint_algebra.recursion.value_equations import Reader
 
 KEPT, RESTARTS, LEFT = 60, 2, 1e-6  # of GMRES: directions kept, how often it starts again, and what it may leave
+ON_THE_RAY = 1e-3  # of the direction of one factor, beside what is open: single precision leaves 1e-4
 CLOSE = 0.02  # guesses that moved by less are corrected to first order, instead of weighed by their doubt
 AT_MOST = 1e3  # of x̂ and of logarithms of scales: beyond, an iteration has lost its way
 FAR = 20.0  # times its noise, a statistic of z is off from what was solved for
@@ -44,14 +47,16 @@ class Outcome:
         moments: of each normalisation.
         factor: whether one factor of the value and of all statistics is open.
         directions: how many directions of the statistics are open, that one included.
-        iteration: how it was found behind a ReLU; `None` for one linear solve.
+        by_eps: whether eps decided anything.
+        words: how it was found, if not by one linear solve.
     """
 
     value: Estimate
     moments: list[Moments]
-    factor: bool
-    directions: int
-    iteration: FixedPoint | None = None
+    factor: bool = False
+    directions: int = 0
+    by_eps: bool = False
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,14 @@ class Below:
         value: what is known of it.
         plain: layers that read it, with what is known at their outputs.
         normed: layers that read it with a normalisation behind them.
+        end: by `time.monotonic`, when no further round is begun.
     """
 
     observed: Observation
     value: Estimate
     plain: Sequence[Reader]
     normed: Sequence[Normalised]
+    end: float = math.inf
 
     def linear(self) -> Outcome | None:
         """Return what the linear equations tell; `None` where they contradict each other, or are too many."""
@@ -95,6 +102,8 @@ class Below:
 
         def step(point: FloatArray) -> FloatArray | None:
             nonlocal guesses, near, doubt
+            if time.monotonic() > self.end:
+                return None
             doubt = 0.0 if doubt < CLOSE else doubt
             guesses = [replace(at, doubt=doubt) for at in self._guesses(point, guesses)]
             system = self._system(guesses, guessed=True, near=near)
@@ -102,9 +111,10 @@ class Below:
             reached = self._moved(system, guesses, found)
             doubt = self._far(guesses, reached)
             if not guesses[0].doubt:
-                found = _corrected(system, reached, found)
-                if found is None:
+                corrected = _corrected(system, reached, found)
+                if corrected is None:
                     return None
+                found = corrected
             guesses, near = self._moved(system, guesses, found), found.x[..., 0]
             point = self._point(guesses)
             return point if np.abs(point).max(initial=0.0) < AT_MOST else None
@@ -118,21 +128,23 @@ class Below:
             if system.is_closed or not any(n.hidden.any() for n in self.normed):
                 moved = _with_coupling(system, near, system.solve(_perturbed(system, near)))
                 if moved is not None:
-                    return self._outcome(system, found, moved, way)
+                    return self._outcome(system, found, moved, way.words)
         return None if near is None else self._all_at_once(near, guesses)
 
     def _all_at_once(self, near: FloatArray, guesses: Sequence[Guess]) -> Outcome | None:
         """Return what all equations together tell near a value, if that is small; one open factor by eps."""
         system = self._system(guesses, guessed=True, near=near)
-        local = Local(self.observed, self.value, self.plain, self.normed, system.value_equations.scale)
+        local = Local(self.observed, self.value, self.plain, self.normed, system.value_equations.scale, self.end)
         if not local.is_small:
             return None
         factors = np.concatenate([_factors(n, at) for n, at in zip(self.normed, guesses, strict=True)])
         starts = [near, near * float(np.median(factors))] if len(factors) else [near]
         for start in starts:
-            value = local.found(start)
-            if value is not None:
-                return Outcome(value, [Moments.unknown(n.groups) for n in self.normed], factor=False, directions=0)
+            fitting = local.found(start)
+            if fitting is not None:
+                moments = [Moments.unknown(n.groups) for n in self.normed]
+                words = "all equations at once, eps included, by Gauss-Newton"
+                return Outcome(fitting.value, moments, fitting.factor, fitting.directions, words=words)
         return None
 
     def _far(self, before: Sequence[Guess], after: Sequence[Guess]) -> float:
@@ -166,12 +178,10 @@ class Below:
         moved, x = [], found.x[..., 0]
         for n, at, (of_mean, of_scale) in zip(self.normed, guesses, _by_group(system, found.u[:, 0]), strict=True):
             mean, scale = at.mean + at.scale * of_mean, at.scale * np.clip(1 + of_scale, 0.1, 10.0)
-            z = trilinear.forward(n.layer, self.observed.parameters[n.layer.weight_name], x)
-            z = z + self.observed.bias(n.layer).reshape(-1, *(1,) * len(n.layer.outputs))
-            moved.append(Guess(mean, scale, (n.factor * z + n.shift - mean[n.group]) / scale[n.group]))
+            moved.append(Guess(mean, scale, (self._read(n, x) - mean[n.group]) / scale[n.group]))
         return moved
 
-    def _outcome(self, system: Bordered, found: Found, moved: Found, way: FixedPoint | None = None) -> Outcome | None:
+    def _outcome(self, system: Bordered, found: Found, moved: Found, words: str = "") -> Outcome | None:
         """Return a solution with its noise and what is open; `None` where the equations contradict it."""
         x, scale, null = found.x[..., 0], system.value_equations.scale, system.reduced.null
         parts = system.value_equations.parts
@@ -182,9 +192,9 @@ class Below:
             open_ones = (system.by_border @ null).reshape(x.size, -1)
             U, s, _ = np.linalg.svd(open_ones / scale, full_matrices=False)
             by_border = np.sqrt((U[:, s > APART] ** 2).sum(axis=1)).reshape(x.shape)
-            shares = np.maximum(shares, by_border)
+            shares = np.hypot(shares, by_border)
             ray = _ray(system)
-            factor = bool(np.linalg.norm(ray - null @ (null.T @ ray)) < 1e-6 * np.linalg.norm(ray))
+            factor = bool(np.linalg.norm(ray - null @ (null.T @ ray)) < ON_THE_RAY * np.linalg.norm(ray))
         x_moved = moved.x + self.observed.draw(STORED_SOLUTION * np.abs(x), x.shape)
         known = settled(shares, x_moved, scale)
         x_moved = x_moved + self.observed.draw(scale * shares, x.shape)
@@ -192,19 +202,41 @@ class Below:
         open_u = np.sqrt((null**2).sum(axis=1))
         settled_u = settled(open_u, moved.u, 1.0)
         moments = self._moments(system, found.u[:, 0], moved.u, settled_u)
-        return Outcome(value, moments, factor, null.shape[1], way)
+        if known.all() and not self._agrees(value, moments):
+            return None
+        by_eps = any(part is not None and part.known.any() for part in system.by_eps)
+        return Outcome(value, moments, factor, null.shape[1], by_eps, words)
 
-    def _moments(self, system: Bordered, u: FloatArray, moved: FloatArray, known: FloatArray) -> list[Moments]:
+    def _agrees(self, value: Estimate, moments: Sequence[Moments]) -> bool:
+        """Return whether the statistics that a value has are those that were solved for."""
+        arithmetic = self.observed.rounding.arithmetic
+        for n, found in zip(self.normed, moments, strict=True):
+            v = self._read(n, value.value)
+            mean = n.mean_of(v) if n.operation.centred else np.zeros(n.groups)
+            s = np.sqrt(n.mean_of((v - mean[n.group]) ** 2) + n.operation.epsilon)
+            size = ROUNDED_STATISTICS * arithmetic * (np.abs(mean) + s)
+            for is_now, was in ((mean, found.mean), (s, found.scale)):
+                if (was.known & (np.abs(is_now - was.filled()) > FAR * was.deviation + size)).any():
+                    return False
+        return True
+
+    def _read(self, n: Normalised, x: FloatArray) -> FloatArray:
+        """Return what a normalisation reads."""
+        z = trilinear.forward(n.layer, self.observed.parameters[n.layer.weight_name], x)
+        return np.asarray(
+            n.factor * (z + self.observed.bias(n.layer).reshape(-1, *(1,) * len(n.layer.outputs))) + n.shift
+        )
+
+    def _moments(self, system: Bordered, u: FloatArray, moved: FloatArray, known: BoolArray) -> list[Moments]:
         found = []
-        pairs = zip(_by_group(system, u), _by_group(system, moved), _by_group(system, known), strict=True)
+        pairs = zip(_by_group(system, u), _by_group(system, moved), _by_group(system, known.astype(float)), strict=True)
         for at, n, (value, noise, sure) in zip(system.guesses, self.normed, pairs, strict=True):
-            s = at.scale
+            s, (of_mean, of_scale) = at.scale, (part > 0 for part in sure)
             own = [self.observed.draw(STORED_SOLUTION * size, s.shape) for size in (np.abs(at.mean) + s, s)]
-            centred = n.operation.centred
-            mean = Estimate(at.mean + s * value[0], sure[0] if centred else np.ones_like(sure[0]), s[:, None] * noise[0] + own[0])
-            if not centred:
-                mean = replace(mean, value=np.zeros_like(s), perturbations=np.zeros_like(own[0]))
-            found.append(Moments(mean, Estimate(s * (1 + value[1]), sure[1], s[:, None] * noise[1] + own[1])))
+            scale = Estimate(s * (1 + value[1]), of_scale, s[:, None] * noise[1] + own[1])
+            mean = Estimate(at.mean + s * value[0], of_mean, s[:, None] * noise[0] + own[0])
+            none = Estimate(np.zeros_like(s), np.ones_like(of_mean), np.zeros_like(own[0]))
+            found.append(Moments(mean if n.operation.centred else none, scale))
         return found
 
 

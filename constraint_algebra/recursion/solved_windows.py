@@ -2,8 +2,9 @@
 
 They fit where all gradient equations hold to their noise, no entry lies above the largest of its window and the winners
 lie on it. A filter counts where it has more equations than it takes to solve for the input, by so many that no other
-winners would fit by accident. Of equal entries PyTorch takes the first, and the gradient says nothing else where they
-see equal inputs; a window with two entries that its gradient cannot tell apart stays open.
+winners would fit by accident; and winners that could all be moved together do not count. Of equal entries PyTorch takes
+the first, and the gradient says nothing else where they see equal inputs; a window with two entries that its gradient
+cannot tell apart stays open.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers import trilinear
@@ -124,7 +127,7 @@ class SolvedWindows:
         found = np.full(len(winners), -1)
         if self.fits and not (over.any() or short.any() or np.isnan(own).any()):
             told = np.array([self._told(int(row), int(winners[row])) for row in asked], dtype=bool)
-            found[asked] = np.where(told & self._checked()[asked], winners[asked], -1)
+            found[asked] = np.where(told & (self._checked() & ~shiftable(view, winners))[asked], winners[asked], -1)
         return found
 
     def _told(self, row: int, chosen: int) -> bool:
@@ -206,6 +209,39 @@ class SolvedWindows:
             if not few.any():
                 return np.asarray((held[filters] | ~view.real).all(axis=1))
             held &= ~few
+
+
+def shiftable(view: Pooled, winners: IntArray) -> BoolArray:
+    """Return the windows whose winners could all be moved by one step, and the input with them, `(windows,)`.
+
+    A convolution does not tell a moved input from winners that are moved. Winners belong together that see a common
+    input, directly or through others; those of a part are fixed only if one of them at least has no room in its window.
+
+    Args:
+        view: the windows.
+        winners: the place of the winner in each, -1 where it does not matter.
+    """
+    layer, asked = view.layer, np.flatnonzero(winners >= 0)
+    outputs, positions = math.prod(layer.outputs), math.prod(layer.positions)
+    filters, at = np.divmod(np.where(view.real, view.windows, 0)[asked], outputs)
+    chosen = np.arange(len(asked)), winners[asked]
+    group = filters[chosen] // (layer.filters // layer.groups)
+    seen = incidence(layer).positions_seen[at[chosen]]  # (windows, taps)
+    rows, taps = np.nonzero(seen < positions)
+    columns = len(asked) + group[rows] * positions + seen[rows, taps]
+    size = len(asked) + layer.groups * positions
+    graph = sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(size, size))
+    part = connected_components(graph, directed=False)[1][: len(asked)]
+    steps = np.stack(np.unravel_index(at, layer.outputs or (1,)), axis=-1)
+    steps = steps - steps[chosen][:, None]  # (windows, places, axes)
+    others = view.real[asked] & (filters == filters[chosen][:, None]) & steps.any(axis=2)
+    row, place = np.nonzero(others)
+    moves, counts = np.unique(np.column_stack([part[row], steps[row, place]]), axis=0, return_counts=True)
+    free = np.zeros(part.max(initial=-1) + 1, dtype=bool)
+    free[moves[counts == np.bincount(part)[moves[:, 0]], 0]] = True
+    found = np.zeros(len(winners), dtype=bool)
+    found[asked] = free[part]
+    return found
 
 
 def is_counted(view: Pooled) -> bool:

@@ -84,7 +84,7 @@ def test_winners_of_pooling_windows(seed: int) -> None:
 def test_nothing_is_returned_that_the_problem_does_not_confirm() -> None:
     problem = Winners(0)
     problem.dW[0, 0] += 1.0  # no choice fits
-    assert alternate(problem, rng=np.random.default_rng(0), deadline=time.monotonic() + 0.3) is None
+    assert alternate(problem, rng=np.random.default_rng(0), deadline=time.monotonic() + 60, starts=1) is None
     assert problem.asked > 0
 
 
@@ -118,3 +118,21 @@ def test_blocks_that_fit_weigh_more() -> None:
     assert seen
     for weights, misfits in seen:
         assert (np.diff(weights[np.argsort(misfits)]) <= 1e-12).all()
+
+
+def test_no_more_starts_than_allowed() -> None:
+    class Stubborn(Winners):
+        begun = 0
+
+        def start(self) -> FloatArray:
+            self.begun += 1
+            return super().start()
+
+        def confirmed(self, chosen: IntArray) -> IntArray | None:
+            self.asked += len(chosen) // self.k.size
+            return None
+
+    problem = Stubborn(0)
+    assert alternate(problem, rng=np.random.default_rng(0), deadline=time.monotonic() + 60, starts=2) is None
+    assert problem.begun == 3  # the shares of each new start are mixed with those of the first
+    assert problem.asked > 0

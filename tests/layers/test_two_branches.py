@@ -44,7 +44,9 @@ def test_value_and_both_derivatives_are_those_of_autograd(activation, function) 
 
 @case
 def test_the_minimum_is_where_a_search_finds_it(activation, function) -> None:
-    found = minimize_scalar(lambda z: float(function(torch.tensor(z, dtype=torch.float64))), bounds=(-3, 0), method="bounded")
+    found = minimize_scalar(
+        lambda z: float(function(torch.tensor(z, dtype=torch.float64))), bounds=(-3, 0), method="bounded"
+    )
     b = formulas(activation).branches
     assert b.minimum == pytest.approx(found.x, abs=1e-4)
     assert b.lowest == pytest.approx(found.fun, rel=1e-7)
@@ -72,7 +74,7 @@ def test_both_inverses_are_those_of_a_root_finder(activation, function, upper) -
 
 @case
 def test_what_an_output_alone_tells(activation, function) -> None:
-    """z and the derivative follow above zero; below nothing does, nor does anything where no z has such an output."""
+    """Above zero z and the derivative follow; below nothing does, nor does anything where no z has such an output."""
     f = formulas(activation)
     z = np.array([1e-12, 0.2, 2.0, 7.0])
     y, first, second = by_autograd(function, z)

@@ -91,7 +91,7 @@ REFUSED = {
     "misspelt": (lambda: zoo.network("lenet_o"), ca.UnknownNameError, "did you mean 'lenet-o'"),
     "capitals": (lambda: zoo.network("CNN6"), ca.UnknownNameError, "did you mean 'cnn6'"),
     "far off": (lambda: zoo.network("resnet-50"), ca.UnknownNameError, "cnn6, .*rconv-tanh"),
-    "activation": (lambda: zoo.network("rconv", activation="gelu"), ca.UnknownNameError, "'gelu'.*softplus"),
+    "activation": (lambda: zoo.network("rconv", activation="gely"), ca.UnknownNameError, "'gelu'.*softplus"),
     "logistic classes": (lambda: zoo.network("cnn6", classes=10), ca.ShapeError, "cnn6-classes"),
     "no classes": (lambda: zoo.network("lenet", classes=0), ca.ShapeError, "at least 1"),
     "input without channels": (lambda: zoo.network("lenet", input_shape=(32, 32)), ca.ShapeError, "channels"),

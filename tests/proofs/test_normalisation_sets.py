@@ -20,9 +20,7 @@ SHAPE = (1, 7, 7)
 X = np.random.default_rng(0).random(SHAPE)
 NORMS = {
     "batch norm": lambda: nn.BatchNorm2d(3),
-    "batch norm without buffers": lambda: nn.BatchNorm2d(3, track_running_stats=False),
     "group norm": lambda: nn.GroupNorm(1, 3),
-    "instance norm": lambda: nn.InstanceNorm2d(3),
     "layer norm": lambda: nn.LayerNorm((3, 3, 3)),
     "RMS norm": lambda: nn.RMSNorm(3),
 }
@@ -120,7 +118,7 @@ def test_what_takes_no_own_statistics_says_so(case) -> None:
         call(*from_torch(model, SHAPE), model)
 
 
-@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(1, affine=True), nn.LayerNorm((1, 7, 7)), nn.GroupNorm(1, 1)])
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(1, affine=True), nn.LayerNorm((1, 7, 7))])
 def test_a_norm_before_the_first_layer_is_refused(norm) -> None:
     model = nn.Sequential(norm, nn.Conv2d(1, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)).double()
     network, parameters = from_torch(model, SHAPE)

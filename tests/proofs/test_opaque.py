@@ -1,4 +1,4 @@
-"""Twins of models with attention, normalisation and GELU: real gradients of all parameters, and dense Jacobians."""
+"""Twins of models with attention or other parts without equations: gradients of all parameters, dense Jacobians."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def dense_rows(name: str) -> np.ndarray:
     return torch.cat([part.reshape(-1, x.numel()) for part in parts]).numpy()
 
 
-@pytest.mark.parametrize("name", ["transformer", "linear patches", "GELU", "pooled before", "reflected", "grouped"])
+@pytest.mark.parametrize(
+    "name", ["transformer", "linear patches", "tanhshrink", "pooled before", "reflected", "grouped"]
+)
 def test_what_is_left_open_is_the_null_space_of_the_jacobian(name) -> None:
     found = found_in(name)
     _, s, vt = np.linalg.svd(dense_rows(name))
@@ -78,7 +80,7 @@ def test_what_is_left_open_is_the_null_space_of_the_jacobian(name) -> None:
     np.testing.assert_array_equal(found.fixed.ravel(), np.linalg.norm(null, axis=1) < 1e-8)
 
 
-@pytest.mark.parametrize("name", ["linear patches", "pooled before", "GELU"])
+@pytest.mark.parametrize("name", ["linear patches", "pooled before", "tanhshrink"])
 def test_values_that_the_equations_fix_do_not_move_and_the_bounds_say_so(name) -> None:
     """Multipliers of the rows explain every direction that the null space leaves out."""
     null = found_in(name).polytope.null
@@ -120,7 +122,9 @@ def test_a_certificate_shows_twins_and_says_what_it_rests_on(name) -> None:
 def test_what_the_first_layer_leaves_alone_is_undecided_and_not_fixed() -> None:
     """The first layer has more filters than a patch has values: no twin keeps its outputs, and others may exist."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 30, 3, stride=3), nn.GELU(), nn.Flatten(), nn.Linear(120, 1), nn.Linear(1, 4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 30, 3, stride=3), nn.Tanhshrink(), nn.Flatten(), nn.Linear(120, 1), nn.Linear(1, 4)
+    )
     certificate = ca.certify(model, np.random.default_rng(0).random((3, 6, 6)), 1)
     assert certificate.counts["undecided"] == 108
     assert "no twin that keeps the outputs of layer '0' moves it" in certificate.verdict((0, 0, 0))
@@ -128,8 +132,8 @@ def test_what_the_first_layer_leaves_alone_is_undecided_and_not_fixed() -> None:
 
 
 ONE_PLACE = {
-    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.GELU(), nn.LayerNorm(6), nn.Linear(6, 4)),
-    "convolution": lambda: nn.Sequential(nn.Conv2d(3, 6, 8), nn.Flatten(), nn.GELU(), nn.Linear(6, 4)),
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Tanhshrink(), nn.LayerNorm(6), nn.Linear(6, 4)),
+    "convolution": lambda: nn.Sequential(nn.Conv2d(3, 6, 8), nn.Flatten(), nn.Tanhshrink(), nn.Linear(6, 4)),
 }
 
 
@@ -148,7 +152,7 @@ def test_with_one_output_place_and_a_bias_the_first_layer_fixes_its_input_for_al
 
 def test_a_depthwise_first_layer_fixes_those_channels_that_have_a_gradient() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 3, 8, groups=3), nn.Flatten(), nn.GELU(), nn.Linear(3, 4)).double()
+    model = nn.Sequential(nn.Conv2d(3, 3, 8, groups=3), nn.Flatten(), nn.Tanhshrink(), nn.Linear(3, 4)).double()
     with torch.no_grad():
         model[3].weight[:, 1] = 0  # the second channel has no gradient
     certificate = ca.certify(model, image(), 1)
@@ -159,7 +163,7 @@ def test_a_depthwise_first_layer_fixes_those_channels_that_have_a_gradient() -> 
 def test_outputs_that_fix_a_channel_without_gradient_do_not_make_it_fixed() -> None:
     """No twin keeps the 18 outputs of 16 values; an input with other outputs may have the same gradients."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 54, 4, groups=3), nn.Flatten(), nn.GELU(), nn.Linear(54, 4)).double()
+    model = nn.Sequential(nn.Conv2d(3, 54, 4, groups=3), nn.Flatten(), nn.Tanhshrink(), nn.Linear(54, 4)).double()
     with torch.no_grad():
         model[3].weight[:, 18:36] = 0
     certificate = ca.certify(model, image()[:, :4, :4], 1)
@@ -175,9 +179,9 @@ def test_nothing_is_fixed_where_the_gradients_of_the_first_layer_may_come_from_e
             self.a, self.b = nn.Linear(6, 6, bias=tie != "no bias"), nn.Linear(6, 4)
 
         def forward(self, x):
-            z = nn.functional.gelu(self.a(x))
+            z = nn.functional.tanhshrink(self.a(x))
             if tie == "weight":
-                z = nn.functional.gelu(nn.functional.linear(z, self.a.weight))
+                z = nn.functional.tanhshrink(nn.functional.linear(z, self.a.weight))
             if tie == "branch" and z.sum() > 100:
                 z = self.a(z)
             return self.b(z)
@@ -201,7 +205,7 @@ def test_a_model_that_reads_its_input_twice_gets_no_certificate_by_its_first_lay
 
 
 def test_inputs_that_do_not_fit_are_refused_by_name() -> None:
-    model = made(READ_ONCE, "GELU")
+    model = made(READ_ONCE, "tanhshrink")
     with pytest.raises(ca.ParameterError, match="valid range from 0 to 1"):
         ca.certify(model, 2 * image(), 1)
     with pytest.raises(ca.ShapeError, match="does not take"):

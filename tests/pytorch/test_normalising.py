@@ -70,7 +70,8 @@ MODELS = {
     "functions": functions,
     "a norm alone": lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()),
 }
-OWN = {"batch norm without buffers", "instance norm"}  # the data's own statistics in evaluation mode, too
+OWN = ("batch norm without buffers", "instance norm")  # the data's own statistics in evaluation mode, too
+BUFFERED = "instance norm with buffers"
 
 
 def made(case: str, *, training: bool = True) -> nn.Module:
@@ -85,8 +86,10 @@ def made(case: str, *, training: bool = True) -> nn.Module:
         return model
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize(
+    ("case", "training"),
+    [*((case, True) for case in MODELS), ("batch norm", False), *((case, False) for case in OWN), (BUFFERED, False)],
+)
 def test_what_is_read_is_the_model_in_its_mode_and_comes_back(case, training) -> None:
     model = made(case, training=training)
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
@@ -114,6 +117,13 @@ def test_what_is_read_is_the_model_in_its_mode_and_comes_back(case, training) ->
     assert torch.allclose(again(torch.from_numpy(X))[0], twin(torch.from_numpy(X))[0], rtol=0, atol=1e-12)
 
 
+def test_without_a_momentum_the_mean_over_all_steps_is_read_and_its_counter() -> None:
+    network, arrays = from_torch(made("mean over all steps"), SHAPE)
+    assert network.named("1.normalised").layer.momentum is None
+    assert arrays["1.num_batches_tracked"] == 2
+    assert to_torch(network).get_submodule("1").momentum is None
+
+
 def test_a_network_in_training_mode_becomes_a_model_that_eval_changes() -> None:
     layers = {"conv": ca.Conv2d(4, 3), "norm": ca.BatchNorm(training=True, momentum=0.3), "flat": ca.Flatten()}
     model = to_torch(ca.Network(SHAPE, layers))
@@ -126,8 +136,10 @@ def test_a_network_in_training_mode_becomes_a_model_that_eval_changes() -> None:
     assert from_torch(model.eval(), SHAPE)[0].layers[1].kind == "Standardise"
 
 
-@pytest.mark.parametrize("samples", [1, 4])
-@pytest.mark.parametrize("case", [case for case in MODELS if case not in {"a norm alone"}])
+@pytest.mark.parametrize(
+    ("case", "samples"),
+    [*((case, 1) for case in MODELS if case != "a norm alone"), ("batch norm", 4), ("mean over all steps", 4)],
+)
 def test_gradients_come_with_the_buffers_after_the_step(case, samples) -> None:
     model = made(case)
     twin, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
@@ -156,7 +168,7 @@ def test_buffers_that_moved_are_those_of_the_samples_own_statistics() -> None:
     assert all(np.array_equal(still[name], buffer) for name, buffer in model.named_buffers())
 
 
-@pytest.mark.parametrize("case", ["mean over all steps", "instance norm with buffers"])
+@pytest.mark.parametrize("case", ["mean over all steps"])
 def test_the_jacobian_of_a_model_in_training_mode_is_that_of_finite_differences(case) -> None:
     model = made(case)
     found, h = ca.gradient_jacobian(model, X[0], 1), 1e-5

@@ -412,7 +412,7 @@ class SmallTransformer(nn.Module):
 
 
 # Those that stay refused, with words that each refusal names.
-REFUSED = {"next-character-lstm": ("lstm",), "small-transformer": ("attention", "mlp.1")}
+REFUSED = {"next-character-lstm": ("lstm",), "small-transformer": ("attention",)}
 
 _MODELS: dict[str, tuple[Factory, tuple[int, ...]]] = {
     "log-softmax-cnn": (LogSoftmaxCnn, (1, 28, 28)),

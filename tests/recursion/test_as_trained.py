@@ -39,7 +39,11 @@ def judged(seed: int) -> ca.Reconstruction:
 def _recomputed(one: Drawn, result: ca.Reconstruction):
     given = ca.torch_gradients(one.model, one.x, one.label)
     again = ca.torch_gradients(one.model, result.input, one.label)
-    return [(g / (np.abs(g).max() or 1.0), again[name] / (np.abs(g).max() or 1.0)) for name, g in given.items()]
+    largest = max(
+        float(np.abs(g).max()) for g in given.values()
+    )  # biases below a normalisation have none, but rounding
+    sizes = {name: max(float(np.abs(g).max()), 1e-9 * largest) for name, g in given.items()}
+    return [(g / sizes[name], again[name] / sizes[name]) for name, g in given.items()]
 
 
 def stands_still(seed: int) -> bool:

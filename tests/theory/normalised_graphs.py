@@ -28,6 +28,13 @@ ACTIVATIONS: tuple[tuple[Any, Callable[[Tensor], Tensor]], ...] = (
     (ca.ReLU(), functional.relu),
     (ca.Tanh(), torch.tanh),
 )
+BRANCHED: dict[str, tuple[Any, Callable[[Tensor], Tensor]]] = {
+    "SiLU": (ca.SiLU(), functional.silu),
+    "GELU": (ca.GELU(), functional.gelu),
+    "GELU by tanh": (ca.GELU("tanh"), lambda z: functional.gelu(z, approximate="tanh")),
+    "Mish": (ca.Mish(), functional.mish),
+    "Hardswish": (ca.Hardswish(), functional.hardswish),
+}
 KINDS = ("batch", "batch", "group", "layer", "last", "instance", "rms")
 
 
@@ -42,10 +49,13 @@ class Normalised:
     Args:
         seed: of all that is drawn.
         eps: of all normalisations.
+        activation: a name of `BRANCHED` for all of its activations; its values are then small.
     """
 
-    def __init__(self, seed: int, eps: float) -> None:
+    def __init__(self, seed: int, eps: float, activation: str | None = None) -> None:
         self.rng, self.eps = np.random.default_rng([23, seed]), eps
+        self.activations = ACTIVATIONS if activation is None else (BRANCHED[activation],)
+        self.size = 1.0 if activation is None else 0.25
         self.layers: dict[str, Any] = {}
         self.steps: list[tuple[str, tuple[str, ...], Any]] = []
         self.parameters: dict[str, Tensor] = {}
@@ -87,7 +97,7 @@ class Normalised:
         return name
 
     def _random(self, name: str, *shape: int, positive: bool = False) -> None:
-        values = self.rng.standard_normal(shape)
+        values = self.size * self.rng.standard_normal(shape)
         self.parameters[name] = torch.tensor(np.abs(values) + 0.3 if positive else values)
 
     def _conv(self, filters: int, kernel: int = 3, stride: int | None = None) -> str:
@@ -152,7 +162,7 @@ class Normalised:
         return self._put("norm", layer, step, shape)
 
     def _activation(self) -> str:
-        layer, function = ACTIVATIONS[self._whole(0, len(ACTIVATIONS) - 1)]
+        layer, function = self.activations[self._whole(0, len(self.activations) - 1)]
         return self._put("act", layer, lambda _p, x, _b: function(x), self.shape[self.at])
 
     def _block(self) -> None:
@@ -211,13 +221,15 @@ def jacobian(case: Normalised, x: FloatArray, *, buffers: bool) -> NDArray[np.fl
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*torch.jit")
         J = jacfwd(gradients)(image).reshape(-1, image.numel()).numpy()
     sizes = np.linalg.norm(J, axis=1)
-    J = J[sizes > 1e-11 * sizes.max(initial=0.0)]
+    J = J[sizes > 1e-11 * sizes.max(initial=1e-2)]  # a map may be constant: a mean of what is quadratic in x̂ is
     return np.asarray(J / np.linalg.norm(J, axis=1, keepdims=True))
 
 
-def judged(seed: int, eps: float, *, buffers: bool) -> tuple[Normalised, FloatArray, int, NDArray[np.bool_]]:
+def judged(
+    seed: int, eps: float, *, buffers: bool, activation: str | None = None
+) -> tuple[Normalised, FloatArray, int, NDArray[np.bool_]]:
     """Return a network, the first random input that leaves no doubt about the rank, the rank and what is determined."""
-    case = Normalised(seed, eps)
+    case = Normalised(seed, eps, activation)
     for attempt in range(6):
         x = np.random.default_rng([29, seed, attempt]).standard_normal(case.network.input_shape)
         rank, determined, clear = rank_and_determined(jacobian(case, x, buffers=buffers))

@@ -11,7 +11,7 @@ from constraint_algebra.theory.activity import settled
 from constraint_algebra.theory.graph_feasibility import drawn_network, graph_whole_map
 from constraint_algebra.theory.graph_moving import shared_statistics
 from constraint_algebra.theory.graph_recursion import recursion
-from tests.theory.normalised_graphs import jacobian, judged
+from tests.theory.normalised_graphs import BRANCHED, jacobian, judged
 
 # Seed, eps, and whether buffers are shared: what is known inside moves nowhere, a factor is open up to eps, and the
 # recursion comes to its end by equations that are linear, and in a neighbourhood.
@@ -43,6 +43,22 @@ def test_the_limit_is_the_rank_of_the_jacobian_and_what_is_known_does_not_move_a
     ahead, behind = (case.network.forward(parameters, x + sign * step) for sign in (1, -1))
     for known, one, other in zip(state.values, ahead, behind, strict=True):
         assert np.abs(one - other)[known].max(initial=0) < 2e-12
+
+
+@pytest.mark.parametrize(
+    ("seed", "activation"),
+    [
+        *((n, name) for n, name in enumerate(BRANCHED, start=100)),
+        *(pytest.param(n, name, marks=pytest.mark.slow) for n in range(110, 114) for name in BRANCHED),
+    ],
+)
+def test_with_the_branches_of_activations_known_the_limit_is_the_rank_of_the_jacobian(seed, activation) -> None:
+    case, x, rank, determined = judged(seed, 0.0, buffers=False, activation=activation)
+    given = ca.activity_of(case.network, case.arrays(), x, sides=True)
+    limit = ca.whole_map(case.network, activity=given)
+    assert limit.rank == rank
+    np.testing.assert_array_equal(limit.determined.ravel(), determined)
+    assert f"with the branches of {activation.partition(' ')[0]} known" in limit.pattern
 
 
 def test_a_residue_has_a_root_or_the_residue_times_the_one_without_does() -> None:

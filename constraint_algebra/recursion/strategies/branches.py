@@ -34,7 +34,7 @@ class ByBranches:
         return bool((y.known & ~z.known).any()) and bool(_below(knows, layer))
 
     def cost(self, knows: GraphKnowledge, layer: PlacedLayer) -> float:
-        """Return about how many multiplications it takes: of eliminating the gradient equations, and of what is left."""
+        """Return about how many multiplications it takes: of eliminating the gradient equations, above all."""
         return SOLUTIONS * sum(_work(at.layer) for at in _below(knows, layer))
 
     def learn(self, knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond | None) -> bool:

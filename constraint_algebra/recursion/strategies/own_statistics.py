@@ -49,13 +49,14 @@ class OwnStatistics:
 
     def learn(self, knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond | None) -> bool:
         """Learn the value that the layer reads."""
+        if beyond is not None and time.monotonic() > beyond.end:
+            return False
         number = layer.inputs[0]
         own = [user for user in knows.network.users(number) if self.concerns(user)]
         bent = [view for user in own if (view := normalised_output(knows, user)) is not None]
         those = {view.layer.index for view in bent}
         plain = [reader for reader in readers(knows, number) if reader.layer.index not in those]
-        end = time.monotonic() + math.inf if beyond is None else beyond.end
-        found = Hidden(knows.observed, knows.values[number], plain, bent, end).found()
+        found = Hidden(knows.observed, knows.values[number], plain, bent).found()
         key, what = ("own statistics", layer.index), f"the input of layer {layer.name!r}, below a normalisation"
         if not isinstance(found, str) and not all(_fits_above(knows, view, found) for view in bent):
             found = "what the iteration comes to lies on other sides of the activations above"
@@ -63,10 +64,12 @@ class OwnStatistics:
             knows.vain[key] = f"{what}, was not found: {found}"
             return False
         knows.vain.pop(key, None)
-        knows.remarks[key] = f"{what}, was found by iteration: {found.words}"
         for part in found.equations.fixed.parts:
             knows.solutions[part.reader.layer.index] = found.equations.fixed.summary(part, found.value)
-        return knows.learn_value(number, found.value)
+        learnt = knows.learn_value(number, found.value)
+        if learnt:
+            knows.remarks[key] = f"{what}, was found by iteration: {found.words}"
+        return learnt
 
 
 def _fits_above(knows: GraphKnowledge, view: NormalisedOutput, found: Outcome) -> bool:

@@ -30,7 +30,8 @@ from constraint_algebra.recursion.value_equations import Reader, ValueEquations,
 POINT, WINNERS = "no room", "tight windows"
 FACTORED, SPEED = 100, 3e9  # times that the rows are factored, and multiplications a second then
 ENTRIES = 3e7  # of the rows, up to which they are written down
-TRIES = 3  # points, if the gradient equations do not agree with the first
+TRIES = 3  # points: if the gradient equations do not agree with the first, or others as well
+SAME = 1e-5  # of the range: two points so near are one
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ class NoRoomBelow(Strategy):
         looked = _looked(knows, view, beyond, POINT)
         if looked is None:
             return False
-        values, x = looked
-        proven = values.proof(x)
+        x, values = looked.x, looked.values
+        assert x is not None
+        assert values is not None
+        proven = looked.proven = looked.proven or values.proof(x)
         if not proven.pinned.any() and not proven.tight().any():
             knows.vain[POINT, layer.index] = (
                 f"the pooled values of layer {layer.name!r} leave the input of layer {view.layer.name!r} room: by them"
@@ -72,8 +75,8 @@ class NoRoomBelow(Strategy):
             )
             return False
         learnt = _learn(knows, view, proven, _proven_winners(proven, x))
-        if learnt:
-            knows.remarks[POINT, layer.index] = _words(view, proven)
+        if learnt and proven.pinned.any():
+            knows.remarks[POINT, layer.index] = _words(view, proven, knows.remarks.get((POINT, layer.index)))
         return learnt
 
 
@@ -87,18 +90,20 @@ def _proven_winners(proven: Proven, x: FloatArray) -> IntArray:
     return np.where((chosen >= 0) & tight[rows, np.maximum(chosen, 0)], chosen, -1)
 
 
-def _words(view: Pooled, proven: Proven) -> str:
-    """Return what is proven in a sentence."""
-    layer, count = view.selection, int(proven.pinned.sum())
+def _words(view: Pooled, proven: Proven, before: str | None) -> str:
+    """Return what is proven in a sentence, after what was said before."""
+    name, below, count = view.selection.name, view.layer.name, int(proven.pinned.sum())
     bounds = ", within the range of its values" if proven.by_bounds else ""
-    if proven.pinned.all():
+    if before is not None:
+        return f"{before}; with these known, {count:,} more"
+    if proven.pinned.all() and proven.values.is_open.all():
         return (
-            f"the pooled values of layer {layer.name!r} leave the input of layer {view.layer.name!r} no room"
-            f"{bounds}: given them it is unique over all inputs, whoever won"
+            f"the pooled values of layer {name!r} leave the input of layer {below!r} no room{bounds}: given them it is"
+            " unique over all inputs, whoever won"
         )
     return (
-        f"the pooled values of layer {layer.name!r} leave {count:,} of the {len(proven.pinned):,} values that layer"
-        f" {view.layer.name!r} reads no room{bounds}: given them these are unique over all inputs, whoever won"
+        f"the pooled values of layer {name!r} leave {count:,} of the {len(proven.pinned):,} open values that layer"
+        f" {below!r} reads no room{bounds}: given them these are unique over all inputs, whoever won"
     )
 
 
@@ -133,21 +138,31 @@ class TightWindows(Strategy):
         looked = _looked(knows, view, beyond, WINNERS)
         if looked is None:
             return False
-        values, x = looked
-        rng = np.random.default_rng(beyond.seed)
+        x, values = looked.x, looked.values
+        assert x is not None
+        assert values is not None
+        rng, found, others = np.random.default_rng(beyond.seed), None, 0
         for _ in range(TRIES):
-            winners = values.winners(x, np.zeros(len(x)))
-            proven = values.proof(x, winners)
-            if _confirmed(knows, view, proven, winners):
-                knows.remarks[WINNERS, layer.index] = (
-                    f"all windows of layer {layer.name!r} are tight at the winners found, and the gradient agrees;"
-                    " other winners are not ruled out: unique given the winners"
-                )
-                return _learn(knows, view, proven, winners)
+            again = _confirmed(knows, view, values, x)
+            if again is not None and found is not None and _differ(values, again, found):
+                others += 1
+            found = found or again
             another = values.point(rng, beyond.end, anew=True)
             if another is None:
                 break
             x = another
+        if found is not None and not others:
+            knows.remarks[WINNERS, layer.index] = (
+                f"all windows of layer {layer.name!r} are tight at the winners found, and the gradient agrees; other"
+                " winners are not ruled out: unique given the winners"
+            )
+            return _learn(knows, view, *found)
+        if others:
+            knows.vain[WINNERS, layer.index] = (
+                f"several inputs of layer {view.layer.name!r} with other winners of layer {layer.name!r} fit all that"
+                " is known there: which of them it was is open"
+            )
+            return False
         _none_found(knows, view, WINNERS)
         return False
 
@@ -191,24 +206,40 @@ def _cost(layer: PlacedLayer) -> float:
     return FACTORED * float(_entries(layer) * each + layer.unknowns * width**2)
 
 
-def _looked(knows: GraphKnowledge, view: Pooled, beyond: Beyond, name: str) -> tuple[PooledValues, FloatArray] | None:
-    """Return the maxima and a point where all windows are tight, once for all that ask; `None` where none was found."""
-    number, now = view.selection.index, tuple(sorted(knows.news.items()))
-    then, found = knows.points.get(number, (None, None))
-    if then == now:
-        assert isinstance(found, tuple)
-        values, x = found
-    else:
+@dataclass
+class _Looked:
+    """What a look at the pooled values came to.
+
+    Attributes:
+        then: what was known of them, and of the input, when it was made.
+        values: the maxima; `None` where they cannot be written down.
+        x: a point where all windows are tight; `None` where none was found.
+        proven: what is proven at that point, once it was asked for.
+    """
+
+    then: object
+    values: PooledValues | None
+    x: FloatArray | None
+    proven: Proven | None = None
+
+
+def _looked(knows: GraphKnowledge, view: Pooled, beyond: Beyond, name: str) -> _Looked | None:
+    """Return what a look came to, made once for all that ask; `None` where no point was found."""
+    index = view.selection.index
+    now = [knows.news.get(("value", number), 0) for number in (view.selection.number, view.layer.inputs[0])]
+    found = knows.points.get(index)
+    if not isinstance(found, _Looked) or found.then != now:
         if not _in_time(knows, view, beyond, name):
             return None
         values = PooledValues.of(knows, view, beyond)
         x = None if values is None else values.point(np.random.default_rng(beyond.seed), beyond.end)
+        found = _Looked(now, values, x)
         if x is not None or time.monotonic() < beyond.end:
-            knows.points[number] = now, (values, x)
-    if x is None:
+            knows.points[index] = found
+    if found.x is None:
         _none_found(knows, view, name)
         return None
-    return values, x
+    return found
 
 
 def _in_time(knows: GraphKnowledge, view: Pooled, beyond: Beyond, name: str) -> bool:
@@ -232,24 +263,37 @@ def _none_found(knows: GraphKnowledge, view: Pooled, name: str) -> None:
     )
 
 
-def _confirmed(knows: GraphKnowledge, view: Pooled, proven: Proven, winners: IntArray) -> bool:
-    """Whether the gradient equations hold with some winners, and are enough to rule others out.
+def _differ(values: PooledValues, one: tuple[Proven, IntArray], other: tuple[Proven, IntArray]) -> bool:
+    """Whether two points that are confirmed are two inputs."""
+    a, b = one[0].proof.x, other[0].proof.x
+    both = one[0].pinned & other[0].pinned
+    return bool((np.abs(a - b)[both] > SAME * values.range_of(a)).any()) or bool(
+        (one[0].pinned != other[0].pinned).any()
+    )
+
+
+def _confirmed(
+    knows: GraphKnowledge, view: Pooled, values: PooledValues, x: FloatArray
+) -> tuple[Proven, IntArray] | None:
+    """Return what follows from the winners at x, where the gradient equations hold and are enough to rule others out.
 
     Every point of a polytope that is found by programmes lies on as many bounds as it has directions; only what fits
     beyond these is no accident.
     """
     layer, observed, number = view.layer, knows.observed, view.layer.inputs[0]
+    winners = values.winners(x, np.zeros(len(x)))
+    proven = values.proof(x, winners)
     k, z = _made(view, winners)
     value = knows.values[number].learnt(proven.entries().reshape(knows.values[number].value.shape))
     those = [reader for reader in readers(knows, number) if reader.layer is not layer]
     those.append(Reader(layer, k, z))
-    system, found, out = healed(ValueEquations(observed, value, those), those)
-    if any(left.any() for left in out) or system.misfit(found.value) > FITS:
-        return False
+    system, solved, out = healed(ValueEquations(observed, value, those), those)
+    if any(left.any() for left in out) or system.misfit(solved.value) > FITS:
+        return None
     rows = sum(part.equations.gradient_row_count for part in system.parts if part.reader.layer is layer)
-    choices = np.log2(np.maximum(view.real.sum(axis=1), 1))[view.live].sum() + len(proven.proof.x)
+    choices = np.log2(np.maximum(view.real.sum(axis=1), 1))[view.live].sum() + len(x)
     tight = int(view.live.sum()) + len(proven.low) + len(proven.high)
-    return bool(rows + tight - len(proven.proof.x) >= CHECKS + BITS * choices)
+    return (proven, winners) if rows + tight - len(x) >= CHECKS + BITS * choices else None
 
 
 def _made(view: Pooled, winners: IntArray) -> tuple[Estimate, Estimate]:

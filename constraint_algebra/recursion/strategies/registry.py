@@ -10,10 +10,19 @@ from constraint_algebra.recursion.open_values import Beyond
 from constraint_algebra.recursion.strategies.branches import ByBranches
 from constraint_algebra.recursion.strategies.own_statistics import BY_KNOWN
 from constraint_algebra.recursion.strategies.pool_alternation import PoolAlternation
+from constraint_algebra.recursion.strategies.pool_values import NoRoomBelow, TightWindows
 from constraint_algebra.recursion.strategies.strategy import Strategy
 from constraint_algebra.recursion.strategies.unknown_statistics import BY_EQUATIONS, BY_ITERATION
 
-STRATEGIES: tuple[Strategy, ...] = (PoolAlternation(), BY_EQUATIONS, BY_KNOWN, BY_ITERATION, ByBranches())
+STRATEGIES: tuple[Strategy, ...] = (
+    NoRoomBelow(),
+    TightWindows(),
+    PoolAlternation(),
+    BY_EQUATIONS,
+    BY_KNOWN,
+    BY_ITERATION,
+    ByBranches(),
+)
 
 
 def grounds(network: Network) -> tuple[Ground, ...]:

@@ -18,9 +18,11 @@ from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.graph_rules import is_scale
 from constraint_algebra.recursion.graph_solving import readers
+from constraint_algebra.recursion.normalised_reader import Normalised
 from constraint_algebra.recursion.open_values import Beyond
-from constraint_algebra.recursion.own_statistics_equations import Normalised
 from constraint_algebra.recursion.own_statistics_solution import Below, Outcome
+
+NAME = "unknown statistics"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class UnknownStatistics:
         rounds = 1 if self.ground is Ground.EQUATIONS else 20
         return float(rounds * unknowns * math.prod(layer.input_shape))
 
-    def learn(self, knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond | None) -> bool:  # noqa: ARG002 -- others need it
+    def learn(self, knows: GraphKnowledge, layer: PlacedLayer, beyond: Beyond | None) -> bool:
         """Learn the value that the layer below reads, and the statistics."""
         below = reads(knows, layer)
         if below is None:
@@ -62,8 +64,11 @@ class UnknownStatistics:
         normed = [_normalised(knows, user) for user in layers]
         own = {n.layer.index for n in normed}
         plain = [reader for reader in readers(knows, number) if reader.layer.index not in own]
-        problem = Below(knows.observed, knows.values[number], plain, normed)
+        end = math.inf if beyond is None else beyond.end
+        problem = Below(knows.observed, knows.values[number], plain, normed, end)
         found = problem.linear() if self.ground is Ground.EQUATIONS else problem.iterated()
+        if self.ground is not Ground.EQUATIONS or not any(n.hidden.any() for n in normed):  # not all equations yet
+            _note(knows, layer, below, found)
         if found is None:
             return False
         learnt = [knows.learn_moments(user, m) for user, m in zip(layers, found.moments, strict=True)]
@@ -72,6 +77,26 @@ class UnknownStatistics:
     def _is_with(self, knows: GraphKnowledge, layer: PlacedLayer, number: int) -> bool:
         below = reads(knows, layer)
         return below is not None and below.inputs[0] == number and self.applies(knows, layer)
+
+
+def _note(knows: GraphKnowledge, layer: PlacedLayer, below: PlacedLayer, found: Outcome | None) -> None:
+    """Keep in words what was found below a normalisation, and what stays open."""
+    key, what = (NAME, layer.index), f"the input of layer {below.name!r}"
+    if found is None:
+        knows.vain.setdefault(key, f"{what}, below a normalisation whose statistics are not known, was not found")
+        return
+    knows.vain.pop(key, None)
+    if found.value.known.all():
+        if found.by_eps:
+            knows.remarks[key] = f"a factor of {what} and of the statistics behind it is known by eps alone"
+        elif found.words:
+            knows.remarks[key] = f"{what} and the statistics behind it were found by iteration: {found.words}"
+    elif found.factor and found.directions == 1:
+        knows.vain[key] = f"one factor of {what} stays open: no bias fixes it, and eps is too small for this precision"
+    elif found.directions:
+        one = "(a factor of all is one of them) " if found.factor else ""
+        many = f"{found.directions} directions {one}in which it moves with the statistics behind it"
+        knows.vain[key] = f"{what} stays open: {many}"
 
 
 def reads(knows: GraphKnowledge, layer: PlacedLayer) -> PlacedLayer | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -15,6 +16,8 @@ from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.networks.operations import windows
 from constraint_algebra.recursion import graph_recursion
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
+from constraint_algebra.recursion.strategies.registry import STRATEGIES, Tried
+from constraint_algebra.recursion.strategies.strategy import Strategy
 
 
 def two_pools(size: int, filters: tuple[int, int], kernel: int, hidden: int, *, padding: bool = True) -> nn.Sequential:
@@ -71,8 +74,10 @@ class Step:
         self.gradients = {name: p.grad.numpy() for name, p in self.model.named_parameters()}  # type: ignore[union-attr]
         self.network, self.parameters = ca.from_torch(self.model, self.image.shape)
 
-    def reconstruct(self, **options: Any) -> tuple[ca.Reconstruction, GraphKnowledge]:
-        """Return the result, and what the recursion knew of every value."""
+    def reconstruct(
+        self, *, only: tuple[Strategy, ...] = STRATEGIES, **options: Any
+    ) -> tuple[ca.Reconstruction, GraphKnowledge]:
+        """Return the result, and what the recursion knew of every value, with some strategies or all."""
         kept: list[GraphKnowledge] = []
         once: Callable[..., Any] = graph_recursion.Graph.to_input
 
@@ -81,7 +86,11 @@ class Step:
             kept.extend([] if recursion.knows is None else [recursion.knows])
             return found
 
-        with mock.patch.object(graph_recursion.Graph, "to_input", watched):
+        tried = partial(Tried, strategies=only)
+        with (
+            mock.patch.object(graph_recursion.Graph, "to_input", watched),
+            mock.patch.object(graph_recursion, "Tried", tried),
+        ):
             result = ca.reconstruct(self.network, self.parameters, self.gradients, batch=1, **options)
         return result, kept[-1]
 
