@@ -19,6 +19,7 @@ from constraint_algebra import __version__
 from constraint_algebra.commands import theory
 from constraint_algebra.commands.exits import DONE, MEANING, NOT_ALL
 from constraint_algebra.commands.terminal import Group, PlainConsole, bars, say
+from constraint_algebra.errors import ShapeError
 from constraint_algebra.notes import collected
 
 if TYPE_CHECKING:
@@ -158,7 +159,6 @@ def reconstruct(
     it, or by what does not prove it: zeros, sides of activations, a search. 2: bad input.
     """
     from constraint_algebra.experiments import results
-    from constraint_algebra.experiments.capture import from_file, from_image
     from constraint_algebra.recursion.result import Status
 
     if gradients is None and (model is None or image is None):
@@ -169,13 +169,7 @@ def reconstruct(
         raise typer.BadParameter("--share-buffers goes with --image; with --gradients give them with --buffers FILE")
     with results.folder(out, overwrite=force) as place:
         recipe = None if model is None else _recipe(model, seed, init, dtype, input_shape)
-        if gradients is not None:
-            files = {"parameters": parameters, "buffers": buffers}
-            captured = replace(from_file(gradients, recipe, **files, loss=_value(loss), image=image), batch=batch)
-        else:
-            assert recipe is not None
-            assert image is not None
-            captured = from_image(recipe, image, label=label, loss=_value(loss), shares_buffers=share_buffers)
+        captured = _capture(recipe, image, gradients, parameters, buffers, label, loss, batch, share_buffers)
         result, seconds = _solve(captured)
         values = results.figures(captured, result, cpu_seconds=seconds)
         paths = results.write(place, captured, result, values)
@@ -314,6 +308,27 @@ def _recipe(model: str, seed: int, init: Init | None, dtype: Dtype, input_shape:
 def _value(loss: Loss | None) -> str | None:
     """Return the name of a loss: an enumeration would show as one in messages."""
     return None if loss is None else loss.value
+
+
+def _capture(
+    recipe: Recipe | None,
+    image: str | None,
+    gradients: Path | None,
+    parameters: Path | None,
+    buffers: Path | None,
+    label: int | None,
+    loss: Loss | None,
+    batch: int | None,
+    share_buffers: bool,
+) -> Capture:
+    from constraint_algebra.experiments.capture import from_file, from_image
+
+    if gradients is not None:
+        files = {"parameters": parameters, "buffers": buffers}
+        return replace(from_file(gradients, recipe, **files, loss=_value(loss), image=image), batch=batch)
+    if recipe is None or image is None:
+        raise ShapeError("a model and an image are needed")
+    return from_image(recipe, image, label=label, loss=_value(loss), shares_buffers=share_buffers)
 
 
 def _solve(captured: Capture) -> tuple[Reconstruction, float]:

@@ -174,7 +174,7 @@ class GELU(Activation):
 
     def __post_init__(self) -> None:
         """Refuse names of other approximations."""
-        if self.approximate not in {"none", "tanh"}:
+        if not isinstance(self.approximate, str) or self.approximate not in {"none", "tanh"}:
             raise ShapeError(f'GELU: approximate must be "none" or "tanh", got {self.approximate!r}')
 
 

@@ -70,9 +70,10 @@ def gated(gate: Gate, *, flat: float = -np.inf, kinks: tuple[float, ...] = ()) -
         _, first, second = gate(z)
         return np.asarray(2 * first + z * second)
 
-    minimum = (
-        float(brentq(lambda z: float(derivative(np.array(z))), -3.0, 0.0, xtol=1e-15)) if np.isinf(flat) else flat / 2
-    )
+    def falls(z: float) -> float:
+        return float(derivative(np.array(z)))
+
+    minimum = float(brentq(falls, -3.0, 0.0, xtol=1e-15)) if np.isinf(flat) else flat / 2
     lowest = float(value(np.array(minimum)))
     at_zero, at_minimum = (float(gate(np.array(z))[0]) for z in (0.0, minimum))
 

@@ -13,6 +13,7 @@
 | `exact` | twins over the rationals |
 | `local_uniqueness` | whether any other input nearby has the same gradients, to first order |
 | `grounds`, `graph_grounds` | what the real gradients show about the sides of activations, on which claims rest |
+| `other_winners` | inputs with the same pooled values and other winners |
 | `hit_and_run`, `twin_search` | random points of the set, and twins until every value is settled |
 | `certificate` | verdicts with their evidence, on disk |
 | `certify` | of every value: fixed, fixed in its region, ambiguous or undecided |

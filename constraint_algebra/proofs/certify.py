@@ -48,19 +48,23 @@ from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import Arrays, BoolArray, FloatArray, Progress
 from constraint_algebra.equations.systems import ENTRY
 from constraint_algebra.errors import ParameterError, ShapeError, UnsupportedLayerError
-from constraint_algebra.networks.network import Network
+from constraint_algebra.networks.network import Network, bind
 from constraint_algebra.numerics.blas_threads import one_blas_thread
 from constraint_algebra.proofs.certificate import Certificate, digest
 from constraint_algebra.proofs.grounds import SPREAD, Grounds, ground_of, grounds, kinks_in_series, pattern_of
 from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet, indistinguishable
 from constraint_algebra.proofs.local_uniqueness import LocalUniqueness, local_uniqueness
 from constraint_algebra.proofs.opaque import FirstLayerSet, first_layer_set, joined
+from constraint_algebra.proofs.other_winners import inputs_with_other_winners
 from constraint_algebra.proofs.twin_search import TwinSearch, inside
 from constraint_algebra.pytorch.models import unwrapped
 from constraint_algebra.pytorch.tensors import to_numpy
 from constraint_algebra.pytorch.tracing import from_torch
 from constraint_algebra.pytorch.verification import ENTRIES, TOLERANCE, Model, doubled, gradient_jacobian
 from constraint_algebra.recursion import backsubstitution
+
+WINNERS = "other winners"
+OTHER_WINNERS = 10.0  # seconds at most for inputs with other winners of max-pool windows
 
 
 @checked
@@ -139,6 +143,7 @@ def _by_whole_map(search: TwinSearch, parameters: dict[str, FloatArray], arrays:
         progress=search.progress,
     )
     rests = _other_scales(search, rests)
+    _other_winners(search, parameters, seed)
     verdicts = _verdicts(search, _bounds(search, rests), rests, seed)
     local = _local(search) if verdicts.undecided.any() and not search.is_late() else None
     return _certificate(search, verdicts, rests, local, arrays)
@@ -220,6 +225,30 @@ def _other_scales(search: TwinSearch, rests: Grounds) -> Grounds:
     return rests
 
 
+def _other_winners(search: TwinSearch, parameters: dict[str, FloatArray], seed: int) -> None:
+    """Offer inputs with the same pooled values and other winners as twins; recomputed gradients say which are."""
+    found = search.found
+    if found.network.is_chain or search.is_late():
+        return
+    bound = bind(found.network, parameters, "parameters")
+    deadline = min(search.deadline, time.monotonic() + OTHER_WINNERS)
+    images = inputs_with_other_winners(
+        found.network, bound, found.input, found.valid_range, seed=seed, deadline=deadline
+    )
+    refused = search.refused
+    for image, name in images:
+        search.offer(inside(image, found.valid_range), f"{WINNERS} of the windows of {name!r}")
+    search.refused = refused  # most have other gradients, which is no matter of rounding
+
+
+def _twins_rest_on(search: TwinSearch) -> str:
+    """Return what the twins rest on, as a sentence."""
+    words = ground_of(search.found)
+    if any(one.twin.objective.startswith(WINNERS) for one in search.witnesses):
+        return f"{words}, but for those with other winners, which keep what the max-pool gives out"
+    return words
+
+
 @dataclass(frozen=True)
 class _Verdicts:
     """What is fixed, and on what that rests, what is ambiguous, and how far each value may be off."""
@@ -260,8 +289,10 @@ def _verdicts(search: TwinSearch, bounds: tuple[FloatArray, FloatArray], rests: 
     bound = np.maximum(np.where(fixed, everywhere, region), search.moved)
     claimed = fixed | in_region
     by_range = claimed & ~by_equations
+    by_pools = np.zeros_like(fixed) if rests.by_range is None else fixed & rests.by_range
     if by_range.any():
         by_range &= search.reach >= search.delta
+    by_range |= by_pools
     return _Verdicts(fixed, in_region, ambiguous, by_range, np.where(claimed, bound, np.nan))
 
 
@@ -280,6 +311,8 @@ def _bounds(search: TwinSearch, rests: Grounds) -> tuple[FloatArray, FloatArray]
     if rests.result is not None:
         off = np.where(rests.result.determined, rests.off(x), 0.0)
         everywhere = np.maximum(everywhere, off)
+        if rests.by_range is not None:
+            everywhere = np.where(rests.by_range, off, everywhere)
     everywhere = np.where(everywhere < search.delta, everywhere, np.inf)
     return everywhere, reach if rests.region is None else np.full(x.shape, np.inf)
 
@@ -318,7 +351,7 @@ def _certificate(
         status=None if rests.result is None else rests.result.status.name.lower(),
         digests={name: digest(values) for name, values in arrays.items()},
         architecture=repr(found.network),
-        ground=ground_of(found),
+        ground=_twins_rest_on(search),
         pattern=pattern_of(found.network),
     )
 

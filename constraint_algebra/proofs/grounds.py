@@ -22,6 +22,7 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
 from constraint_algebra.errors import MissingBiasError, UnsupportedLayerError, ZeroGradientError
+from constraint_algebra.ground import Ground
 from constraint_algebra.layers.activations import Identity
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
@@ -32,6 +33,7 @@ from constraint_algebra.pytorch.verification import Model
 from constraint_algebra.recursion import backsubstitution
 from constraint_algebra.recursion.result import Reconstruction, Status
 
+POOLED = 5.0  # seconds for what the values of a max-pool decide beyond the equations
 SPREAD = 6.0  # error bars in a bound
 SAME = 1e-9  # difference of values that are the same, beyond their error bars
 LATE = "the time limit came before the layers above the first were reconstructed"
@@ -61,10 +63,18 @@ class Grounds:
 
     @property
     def known(self) -> BoolArray | None:
-        """Which input values the reconstruction determines, whatever the pattern; `None` where nothing counts."""
+        """Which input values equations determine, whatever the pattern; `None` where nothing counts."""
+        return self._resting_on(Ground.EQUATIONS)
+
+    @property
+    def by_range(self) -> BoolArray | None:
+        """Which input values the range determines besides, whatever the pattern; `None` where nothing counts."""
+        return self._resting_on(Ground.RANGE)
+
+    def _resting_on(self, ground: Ground) -> BoolArray | None:
         if self.result is None or self.result.status is Status.INCONSISTENT or self.rivals:
             return None
-        return self.result.determined
+        return np.asarray(self.result.determined & (self.result.ground == ground))
 
     def with_rival(self, obstacle: str) -> Grounds:
         """Return the same with a rival as an obstacle to every claim."""
@@ -118,7 +128,9 @@ def grounds(
             loss=loss,
             valid_range=found.valid_range,
             batch=1,
-            search=0.0,  # what a search finds is unique near itself, which shows nothing of other inputs
+            # What a search finds is unique near itself, which shows nothing of other inputs; what pooled values leave
+            # no room does.
+            search=POOLED if any(layer.is_selection for layer in network) else 0.0,
             seed=seed,
             progress=next_layer,
         )

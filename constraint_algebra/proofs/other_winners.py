@@ -1,4 +1,4 @@
-"""Inputs with other winners: what the lowest max-pool gives out is the same, another entry of some windows is the largest.
+"""Inputs with other winners: the lowest max-pool gives out the same, and another entry of some windows is the largest.
 
 Where the pooled values leave the input room (`recursion.pooled_values`), programmes that push towards winners drawn at
 random end at other inputs with the same pooled values, so that everything above is the same as well. Whether the
@@ -7,8 +7,8 @@ gradient of the layer below agrees too, only recomputed gradients say: most of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -89,7 +89,6 @@ def _values(
     view = pooled(knows, selection)
     if view is None or view.layer.inputs[0] != 0 or len(network.users(0)) > 1:
         return None
-    silent = view.dead | view.live
-    if not silent.any() or view.layer.unknowns * np.prod(view.layer.output_shape) > LARGEST**2:
-        return None
-    return PooledValues.of(knows, replace(view), beyond)
+    layer = view.layer
+    size = math.prod(layer.output_shape) * layer.channels // layer.groups * math.prod(layer.taps)
+    return PooledValues.of(knows, view, beyond) if view.live.any() and size <= LARGEST else None

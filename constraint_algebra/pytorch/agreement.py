@@ -57,11 +57,9 @@ def refuse_difference(model: nn.Module, network: Network, ending: str | None) ->
     with torch.enable_grad(), quiet_generators(model), _eagerly():
         steps = steps_of(network)
         for seed, x in enumerate(_inputs(model, network)):
-            _seed(seed, x.device)
-            before = _states(x.device)
-            ours, theirs = _both(model, steps, x, ending, seed)
+            ours, theirs, draws = _both(model, steps, x, ending, seed)
             difference = _difference(ours, theirs)
-            if difference is None and _changed(before, x.device):
+            if difference is None and draws:
                 difference = _under_other_seeds(model, steps, x, ending)
             if difference is not None:
                 raise refusal([_problem(model, x, difference)])
@@ -76,19 +74,24 @@ def _inputs(model: nn.Module, network: Network) -> Iterator[Tensor]:
         yield draw(shape, generator=generator, dtype=torch.float64).to(like)
 
 
-def _both(model: nn.Module, steps: Sequence[Step], x: Tensor, ending: str | None, seed: int) -> tuple[_Run, _Run]:
-    """Return what the network and the model make of one input, both under one seed: dropout then draws the same."""
+def _both(model: nn.Module, steps: Sequence[Step], x: Tensor, ending: str | None, seed: int) -> tuple[_Run, _Run, bool]:
+    """Return what the network and the model make of one input, and whether the model draws random numbers.
+
+    Both run under one seed, so that dropout draws the same.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     own, leaf = x.clone().requires_grad_(), x.clone().requires_grad_()
     _seed(seed, x.device)
+    before = _states(x.device)
     theirs = _called(model, leaf)
+    draws = _changed(before, x.device)
     _seed(seed, x.device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a training mode moves them
     ours = _followed(steps, parameters | buffers, own, ending).reshape(theirs.shape)
     generator = torch.Generator().manual_seed(2)
     weights = torch.randn(theirs.shape, generator=generator, dtype=torch.float64).to(theirs)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return _run(ours, weights, trained, own), _run(theirs, weights, trained, leaf)
+    return _run(ours, weights, trained, own), _run(theirs, weights, trained, leaf), draws
 
 
 def _run(output: Tensor, weights: Tensor, trained: Mapping[str, Tensor], x: Tensor) -> _Run:

@@ -101,16 +101,7 @@ def torch_gradients(
     check_loss(loss)
     model = unwrapped(model)
     refuse_without_values(model)
-    parameters = dict(model.named_parameters())
-    if not parameters:
-        raise ShapeError("the model has no parameters and therefore no gradient; pass a model with a weight")
-    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
-    if frozen:
-        raise ParameterError(
-            frozen[0],
-            f"frozen parameters have no gradient: {', '.join(frozen)}; call model.requires_grad_(True), which changes "
-            "no gradient of the others",
-        )
+    parameters = _trained(model)
     like = next(iter(parameters.values()))
     x = input_tensor(inputs, "inputs").to(like)
     y = to_tensor(target).to(like.device)
@@ -131,6 +122,21 @@ def torch_gradients(
     if unused:
         note(f"the loss does not depend on {', '.join(unused)}: parameters without a gradient, left out here")
     return (gradients, {name: to_numpy(buffer) for name, buffer in after.items()}) if buffers else gradients
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model by name; refuse a model without any, or with frozen ones."""
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ShapeError("the model has no parameters and therefore no gradient; pass a model with a weight")
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    if frozen:
+        raise ParameterError(
+            frozen[0],
+            f"frozen parameters have no gradient: {', '.join(frozen)}; call model.requires_grad_(True), which changes "
+            "no gradient of the others",
+        )
+    return parameters
 
 
 def check_loss(loss: Loss) -> None:

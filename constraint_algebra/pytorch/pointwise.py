@@ -25,9 +25,7 @@ _POOLS: dict[str, dict[int, Any]] = {
 }
 
 
-def _activation(
-    at: Place, x: Flow, *args: Any, build: Callable[..., Layer], names: dict[str, Any], **kw: Any
-) -> Flow:
+def _activation(at: Place, x: Flow, *args: Any, build: Callable[..., Layer], names: dict[str, Any], **kw: Any) -> Flow:
     """Read an activation; `names` are PyTorch's arguments that matter, with their defaults."""
     given = dict(zip(names, args, strict=False)) | kw
     try:

@@ -37,6 +37,7 @@
 | `blind_scale` | the factor that such a start leaves open |
 | `window_equations` | what is known of the input of a layer below a selection, with unknown winners |
 | `solved_windows` | the same solved with some winners, and whether they are the ones |
+| `branching`, `branch_search`, `branch_equations` | a value below an activation with two branches |
 | `strategies` | what is done where the rules stand still: winners, branches, statistics |
 | `graph_recursion` | the order of all rules, until nothing changes |
 | `backsubstitution` | `reconstruct`: from the head to a result |

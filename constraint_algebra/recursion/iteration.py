@@ -55,9 +55,9 @@ def fixed_point(
         start: the first guess.
         rounds: of which there are at most so many.
 
-    >>> found = fixed_point(lambda x: 0.5 * x + 1, np.zeros(1))
+    >>> found = fixed_point(lambda x: 0.25 * x + 3, np.zeros(1))
     >>> round(float(found.point[0]), 12), round(found.contraction, 3), found.share
-    (2.0, 0.5, 1.0)
+    (4.0, 0.25, 1.0)
     >>> round(float(fixed_point(lambda x: 3 - 1.5 * x, np.zeros(1)).point[0]), 12)
     1.2
     """

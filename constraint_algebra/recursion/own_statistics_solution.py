@@ -261,7 +261,9 @@ def _ray(system: Bordered) -> FloatArray:
     """Return the direction of the border in which one factor of all statistics moves."""
     parts = []
     for n, at in zip(system.normed, system.guesses, strict=True):
-        parts += [at.mean / at.scale if n.operation.centred else np.zeros(n.groups), np.ones(n.groups)]
+        b = system.observed.bias(n.layer).reshape(-1, *(1,) * len(n.layer.outputs))
+        fixed = n.mean_of(n.factor * b + n.shift)  # a group with one bias takes that out with its mean
+        parts += [(at.mean - fixed) / at.scale if n.operation.centred else np.zeros(n.groups), np.ones(n.groups)]
     return np.concatenate(parts)
 
 

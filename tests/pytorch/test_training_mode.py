@@ -44,7 +44,7 @@ def test_it_is_read_in_its_mode_and_gets_a_verdict(name) -> None:
 
 
 def test_batch_norm_over_columns_takes_no_single_sample_and_that_is_said() -> None:
-    with pytest.raises(ca.ConstraintAlgebraError, match="has one value for each channel.*PyTorch refuses it as well"):
+    with pytest.raises(ca.ConstraintAlgebraError, match=r"has one value for each channel.*PyTorch refuses it as well"):
         ca.from_torch(Tabular(nn.BatchNorm1d).train(), (14,))
     network, _ = ca.from_torch(Tabular(nn.BatchNorm1d).eval(), (14,))
     assert ca.feasibility(network).verdict == "determined"

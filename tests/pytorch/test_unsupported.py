@@ -176,8 +176,8 @@ UNSUPPORTED = {
     ),
     "functional GELU": (Forward(lambda m, x: functional.gelu(m.a(x)), a=conv()), "gelu", "falls", "of their own"),
     "negative slope": (nn.Sequential(conv(), nn.LeakyReLU(-0.1)), "1", "positive", "network of their own"),
-    "dropout in training": (nn.Sequential(conv(), nn.Dropout()), "1", "mask", "model.eval()"),
-    "functional dropout": (Forward(lambda m, x: functional.dropout(m.a(x)), a=conv()), "dropout", "mask", "eval()"),
+    "alpha dropout in training": (nn.Sequential(conv(), nn.AlphaDropout()), "1", "draws what it puts", "model.eval()"),
+    "dropout of everything": (nn.Sequential(conv(), nn.Dropout(1.0)), "1", "drops every value", "model.eval()"),
     "random numbers": (
         Forward(lambda m, x: m.a(x) + torch.randn(4, 1, 1), a=conv()),
         "add",

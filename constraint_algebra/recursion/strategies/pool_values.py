@@ -16,6 +16,7 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
+from constraint_algebra.layers.incidence import axis_ranges
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
@@ -123,7 +124,9 @@ class TightWindows(Strategy):
     def applies(self, knows: GraphKnowledge, layer: PlacedLayer) -> bool:
         """Return whether pooled values and gradients are known, and the input of the layer below is not."""
         view = _view(knows, layer)
-        return view is not None and view.direct and bool((view.k.known | view.dead).all())
+        if view is None or not view.direct or _may_be_swapped(view):
+            return False
+        return bool((view.k.known | view.dead).all())
 
     def cost(self, knows: GraphKnowledge, layer: PlacedLayer) -> float:
         """Return the multiplications of all factorisations."""
@@ -165,6 +168,22 @@ class TightWindows(Strategy):
             return False
         _none_found(knows, view, WINNERS)
         return False
+
+
+def _may_be_swapped(view: Pooled) -> bool:
+    """Whether what the entries of a window see could change places, and all windows and gradients stay.
+
+    That is so along an axis on which no two outputs of the layer see the same position: nothing tells which of the
+    entries of a window lies where.
+    """
+    layer = view.layer
+    places = np.where(view.real, view.windows, view.windows[:, :1])
+    at = np.unravel_index(places, layer.output_shape)[1:]
+    for along, taps in zip(at, axis_ranges(layer), strict=False):
+        seen = [position for _, positions in taps for position in positions]
+        if (along != along[:, :1]).any() and len(set(seen)) == len(seen):
+            return True
+    return False
 
 
 def layer_below(knows: GraphKnowledge, selection: PlacedLayer) -> PlacedLayer:

@@ -38,13 +38,6 @@ def test_it_is_solved_at_once_where_all_normalised_values_are_known() -> None:
     assert not any("iteration" in note for note in result.notes)
 
 
-def test_without_buffers_it_does_not_claim_to_know_the_statistics() -> None:
-    s = step(model(nn.ReLU, (1, 2, 12), 4), 4)
-    result = s.reconstruct(buffers=None)
-    wrong = np.abs(result.input - s.image)[result.determined]
-    assert wrong.max(initial=0.0) < 1e-6
-
-
 @pytest.mark.parametrize("case", BARS.values(), ids=BARS)
 def test_error_bars_hold(case) -> None:
     dtype, noise, largest = case

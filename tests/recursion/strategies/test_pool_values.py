@@ -45,7 +45,9 @@ def reconstructed(model: nn.Module, x: Array, label: int, **options) -> ca.Recon
     return ca.reconstruct(network, parameters, gradients, batch=1, **{"search": 60.0, **options})
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(
+    ("dtype", "most"), [(torch.float64, 1e-10), pytest.param(torch.float32, 1e-4, marks=pytest.mark.slow)]
+)
 def test_a_point_is_proven_for_all_inputs(dtype: torch.dtype, most: float) -> None:
     x, label = digit(7, 12)
     found = reconstructed(pooled_model(1, 16, 12, seed=7, dtype=dtype), x, label)
@@ -77,6 +79,7 @@ def test_a_range_that_the_truth_is_not_in_proves_nothing() -> None:
     assert (np.abs(found.input - beyond) < 1e-6)[found.determined].all()
 
 
+@pytest.mark.slow
 def test_few_filters_leave_room_and_winners_decide() -> None:
     """What the pooled values pin has no width by HiGHS; the rest rests on winners."""
     x, label = digit(0, 12)
@@ -160,3 +163,12 @@ def test_nothing_wrong_is_determined_in_many_small_networks() -> None:
         proven += int((found.ground == Ground.RANGE).any())
     assert determined >= 40
     assert proven >= 10
+
+
+def test_where_places_in_a_window_can_be_swapped_nothing_rests_on_winners() -> None:
+    """A convolution of one tap makes the same of a window whose pixels change places."""
+    rng = np.random.default_rng(118)
+    x = rng.random((1, 8, 8)) * (rng.random((1, 8, 8)) < 0.5)
+    found = reconstructed(pooled_model(1, 6, 8, seed=118, taps=1), x, 1, search=10.0)
+    assert not (found.ground == Ground.WINNERS).any()
+    assert (np.abs(found.input - x) < 1e-8)[found.determined].all()

@@ -71,10 +71,10 @@ def image(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(100 + seed), dtype=torch.float64)
 
 
-def solved(model: nn.Module, x: torch.Tensor) -> Reconstruction:
-    """What is reconstructed from the gradients of a model."""
+def solved(model: nn.Module, x: torch.Tensor, search: float = 10.0) -> Reconstruction:
+    """What is reconstructed from the gradients of a model, in so many seconds."""
     network, parameters = ca.from_torch(model, tuple(x.shape))
-    return ca.reconstruct(network, parameters, ca.torch_gradients(model, x, 3))
+    return ca.reconstruct(network, parameters, ca.torch_gradients(model, x, 3), search=search)
 
 
 def free(model: nn.Module, x: torch.Tensor) -> BoolArray:
@@ -96,8 +96,10 @@ def free(model: nn.Module, x: torch.Tensor) -> BoolArray:
     return np.asarray((np.sqrt((null**2).sum(axis=0)) < 1e-6).reshape(x.shape))
 
 
+QUICK = {("group", False)}
+
 CASES = [
-    (kind, act, padding, bias, eps)
+    pytest.param(kind, act, padding, bias, eps, marks=[] if (kind, bias) in QUICK else pytest.mark.slow)
     for kind, padding, bias, eps in [
         ("group", 1, True, 1e-5), ("group", 1, False, 1e-5), ("group", 1, False, SMALL_EPS),
         ("layer", 1, True, SMALL_EPS),
@@ -127,15 +129,15 @@ def test_two_layers_in_linear_solves(kind: str) -> None:
     assert np.abs(found.input - x.numpy()).max() < 1e-10
 
 
-@pytest.mark.parametrize("kind", ["group", "layer"])
+@pytest.mark.parametrize("kind", [pytest.param("group", marks=pytest.mark.slow), "layer"])
 def test_two_layers_behind_relu_by_iteration(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_recursion.Graph, "grounds", (Ground.NEIGHBOURHOOD,))  # zeros would do it as well
     monkeypatch.setattr(own_statistics_solution.Below, "linear", lambda _: None)
     x = image(3, 8, 8)
-    found = solved(two_layers(kind, nn.ReLU, 0), x)
+    found = solved(two_layers(kind, nn.ReLU, 0), x, search=120.0)
     assert found.status is Status.LOCAL
     assert np.abs(found.input - x.numpy()).max() < 1e-10
-    assert sum("found by iteration" in note for note in found.notes) == 2
+    assert any("were found by iteration" in note for note in found.notes)
 
 
 def test_what_stays_open_is_named() -> None:
@@ -149,13 +151,13 @@ def test_what_stays_open_is_named() -> None:
 
 def test_the_bar_of_the_factor_that_eps_fixes_is_honest() -> None:
     ratios = []
-    for seed in range(25):
+    for seed in range(8):
         x = image(2, 4, 4, seed=seed)
         found = solved(one_layer("batch", nn.LeakyReLU(0.2), filters=16, bias=False, seed=seed), x)
         if found.determined.all():
             ratios.append(float(np.abs((found.input - x.numpy()) / found.error_bar).max()))
             assert np.abs(found.input - x.numpy()).max() < 1e-8
-    assert len(ratios) >= 20
+    assert len(ratios) >= 6
     assert max(ratios) < 4
 
 
@@ -166,8 +168,12 @@ def test_single_precision_is_honest() -> None:
     assert found.determined.all()
     assert (error <= 4 * found.error_bar).all()
     assert error.max() < 1e-4
-    open_one = solved(one_layer("batch", nn.LeakyReLU(0.2), filters=16, bias=False).float(), image(2, 4, 4).float())
-    assert not open_one.determined.any()
+    for seed in range(4):  # the factor that eps fixes is open in some, and known to 1e-4 in others
+        x = image(2, 4, 4, seed=seed).float()
+        found = solved(one_layer("batch", nn.LeakyReLU(0.2), filters=16, bias=False, seed=seed).float(), x)
+        error, bar = np.abs(found.input - x.numpy())[found.determined], found.error_bar[found.determined]
+        assert (error <= 4 * bar).all()
+        assert (error < 1e-3).all()
 
 
 class Block(nn.Module):
