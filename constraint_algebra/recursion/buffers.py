@@ -112,7 +112,7 @@ def _of(layer: PlacedLayer, parameters: Parameters, after: Mapping[str, FloatArr
     name = buffer_names(layer)[1]
     unbiased, of_variance = _moved(name, m, parameters, after, spacing)
     N = layer.unknowns // operation.count
-    variance, of_variance = unbiased, of_variance * (N - 1) / N
+    variance, of_variance = unbiased * (N - 1) / N, of_variance * (N - 1) / N
     worst = int((variance + CLEARLY * of_variance).argmin())
     if variance[worst] + CLEARLY * of_variance[worst] < 0:
         raise ParameterError(

@@ -55,6 +55,7 @@ class Graph:
     progress: Progress | None
     knows: GraphKnowledge | None = field(default=None, init=False)
     _once: _Once | None = field(default=None, init=False)  # over all passes: what stood still, still does
+    _tried: Tried | None = field(default=None, init=False)
     _grounds: dict[int, GroundArray] = field(default_factory=dict, init=False)
 
     @property
@@ -77,8 +78,8 @@ class Graph:
                 if layer.index in self.observed.shared:
                     graph_statistics.by_buffers(self.knows, layer)
         knows = self.knows
-        self._once = self._once or _Once(knows)
-        _flow(knows, self._once, self.progress, beyond)
+        self._once, self._tried = self._once or _Once(knows), self._tried or Tried(knows)
+        _flow(self._once, self._tried, self.progress, beyond)
         ground = Ground.EQUATIONS if beyond is None else beyond.weakest
         summaries = [self._summary(knows, layer, ground) for layer in reversed(self.observed.network.bilinear)]
         if any(line.residual > self.misfit for line in summaries):
@@ -155,9 +156,9 @@ class _Once:
         return tuple(self.knows.seen(user) for user in (layer, *readers.values()))
 
 
-def _flow(knows: GraphKnowledge, once: _Once, progress: Progress | None, beyond: Beyond | None) -> None:
+def _flow(once: _Once, tried: Tried, progress: Progress | None, beyond: Beyond | None) -> None:
     """Apply the rules, the cheap ones until they stand still, then one of the others, and so on."""
-    network = knows.network
+    knows, network = once.knows, once.knows.network
     upwards, downwards = network.layers, network.layers[::-1]
     parametric = [layer for layer in downwards if layer.is_bilinear]
     dearer: tuple[Callable[[], bool], ...] = (
@@ -165,7 +166,7 @@ def _flow(knows: GraphKnowledge, once: _Once, progress: Progress | None, beyond:
         lambda: any(once(dual, layer) for layer in parametric),
         lambda: any(once(blind_start, layer) for layer in parametric),
         lambda: joint(knows),
-        Tried(knows, beyond),
+        lambda: tried(beyond),
         lambda: beyond is not None and any(_extend(knows, layer, beyond) for layer in parametric),
     )
     for _ in range(ROUNDS):

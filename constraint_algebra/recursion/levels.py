@@ -66,7 +66,7 @@ def take(result: Reconstruction, found: Found, passes: Passes, judge: Judge, sea
         if search.seconds <= 0 or result.status not in OPEN_STATUS:
             break
         end = time.monotonic() + search.seconds
-        more = passes.to_input(Beyond(ground, search.valid_range, end, search.seed))
+        more = passes.to_input(Beyond(ground, search.valid_range, end, search.seed, search.seconds))
         if more is None:
             break
         fresh = more.input.known & ~x.known

@@ -54,12 +54,18 @@ class Beyond:
         valid_range: smallest and largest valid value of the network's input.
         end: `time.monotonic()` at which nothing new is begun.
         seed: of random objectives and restarts.
+        seconds: that each strategy at each layer may take at least, whatever those before it took.
     """
 
     weakest: Ground
     valid_range: tuple[float, float]
     end: float
     seed: int
+    seconds: float = 0.0
+
+    def renewed(self) -> Beyond:
+        """Return the same with time for one thing more."""
+        return replace(self, end=max(self.end, time.monotonic() + self.seconds))
 
 
 def origin(network: Network, number: int, valid_range: tuple[float, float]) -> Span | None:

@@ -13,6 +13,7 @@ from constraint_algebra.theory.graph_spaces import EFFORT, OPEN, PIXELS
 # Measured with one thread on networks of the zoo; products are of one residue with another.
 PRODUCTS = 2.0e9  # a second, of a layer with one vector
 ELIMINATED = 6.0e9  # a second, in elimination
+NEARBY = 1.5e9  # a second, of the cube of a number of unknowns, with the rows of normalisations
 ENTRIES = 1.0e7  # a second, of all values, for the flow of knowledge
 HELD = 14.0  # bytes of an entry: two residues in float32, four masks, and what a step works with
 MATRIX = 24.0  # bytes of an entry of an operation with a matrix
@@ -63,6 +64,20 @@ def graph_cost(network: Network) -> GraphCost:
     weights = max((math.prod(x.weight_shape) for x in network.bilinear), default=0)
     size = HELD * entries + MATRIX * matrices + 4.0 * weights + 8.0 * (2**24 + 64 * widest)
     return GraphCost(products / PRODUCTS + eliminated / ELIMINATED + 4 * entries / ENTRIES, size)
+
+
+def nearby_seconds(network: Network) -> float:
+    """Return about how long solutions in a neighbourhood take, of the values below normalisations by own statistics.
+
+    >>> from constraint_algebra.layers import Conv2d, Flatten, GroupNorm, Linear
+    >>> net = Network((1, 9, 9), [Conv2d(8, 3, stride=2), GroupNorm(2), Conv2d(8, 3), GroupNorm(2), Flatten(), Linear(9)])
+    >>> 0 < nearby_seconds(net) < 1
+    True
+    """
+    below = {layer.inputs[0] for layer in network if layer.is_normalisation}
+    read = {network.layers[n - 1].inputs[0] for n in below if n and network.layers[n - 1].is_bilinear}
+    sizes = [math.prod(network.shape_of(number)) for number in read]
+    return sum(float(n) ** 3 for n in sizes if n <= OPEN) / NEARBY
 
 
 def _products(layer: PlacedLayer) -> float:

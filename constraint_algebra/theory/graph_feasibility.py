@@ -28,7 +28,7 @@ from constraint_algebra.theory.activity import (
     sides,
     two_sided,
 )
-from constraint_algebra.theory.graph_cost import GraphCost, graph_cost
+from constraint_algebra.theory.graph_cost import GraphCost, graph_cost, nearby_seconds
 from constraint_algebra.theory.graph_limit import graph_limit, graph_limit_error, last_layer, most_rank, reaching
 from constraint_algebra.theory.graph_moving import moves, shared_statistics
 from constraint_algebra.theory.graph_reasons import by_own_statistics, reason_on_graph, what_buffers_do
@@ -99,11 +99,11 @@ def graph_feasibility(
 def _other(drawn: ModularNetwork, cost: GraphCost, state: GraphState, *, buffers: bool) -> GraphState | None:
     """Return what is found where buffers are shared and were not, or the other way round; `None` where they are alike.
 
-    It is not asked where it would take long.
+    It is not asked where it would take long, and not where all is known without them.
     """
     tracked = [layer.name for layer in shared_statistics(drawn.network)]
     needless = state.values[0].all() and not buffers and not state.nearby
-    if not tracked or needless or cost.seconds > COMPARED:
+    if not tracked or needless or cost.seconds + nearby_seconds(drawn.network) > COMPARED:
         return None
     return recursion(drawn, () if buffers else tracked)
 

@@ -29,6 +29,7 @@ from constraint_algebra.theory.graph_state import GraphState, is_source
 
 HELD = 1.2e8  # residues of differences that are held at once
 TOGETHER = 2e11  # products of two residues to spend on one system
+NEARBY = 3e11  # on all that are solved in a neighbourhood, about a minute: each is tried again when more is known
 ONE_FACTOR = (
     "one factor of all its values is open, which the normalisation above takes out again: eps alone would fix it"
 )
@@ -125,11 +126,13 @@ def _solved(state: GraphState, sources: Sequence[int], *, nearby: bool = False) 
     values = _made_of(state, sources)
     held = max((_size(state, n) for n in values), default=0) * 3.0 + sum(_size(state, n) for n in sources)
     work = sum(_work(network.layers[n - 1]) for n in values if n) * opens * (3 if nearby else 1)
-    if opens > OPEN or held * opens > HELD or work + float(opens) ** 3 > TOGETHER:
+    products = work + float(opens) ** 3
+    if opens > OPEN or held * opens > HELD or products > TOGETHER or (nearby and state.spent + products > NEARBY):
         state.skipped.add(max(sources))
         return False
     if not opens:
         return False
+    state.spent += products if nearby else 0.0
     form = _eliminated(state, values, bases, nearby=nearby)
     rng = np.random.default_rng([state.drawn.seed, 6, max(sources)])
     moved = _along_the_kernel(form, bases, rng)

@@ -57,6 +57,7 @@ class GraphState:
         means: by the name of a normalisation, where the means of its gradient follow from those of factors.
         nearby: numbers of values that are determined in a neighbourhood alone, to first order.
         stops: by number, why nothing more was found of the value.
+        spent: products of two residues that solutions in a neighbourhood have taken.
         skipped: numbers of values, and of those whose gradient was asked for, with equations too many to eliminate.
         error: upper bound of the probability that some rank was too small.
     """
@@ -76,6 +77,7 @@ class GraphState:
     means: dict[str, BoolArray] = field(default_factory=dict)
     nearby: set[int] = field(default_factory=set)
     stops: dict[int, str] = field(default_factory=dict)
+    spent: float = 0.0
     skipped: set[int] = field(default_factory=set)
     error: float = 0.0
 

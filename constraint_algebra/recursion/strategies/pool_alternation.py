@@ -27,7 +27,7 @@ from constraint_algebra.recursion.window_equations import WindowEquations
 NAME = "robust alternation"
 POSITIONS, ENTRIES = 1200, 2**24  # of a channel, and of the gradient rows: up to which it is tried
 SOLUTIONS = 70  # of one start
-STARTS = 12
+STARTS = 12  # at LeNet-5 35 of 40 digits needed up to 6, most of them one; the others found nothing in 12
 CORRECTIONS = 4  # times that winners are replaced by those that the input solved with them has
 
 

@@ -31,31 +31,31 @@ def grounds(network: Network) -> tuple[Ground, ...]:
 
 
 class Tried:
-    """Tries strategies, each again only where something was learnt at its layer since.
+    """Tries strategies, each again only where anything was learnt since, in whichever pass.
 
     Args:
         knows: what is known.
-        beyond: what may be used beyond the equations.
         strategies: by default all.
     """
 
-    def __init__(
-        self, knows: GraphKnowledge, beyond: Beyond | None, strategies: tuple[Strategy, ...] = STRATEGIES
-    ) -> None:
+    def __init__(self, knows: GraphKnowledge, strategies: tuple[Strategy, ...] = STRATEGIES) -> None:
         """Begin."""
-        self.knows, self.beyond = knows, beyond
-        weakest = Ground.EQUATIONS if beyond is None else beyond.weakest
-        self.strategies = [strategy for strategy in strategies if strategy.ground <= weakest]
+        self.knows, self.strategies = knows, strategies
         self._seen: dict[tuple[int, int], object] = {}
 
-    def __call__(self) -> bool:
-        """Try those that apply, the cheapest first, those nearest to the output first; return whether one learnt."""
-        layers = self.knows.network.layers[::-1]
-        places = [(s, layer) for layer in layers for s in self.strategies if s.concerns(layer)]
+    def __call__(self, beyond: Beyond | None) -> bool:
+        """Try those that apply, the cheapest first, those nearest to the output first; return whether one learnt.
+
+        Args:
+            beyond: what may be used beyond the equations.
+        """
+        weakest = Ground.EQUATIONS if beyond is None else beyond.weakest
+        those = [strategy for strategy in self.strategies if strategy.ground <= weakest]
+        places = [(s, layer) for layer in self.knows.network.layers[::-1] for s in those if s.concerns(layer)]
         some = [(s, layer) for s, layer in places if not self._is_old(s, layer) and s.applies(self.knows, layer)]
         for strategy, layer in sorted(some, key=lambda place: place[0].cost(self.knows, place[1])):
             self._seen[id(strategy), layer.index] = self._around()
-            if strategy.learn(self.knows, layer, self.beyond):
+            if strategy.learn(self.knows, layer, None if beyond is None else beyond.renewed()):
                 return True
         return False
 

@@ -85,13 +85,13 @@ def assert_nothing_wrong(seed: int) -> None:
     assert not (result.determined & ~determined(made, s.image)).any()
 
 
-@pytest.mark.parametrize("seed", range(1, 3))
+@pytest.mark.parametrize("seed", [6, 11])
 def test_no_wrong_value_in_a_few_random_networks(seed: int) -> None:
     assert_nothing_wrong(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3, 150))
+@pytest.mark.parametrize("seed", range(150))
 def test_no_wrong_value_in_many_random_networks(seed: int) -> None:
     assert_nothing_wrong(seed)
 
