@@ -49,7 +49,10 @@ _KINDS: tuple[tuple[str, str], ...] = (
         r"Lazy(Conv[123]d|ConvTranspose[123]d|Linear)",
         "write ca.{1}: the input channels always follow from the input shape",
     ),
-    (r"Dropout\w*|\w+Dropout", "it does nothing in evaluation mode: leave it out, ca.from_torch does so"),
+    (
+        r"Dropout\w*|\w+Dropout",
+        "in evaluation mode it does nothing: leave it out, as ca.from_torch does; in training mode it is ca.Dropout",
+    ),
     (
         r"(Zero|Constant)Pad\dd",
         "write ca.Pad(sides), or for a convolution after it ca.Conv2d(filters, kernel, padding=...)",
@@ -93,7 +96,7 @@ def layer_advice(name: str) -> str | None:
     """Return what to do where PyTorch has a layer of this name, `None` where it has none.
 
     >>> layer_advice("Dropout2d")
-    'it does nothing in evaluation mode: leave it out, ca.from_torch does so'
+    'in evaluation mode it does nothing: leave it out, as ca.from_torch does; in training mode it is ca.Dropout'
     >>> layer_advice("LazyConv2d")
     'write ca.Conv2d: the input channels always follow from the input shape'
     >>> layer_advice("reconstrct")

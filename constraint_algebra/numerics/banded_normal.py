@@ -79,12 +79,6 @@ class BandedNormal:
         self.width = _width(met, place)
         self._groups = [self._group(A, rows, place[columns]) for rows, columns in zip(together, met, strict=True)]
 
-    @property
-    def operations(self) -> float:
-        """Multiplications of one factorisation."""
-        products = sum(len(group.rows) * group.values.shape[1] ** 2 for group in self._groups)
-        return float(products + self.unknowns * self.width**2)
-
     def _group(self, A: sp.csr_array, rows: IntArray, places: IntArray) -> _Group:
         order = np.argsort(places)
         entries = A.indptr[rows][:, None] + order

@@ -12,6 +12,7 @@
 | `ladder` | all six ranks of one explicit system |
 | `determinacy` | which unknowns a system determines |
 | `modular_layers`, `modular_activations`, `linear_part` | layers, activations and other operations over residues |
+| `modular_statistics` | normalisation by the data's own statistics over residues |
 | `modular_network` | a random network over residues, whatever its graph |
 | `whole_map` | the rank of all equations of a network together, in its input |
 """

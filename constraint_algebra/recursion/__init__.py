@@ -26,7 +26,7 @@
 | `graph_knowledge` | what is known of a graph of values |
 | `graph_rules`, `graph_windows`, `graph_statistics` | what each operation tells of the values and gradients around it |
 | `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
-| `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations that hidden outputs leave quadratic |
+| `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations with hidden outputs |
 | `normalised_reader`, `own_statistics_equations` | a value below normalisations with mean and scale as unknowns |
 | `own_statistics_solution`, `own_statistics_local` | these solved: at once, by iteration, near a start |
 | `iteration` | fixed points, and how fast an iteration contracts |

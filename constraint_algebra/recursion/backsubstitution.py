@@ -80,9 +80,8 @@ def reconstruct(
             which some layer from the first linear one on needs a bias.
         noise: standard deviation of noise added to the gradients, such as that of differential privacy, beyond their
             rounding: one number, or one or an array for each parameter by name.
-        buffers: the client's buffers after its step, by name as `state_dict()` has them, where a batch norm in training
-            mode moved them: with those from before it, which belong to the parameters, they give mean and variance of
-            every channel away. `None` if the client does not share them.
+        buffers: the client's buffers after its step, by name as in a state dict, which a batch norm in training mode
+            moved; with those from before, among the parameters, they give mean and variance of every channel away.
         valid_range: range of valid input values. Where equations leave values open, it may decide them
             (`Ground.RANGE`), and what it decides holds for inputs within it; it also chooses between several inputs
             with the same gradient. `(-inf, inf)` where there is none.
@@ -90,14 +89,13 @@ def reconstruct(
             it: where that of several would look the same (`batch` of the room `recursion`), the status says so.
         search: seconds that each thing beyond the equations may take where these leave values open, 0 for equations
             alone: the range of values, zeros behind activations, unknown sides of ReLUs (`levels` and `Ground`), and
-            last a search on all equations at once (`Status.LOCAL`, `last_step`), by default up to 400 input values and
-            a million entries of the Jacobian. The number of tries is fixed, so that reaching the limit alone makes a
-            difference.
+            last a search on all equations at once (`Status.LOCAL`, `last_step`), up to 400 input values and a million
+            entries of the Jacobian. The number of tries is fixed: reaching the limit alone makes a difference.
         seed: seed of the noise ensemble and of the starts of the search.
         progress: called with (layers done, layers in all, name) after each layer.
 
     Returns:
-        A `Reconstruction`. What is not determined is no error: it is said in `.status` and `.determined`.
+        A `Reconstruction`. What is not determined is no error: `.status` and `.determined` say so.
 
     Raises:
         ParameterError: parameters, gradients or buffers that do not fit the network or each other.
@@ -110,16 +108,19 @@ def reconstruct(
         MemoryLimitError: it would take more memory than may be taken.
     """
     assert isinstance(network, Network)  # whatever stood for it
-    demand(network)
     _check_options(batch, loss, search, valid_range)
+    demand(network)
     observed = _observation(network, parameters, gradients, noise, seed)
     observed = replace(observed, shared=shared(network, observed.parameters, buffers))
-    start, candidates = head.output_gradients(
-        network, observed.parameters, observed.gradients, loss, observed.deviations
-    )
+    start, candidates = _starts(observed, loss)
     fitting = _explanations(observed, start, candidates, loss, last_step.Search(search, seed, valid_range), progress)
     chosen = _explained(explanations.choose(fitting, valid_range))
     return chosen if batch == 1 else _for_any_batch(chosen, observed, start, loss)
+
+
+def _starts(observed: Observation, loss: str | None) -> tuple[PlacedLayer, list[FloatArray]]:
+    """Return the layer to start from and what its output gradient may be."""
+    return head.output_gradients(observed.network, observed.parameters, observed.gradients, loss, observed.deviations)
 
 
 def _explanations(
@@ -162,9 +163,7 @@ def polished(
 ) -> Reconstruction:
     """Return the input near x that has the gradients of one sample, as `reconstruct` returns what its search found."""
     observed = _observation(network, parameters, gradients, noise, search.seed)
-    start, candidates = head.output_gradients(
-        network, observed.parameters, observed.gradients, loss, observed.deviations
-    )
+    start, candidates = _starts(observed, loss)
     results = []
     for k in candidates:
         judge = partial(_result, observed, summaries=[], start=start, k=k, loss=loss)

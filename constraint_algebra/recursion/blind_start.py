@@ -115,10 +115,8 @@ def blind_start(
 
     For a convolution whose taps reach both neighbours of every position, with at least as many filters and channels (of
     each group) as outputs, `dL/dW` determines both up to one factor, if they have full rank in space; a bias gradient
-    gives the factor. Where the output gradient of each filter sums to zero, as below a normalisation of each channel by
-    its own statistics (batch norm in training mode), it determines both as well, but no bias gradient gives the factor.
-    A small layer of fewer filters or channels is searched from random starts; what that finds is
-    unique near itself.
+    gives the factor. Where the k of each filter sums to zero, as below batch norm in training mode, nothing does. A
+    small layer of fewer filters or channels is searched from random starts; what that finds is unique near itself.
 
     Args:
         layer: a convolution or linear layer at its place; or a network in which one layer alone has such a weight.

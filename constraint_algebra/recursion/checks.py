@@ -2,8 +2,8 @@
 
 `discrepancies` says how far they are off, `explained_discrepancies` how far noise may put them. Both are, for each
 parameter, the largest difference of any entry of its gradient, relative to the largest entry. The gradient of a bias
-whose shift a normalisation takes away again is zero, and what comes instead is rounding: it is held against the gradient
-of the weight beside it.
+whose shift a normalisation takes away again is zero, and what comes instead is rounding: it is held against that of the
+weight beside it.
 """
 
 from __future__ import annotations

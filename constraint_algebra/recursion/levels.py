@@ -8,6 +8,7 @@ adds counts only if the gradients recomputed from the whole input are those give
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.found import Found
 from constraint_algebra.recursion.last_step import Search
 from constraint_algebra.recursion.open_values import CLEAR, Beyond
-from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
+from constraint_algebra.recursion.result import CONTRADICTION, LayerSolution, Reconstruction, Status
 
 OPEN_STATUS = (Status.PARTIAL, Status.UNDETERMINED)
 
@@ -73,13 +74,24 @@ def take(result: Reconstruction, found: Found, passes: Passes, judge: Judge, sea
         x = _merged(x, more.input)
         grounds = np.where(fresh, np.uint8(ground), result.ground)
         wider = judge(x, more.summaries, ground=grounds)
-        if wider.status is Status.INCONSISTENT:
-            refused = f"what follows by {ground.label} was not taken in: its gradients are not those given"
+        if wider.status is Status.INCONSISTENT or _contradicts(result.layers, more.summaries):
+            what = (
+                "its gradients are not those given"
+                if wider.status is Status.INCONSISTENT
+                else "equations contradict it"
+            )
+            refused = f"what follows by {ground.label} was not taken in: {what}"
             return replace(result, notes=(*result.notes, refused))
         if fresh.any():
             by_ground = (*by_ground, _words(ground, int(fresh.sum()), more))
         result = replace(wider, notes=(*own, *more.notes, *by_ground))
     return result
+
+
+def _contradicts(before: Sequence[LayerSolution], after: Sequence[LayerSolution]) -> bool:
+    """Return whether equations of a layer contradict what is known now, and did not before."""
+    bad = {line.name for line in before if line.misfit > CONTRADICTION}
+    return any(line.misfit > CONTRADICTION and line.name not in bad for line in after)
 
 
 def _broken_range(result: Reconstruction, search: Search) -> tuple[str, ...]:

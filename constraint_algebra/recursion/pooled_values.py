@@ -29,6 +29,7 @@ from constraint_algebra.recursion.pooled import Pooled
 
 EXACT, NOISY = 1e-6, 1e-3  # widths up to which a value has none, as shares of its range, without noise and with much
 BLURRED = 1e4  # standard deviations up to which noise explains a width, between the two
+SHARP = 10.0  # times the noise of the maxima: deviation of an entry up to which it counts as known
 MARGINS = 12.0  # deviations in a proven width: six on either side
 LONG_SUM = 0.25  # rounding of a long sum in units of that of a short one, for each root of its number of products
 
@@ -43,7 +44,7 @@ class PooledValues:
         made: what the entries may be.
         problem: the maxima, of the open entries.
         outputs: the output of the layer that each of its rows stands for.
-        is_open: which entries these are, flat.
+        is_open: which entries these are, flat: all that are not known as well as the maxima are.
     """
 
     knows: GraphKnowledge
@@ -71,9 +72,14 @@ class PooledValues:
         W = sp.csr_array(sp.diags_array(factor) @ W)
         W.eliminate_zeros()
         h = knows.values[layer.inputs[0]]
-        known = h.known.ravel()
+        # What is known worse than the maxima would only blur them.
+        sharp = SHARP * float(np.median(_noise(knows, view, np.zeros((1, 1)))[view.live]))
+        known = (h.known & (h.deviation <= sharp)).ravel()
         bias = np.repeat(observed.bias(layer), math.prod(layer.outputs))[outputs]
-        A, c = sp.csr_array(W[:, np.flatnonzero(~known)]), factor * bias + shift + W @ h.filled().ravel()
+        A, c = (
+            sp.csr_array(W[:, np.flatnonzero(~known)]),
+            factor * bias + shift + W @ np.where(known, h.filled().ravel(), 0.0),
+        )
         held = np.sqrt(W.multiply(W) @ np.where(known, h.deviation.ravel(), 0.0) ** 2)
         made = _span(knows, layer, beyond)
         noise = _noise(knows, view, np.where(table >= 0, np.append(held, 0.0)[table], 0.0))
@@ -228,16 +234,24 @@ class Proven:
         open_ones = np.flatnonzero(values.is_open)[bounds[chosen[firm]]]
         return self._estimate(len(values.is_open), open_ones, ends[chosen[firm]], off[firm] / MARGINS)
 
+    @cached_property
     def tight(self) -> BoolArray:
-        """Return which rows are tight in every input: the largest of their windows."""
-        found = np.zeros(self.values.problem.A.shape[0], dtype=bool)
-        size = self.values.problem.size
-        sharp = self.proof.slacks <= np.clip(
-            BLURRED * self.values.row_noise.max(initial=0.0), EXACT * size, NOISY * size
-        )
-        held = self.held[(self.held < len(self.rows)) & sharp]
-        found[self.rows[held]] = True
+        """Which rows are tight in every input: the largest of their windows, as sharply as these are known."""
+        return np.asarray(self._slacks <= SHARP * self.values.problem.row_tolerance)
+
+    @cached_property
+    def _slacks(self) -> FloatArray:
+        """How far from tight each row of the maxima is at most, infinite where nothing is proven."""
+        found = np.full(self.values.problem.A.shape[0], np.inf)
+        held = self.held < len(self.rows)
+        found[self.rows[self.held[held]]] = self.proof.slacks[held]
         return found
+
+    def winners(self) -> IntArray:
+        """Return the places of the winners that every input has, but for ties, -1 elsewhere."""
+        values = self.values
+        sure = np.where(self.pinned, self.proof.widths, np.inf)
+        return values.winners(self.proof.x, sure, np.append(self.tight, False)[values.problem.windows])
 
     def _estimate(self, size: int, at: IntArray, value: FloatArray, off: FloatArray) -> Estimate:
         found = Estimate.unknown((size,), MEMBERS)
@@ -245,20 +259,25 @@ class Proven:
         found.perturbations[at] = self.values.knows.observed.draw(off, off.shape)
         return found
 
-    def outputs(self) -> Estimate:
-        """Return the outputs z of the layer that are the largest of their windows in every input, flat."""
+    def outputs(self, winners: IntArray) -> Estimate:
+        """Return the outputs z of the layer that are the largest of their windows in every input, flat.
+
+        Args:
+            winners: the place of the winner in each window, which is the largest but for noise; another that is tight
+                may lie as far below as its slack allows.
+        """
         values, view = self.values, self.values.view
-        held = np.flatnonzero(self.tight())
         found = Estimate.unknown((math.prod(view.layer.output_shape),), MEMBERS)
-        row_of = np.full(values.problem.A.shape[0], False)
-        row_of[held] = True
-        window, place = np.nonzero(values.problem.real & row_of[values.problem.windows])
+        window, place = np.nonzero(values.problem.real & np.append(self.tight, False)[values.problem.windows])
         order = np.argsort(-values.problem.v[window], kind="stable")  # of several windows the lowest is the last
         window, place = window[order], place[order]
         at, factor = view.windows[window, place], view.factor[window, place]
+        below = self._slacks[values.problem.windows[window, place]] / MARGINS
+        below = np.where(place == winners[window], 0.0, below)
+        moved = kept(view.v)[window] + values.knows.observed.draw(below, below.shape)
         found.value[at] = (view.v.filled()[window] - view.shift[window, place]) / factor
         found.known[at] = True
-        found.perturbations[at] = kept(view.v)[window] / factor[:, None]
+        found.perturbations[at] = moved / factor[:, None]
         return found
 
 

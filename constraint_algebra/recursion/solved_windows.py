@@ -52,6 +52,7 @@ class SolvedWindows:
         t: of each entry of each window, `(windows, most)`, NaN where unknown.
         slack: how far off it may lie by noise, that of v included.
         fits: whether all filters' gradient equations hold to their noise.
+        rows: number of the layer's gradient equations.
     """
 
     knows: GraphKnowledge
@@ -62,16 +63,25 @@ class SolvedWindows:
     t: FloatArray
     slack: FloatArray
     fits: bool
+    rows: int
 
     @classmethod
-    def of(cls, knows: GraphKnowledge, view: Pooled, winners: IntArray) -> SolvedWindows:
-        """Solve for what the layer reads with some winners; filters that contradict all others do not count."""
+    def of(cls, knows: GraphKnowledge, view: Pooled, winners: IntArray, value: Estimate | None = None) -> SolvedWindows:
+        """Solve for what the layer reads with some winners; filters that contradict all others do not count.
+
+        Args:
+            knows: what is known.
+            view: the windows.
+            winners: the place of the winner in each, -1 where it does not matter.
+            value: what is known of what the layer reads, with what follows from the winners.
+        """
         observed, layer = knows.observed, view.layer
         k, z = _outputs(view, winners)
         number = layer.inputs[0]
         those = [reader for reader in readers(knows, number) if reader.layer is not layer]
         those.append(Reader(layer, k, z))
-        system, found, out = healed(ValueEquations(observed, knows.values[number], those), those)
+        held = knows.values[number] if value is None else value
+        system, found, out = healed(ValueEquations(observed, held, those), those)
         made = layer_step.output_of(observed, layer, found)
         at = np.where(view.real, view.windows, 0)
         there = view.real & made.known.ravel()[at]
@@ -84,7 +94,8 @@ class SolvedWindows:
         largest = float(np.abs(view.v.value[view.live]).max(initial=0.0)) or 1.0
         slack = SIDES * np.hypot(noise, view.v.deviation[:, None]) + ROUNDED * largest
         fits = not any(left.any() for left in out) and system.misfit(found.value) <= FITS
-        return cls(knows, view, winners, k, found, t, slack, fits)
+        rows = sum(part.equations.gradient_row_count for part in system.parts if part.reader.layer is layer)
+        return cls(knows, view, winners, k, found, t, slack, fits, rows)
 
     def own_winners(self) -> IntArray:
         """Return the winners that this input has, -1 where none were asked for.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -249,21 +249,29 @@ def judged(
     singular, certainty = zip(*(_smallest(*side) for side in sides), strict=True)
     if not found.converged:
         return Refused("the fit of k and h to all taps does not come to an end")
-    if full and min(certainty) < CERTAIN:
+    refused = _of_lower_rank(singular, certainty) if full else None
+    if refused is not None:
+        return refused
+    K, H = weights.off(found.K, found.H)
+    c = np.sqrt(np.linalg.norm(H) / np.linalg.norm(K)) * (1.0 if H.sum() >= 0 else -1.0)
+    return Group(K * c, H / c, noise, misfit, singular, certainty, corner)
+
+
+def _of_lower_rank(singular: Sequence[float], certainty: Sequence[float]) -> Refused | None:
+    """Return why full rank of k and h is not certain, by their smallest singular values; `None` where it is."""
+    if min(certainty) < CERTAIN:
         side = "k" if certainty[0] < certainty[1] else "h"
         return Refused(
             f"whether {side} has full rank is hidden by the noise: its smallest singular value is {min(certainty):.1g}"
             " times its own error"
         )
-    if full and min(singular) < HIDDEN:
+    if min(singular) < HIDDEN:
         side = "k" if singular[0] < singular[1] else "h"
         return Refused(
             f"{side} is too near to a lower rank for the fit to tell its errors: its smallest singular value is"
             f" {min(singular):.1g} of the largest, and {HIDDEN:g} are needed"
         )
-    K, H = weights.off(found.K, found.H)
-    c = np.sqrt(np.linalg.norm(H) / np.linalg.norm(K)) * (1.0 if H.sum() >= 0 else -1.0)
-    return Group(K * c, H / c, noise, misfit, singular, certainty, corner)
+    return None
 
 
 def _sums_to_zero(K: FloatArray, moves: FloatArray, arithmetic: float) -> bool:

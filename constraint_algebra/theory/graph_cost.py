@@ -70,7 +70,7 @@ def nearby_seconds(network: Network) -> float:
     """Return about how long solutions in a neighbourhood take, of the values below normalisations by own statistics.
 
     >>> from constraint_algebra.layers import Conv2d, Flatten, GroupNorm, Linear
-    >>> net = Network((1, 9, 9), [Conv2d(8, 3, stride=2), GroupNorm(2), Conv2d(8, 3), GroupNorm(2), Flatten(), Linear(9)])
+    >>> net = Network((1, 9, 9), [Conv2d(8, 3), GroupNorm(2), Conv2d(8, 3), GroupNorm(2), Flatten(), Linear(9)])
     >>> 0 < nearby_seconds(net) < 1
     True
     """

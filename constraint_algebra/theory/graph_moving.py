@@ -55,6 +55,8 @@ def moving_limit(drawn: ModularNetwork, layers: Sequence[PlacedLayer], shared: C
         for block in condensed(blocks, unknowns, rng):
             form.absorb(block)
         rows.append(RowsOfLayer(name, count, form.rank))
+        if form.rank == unknowns:
+            break
     if form.rank < unknowns:
         probes = form.null(residues((unknowns - form.rank, PROBES), rng))
         if any(block.any() for _, _, blocks in _rows(drawn, layers, shared, probes) for block in blocks):

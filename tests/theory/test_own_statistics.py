@@ -15,7 +15,7 @@ from tests.theory.normalised_graphs import BRANCHED, jacobian, judged
 
 # Seed, eps, and whether buffers are shared: what is known inside moves nowhere, a factor is open up to eps, and the
 # recursion comes to its end by equations that are linear, and in a neighbourhood.
-CASES = [(0, 0.0, False), (3, 0.3, True), (9, 0.3, False), (12, 0.0, True), (13, 0.0, False)]
+CASES = [(0, 0.0, False), (3, 0.3, True), (9, 0.3, False), (12, 0.0, True), (13, 0.0, False), (29, 0.0, True)]
 SLOW = [
     pytest.param(seed, eps, buffers, marks=pytest.mark.slow)
     for seed in range(15, 65)
@@ -132,3 +132,35 @@ def test_in_evaluation_mode_nothing_moves_and_both_modes_are_told_apart() -> Non
     assert "own statistics" not in " ".join(
         ca.feasibility(ca.Network((1, 6, 6), [*layers[:3], *layers[4:]])).assumptions
     )
+
+
+def averaged(*, below, bias):
+    """Two convolutions with batch norm in training mode, the second as wide as it has positions, below an average."""
+    norms = [ca.BatchNorm(training=True, bias=bias), ca.BatchNorm(training=True)]
+    layers = [ca.Conv2d(14, 3, padding=1, bias=False), norms[0], below, ca.Conv2d(14, 3, padding=1, bias=False)]
+    return ca.Network((1, 3, 3), [*layers, norms[1], ca.ReLU(), ca.AdaptiveAvgPool2d(1), ca.Flatten(), ca.Linear(4)])
+
+
+@pytest.mark.parametrize(
+    ("net", "shared", "by"),
+    [
+        (averaged(below=ca.ReLU(), bias=True), False, "the bias gradient of layer '1'"),
+        (averaged(below=ca.ReLU(), bias=False), True, "the statistics of layer '4.normalised'"),
+        (averaged(below=ca.Tanh(), bias=True), True, "the statistics of layer '4.normalised'"),
+        (averaged(below=ca.ReLU(), bias=False), False, None),
+    ],
+)
+def test_below_a_normalisation_of_each_channel_a_blind_start_is_made_whose_factor_comes_from_below_or_from_buffers(
+    net, shared, by
+) -> None:
+    names = [layer.name for layer in shared_statistics(net)] if shared else []
+    drawn = drawn_network(net, settled(net, 0.6), 1)
+    k = drawn.gradient(net.named("3"))
+    assert not (k.sum(axis=1) % PRIME).any()  # each filter's k sums to zero: there is one column less
+    state = recursion(drawn, names)
+    reasons = [reason for reason in state.gradient_reasons.get(net.named("3").number, {}) if "blind start" in reason]
+    if by is None:
+        assert not reasons
+        assert "up to one factor that stays open" in state.stops[net.named("3").inputs[0]]
+    else:
+        assert reasons == [f"by the weight gradient of layer '3' alone (blind start), its factor by {by}"]

@@ -13,20 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import axis_ranges
-from constraint_algebra.recursion.ensemble import MEMBERS
-from constraint_algebra.recursion.estimates import Estimate
-from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
-from constraint_algebra.recursion.graph_solving import readers
+from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.open_values import Beyond
 from constraint_algebra.recursion.pooled import Pooled, pooled
 from constraint_algebra.recursion.pooled_values import PooledValues, Proven
-from constraint_algebra.recursion.solved_windows import BITS, CHECKS, FITS
+from constraint_algebra.recursion.solved_windows import BITS, CHECKS, SolvedWindows
 from constraint_algebra.recursion.strategies.strategy import Strategy
-from constraint_algebra.recursion.value_equations import Reader, ValueEquations, healed
 
 POINT, WINNERS = "no room", "tight windows"
 FACTORED, SPEED = 100, 3e9  # times that the rows are factored, and multiplications a second then
@@ -69,34 +65,26 @@ class NoRoomBelow(Strategy):
         assert x is not None
         assert values is not None
         proven = looked.proven = looked.proven or values.proof(x)
-        if not proven.pinned.any() and not proven.tight().any():
+        if not proven.pinned.any() and not proven.tight.any():
             knows.vain[POINT, layer.index] = (
                 f"the pooled values of layer {layer.name!r} leave the input of layer {view.layer.name!r} room: by them"
                 " alone, whoever won, none of its values is determined"
             )
             return False
-        learnt = _learn(knows, view, proven, _proven_winners(proven, x))
+        known = knows.values[view.layer.inputs[0]].known.ravel()[values.is_open]
+        learnt = _learn(knows, view, proven, proven.winners())
         if learnt and proven.pinned.any():
-            knows.remarks[POINT, layer.index] = _words(view, proven, knows.remarks.get((POINT, layer.index)))
+            knows.remarks[POINT, layer.index] = _words(view, proven, known, knows.remarks.get((POINT, layer.index)))
         return learnt
 
 
-def _proven_winners(proven: Proven, x: FloatArray) -> IntArray:
-    """Return the winners of windows with an output that is tight in every input, -1 elsewhere."""
-    values = proven.values
-    sure = np.where(proven.pinned, proven.proof.widths, np.inf)
-    tight = np.append(proven.tight(), False)[values.problem.windows]
-    chosen = values.winners(x, sure, tight)
-    rows = np.arange(len(chosen))
-    return np.where((chosen >= 0) & tight[rows, np.maximum(chosen, 0)], chosen, -1)
-
-
-def _words(view: Pooled, proven: Proven, before: str | None) -> str:
-    """Return what is proven in a sentence, after what was said before."""
-    name, below, count = view.selection.name, view.layer.name, int(proven.pinned.sum())
+def _words(view: Pooled, proven: Proven, known: BoolArray, before: str | None) -> str:
+    """Return what is proven in a sentence, of open entries some of which were known, after what was said before."""
+    name, below, fresh = view.selection.name, view.layer.name, proven.pinned & ~known
+    count = int(fresh.sum())
     bounds = ", within the range of its values" if proven.by_bounds else ""
     if before is not None:
-        return f"{before}; with these known, {count:,} more"
+        return f"{before}; with these known, {count:,} more" if count else before
     if proven.pinned.all() and proven.values.is_open.all():
         return (
             f"the pooled values of layer {name!r} leave the input of layer {below!r} no room{bounds}: given them it is"
@@ -294,45 +282,23 @@ def _differ(values: PooledValues, one: tuple[Proven, IntArray], other: tuple[Pro
 def _confirmed(
     knows: GraphKnowledge, view: Pooled, values: PooledValues, x: FloatArray
 ) -> tuple[Proven, IntArray] | None:
-    """Return what follows from the winners at x, where the gradient equations hold and are enough to rule others out.
+    """Return what follows from the winners at x, where all equations hold and are enough to rule others out.
 
     Every point of a polytope that is found by programmes lies on as many bounds as it has directions; only what fits
     beyond these is no accident.
     """
-    layer, observed, number = view.layer, knows.observed, view.layer.inputs[0]
+    number = view.layer.inputs[0]
     winners = values.winners(x, np.zeros(len(x)))
     proven = values.proof(x, winners)
-    k, z = _made(view, winners)
     value = knows.values[number].learnt(proven.entries().reshape(knows.values[number].value.shape))
-    those = [reader for reader in readers(knows, number) if reader.layer is not layer]
-    those.append(Reader(layer, k, z))
-    system, solved, out = healed(ValueEquations(observed, value, those), those)
-    if any(left.any() for left in out) or system.misfit(solved.value) > FITS:
+    asked = view.live & (view.k.filled() != 0)
+    told = np.where(asked, winners, -1)
+    solved = SolvedWindows.of(knows, view, told, value)
+    if (winners[asked] < 0).any() or not np.array_equal(solved.sure(), told):
         return None
-    rows = sum(part.equations.gradient_row_count for part in system.parts if part.reader.layer is layer)
     choices = np.log2(np.maximum(view.real.sum(axis=1), 1))[view.live].sum() + len(x)
     tight = int(view.live.sum()) + len(proven.low) + len(proven.high)
-    return (proven, winners) if rows + tight - len(x) >= CHECKS + BITS * choices else None
-
-
-def _made(view: Pooled, winners: IntArray) -> tuple[Estimate, Estimate]:
-    """Return the gradient at the layer's outputs and the outputs that won; unknown in windows without a winner."""
-    size = math.prod(view.layer.output_shape)
-    k, moved, known = np.zeros(size), np.zeros((size, MEMBERS)), np.ones(size, dtype=bool)
-    silent = view.dead | (view.k.known & (view.k.value == 0))
-    asked = np.flatnonzero((winners >= 0) & ~silent)
-    at, factor = view.windows[asked, winners[asked]], view.factor[asked, winners[asked]]
-    np.add.at(k, at, factor * view.k.value[asked])
-    np.add.at(moved, at, factor[:, None] * kept(view.k)[asked])
-    undecided = (winners < 0) & ~silent
-    known[view.windows[undecided][view.real[undecided]]] = False
-    z = Estimate.unknown((size,), MEMBERS)
-    told = np.flatnonzero((winners >= 0) & view.live)
-    at, factor = view.windows[told, winners[told]], view.factor[told, winners[told]]
-    z.value[at], z.known[at] = (view.v.value[told] - view.shift[told, winners[told]]) / factor, True
-    z.perturbations[at] = kept(view.v)[told] / factor[:, None]
-    shape = view.layer.output_shape
-    return Estimate(k, known, moved).reshape(shape), z.reshape(shape)
+    return (proven, winners) if solved.rows + tight - len(x) >= CHECKS + BITS * choices else None
 
 
 def _learn(knows: GraphKnowledge, view: Pooled, proven: Proven, winners: IntArray) -> bool:
@@ -340,7 +306,7 @@ def _learn(knows: GraphKnowledge, view: Pooled, proven: Proven, winners: IntArra
     number = view.layer.inputs[0]
     live = np.where(view.live, winners, -1)
     learnt = knows.learn_winners(view.selection, view.winners(live))
-    learnt |= knows.learn_value(view.layer.number, proven.outputs().reshape(view.layer.output_shape))
+    learnt |= knows.learn_value(view.layer.number, proven.outputs(winners).reshape(view.layer.output_shape))
     entries = knows.learn_value(number, proven.entries().reshape(knows.values[number].value.shape))
     knows.by_valid_range |= proven.by_bounds and number == 0 and (learnt or entries)
     return learnt or entries

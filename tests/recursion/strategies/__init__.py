@@ -1,0 +1,1 @@
+"""Strategies of the recursion, each against real gradients."""
