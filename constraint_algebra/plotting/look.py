@@ -19,7 +19,7 @@ GROUND_LOOKS = (
     (SKY, ".."),
     (YELLOW, ""),
     (YELLOW, "//"),
-    (YELLOW, "oo"),
+    (YELLOW, "\\\\"),
     ("white", "oo"),
 )
 

@@ -47,8 +47,9 @@ def from_torch(model: nn.Module | ExportedProgram, input_shape: Sequence[int]) -
     states. Operations may be modules, functions, methods or operators, branches on shapes are followed, and results
     that nothing uses are dropped. Layers keep the path of the module that owns their parameters, or of their
     module, and functions get their own name, numbered from the second on. Dropout in evaluation mode counts as
-    nothing, in training mode it is a layer whose mask nobody else sees, and zero padding becomes part of the convolutions after it. Arrays keep their dtype; the statistics of
-    batch norm come with them. A clamp is read as `ReLU` or `Hardtanh`, from which PyTorch's differs on the bound
+    nothing, in training mode it is a layer whose mask nobody else sees; zero padding becomes part of the convolutions
+    after it. Arrays keep their dtype; the statistics of batch norm come with them. A clamp is read as `ReLU` or
+    `Hardtanh`, from which PyTorch's differs on the bound
     itself alone, where its slope is 1.
 
     What can be read in one way only is accepted, and said by an `AssumptionWarning` (`notes` says how to silence it):

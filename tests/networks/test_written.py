@@ -71,6 +71,7 @@ EVERY = {
         "silu": kinds.SiLU(),
         "gelu": kinds.GELU("tanh"),
         "mish": kinds.Mish(),
+        "dropout": kinds.Dropout(0.25),
         "hardswish": kinds.Hardswish(),
         "hard": kinds.Hardtanh(-0.5, 0.5),
         "same": kinds.Identity(),

@@ -33,7 +33,7 @@ def grounded(solved):
 def test_a_pixel_has_the_colour_of_its_weakest_ground_and_words_beside_it(grounded) -> None:
     ax = plotting.ground_map(grounded.ground, ax=axes())
     expected = np.zeros((8, 8))
-    expected[:2], expected[4, 5], expected[7, 7] = Ground.ZEROS, Ground.BITS, 5
+    expected[:2], expected[4, 5], expected[7, 7] = Ground.ZEROS, Ground.BITS, len(Ground)
     np.testing.assert_array_equal(ax.images[0].get_array(), expected)
     assert legend(ax) == ["equations (46)", "zeros (16)", "bits (1)", "not determined (1)"]
     assert [patch.get_hatch() for patch in ax.get_legend().get_patches()] == ["", "..", "", "xx"]
@@ -46,9 +46,9 @@ def test_a_pixel_has_the_colour_of_its_weakest_ground_and_words_beside_it(ground
 @pytest.mark.parametrize(
     ("grounds", "error", "words"),
     [
-        (np.ones((1, 4, 4), dtype=bool), ca.ParameterError, "must hold numbers of Ground, 0 to 4, and 255 .* got bool"),
+        (np.ones((1, 4, 4), dtype=bool), ca.ParameterError, "must hold numbers of Ground, 0 to 6, and 255 .* got bool"),
         (np.zeros((1, 4, 4)), ca.ParameterError, "got float64"),
-        (np.full((1, 4, 4), 5), ca.ParameterError, "got 5"),
+        (np.full((1, 4, 4), 7), ca.ParameterError, "got 7"),
         (np.full((1, 4, 4), -1), ca.ParameterError, "got -1"),
         (np.zeros((1, 0, 4), dtype=np.uint8), ca.ShapeError, "needs values, got none"),
         (np.zeros((0, 4, 4), dtype=np.uint8), ca.ShapeError, "needs values, got none"),
