@@ -174,7 +174,6 @@ UNSUPPORTED = {
         "whole factors",
         "network of their own",
     ),
-    "functional GELU": (Forward(lambda m, x: functional.gelu(m.a(x)), a=conv()), "gelu", "falls", "of their own"),
     "negative slope": (nn.Sequential(conv(), nn.LeakyReLU(-0.1)), "1", "positive", "network of their own"),
     "alpha dropout in training": (nn.Sequential(conv(), nn.AlphaDropout()), "1", "draws what it puts", "model.eval()"),
     "dropout of everything": (nn.Sequential(conv(), nn.Dropout(1.0)), "1", "drops every value", "model.eval()"),
