@@ -251,7 +251,16 @@ class Proven:
         """Return the places of the winners that every input has, but for ties, -1 elsewhere."""
         values = self.values
         sure = np.where(self.pinned, self.proof.widths, np.inf)
-        return values.winners(self.proof.x, sure, np.append(self.tight, False)[values.problem.windows])
+        P = values.problem
+        # Where windows overlap, an output is tight at the least maximum of those that see it, and wins no other.
+        least = P.v[:, None] <= np.append(P.cap, np.inf)[P.windows] + P.tolerance[:, None]
+        return values.winners(self.proof.x, sure, np.append(self.tight, False)[P.windows] & least)
+
+    def pinned_entries(self) -> Estimate:
+        """Return all entries without width, flat, as far off as their widths allow."""
+        values, at = self.values, np.flatnonzero(self.pinned)
+        places = np.flatnonzero(values.is_open)[at]
+        return self._estimate(len(values.is_open), places, self.proof.x[at], self.proof.widths[at] / MARGINS)
 
     def _estimate(self, size: int, at: IntArray, value: FloatArray, off: FloatArray) -> Estimate:
         found = Estimate.unknown((size,), MEMBERS)

@@ -128,8 +128,12 @@ class SolvedWindows:
             winners[row] = next(alike, winners[row])
         return winners
 
-    def sure(self) -> IntArray:
-        """Return the winners that no others could replace, -1 elsewhere: everywhere, if anything contradicts them."""
+    def sure(self, *, counted: bool = False) -> IntArray:
+        """Return the winners that no others could replace, -1 elsewhere: everywhere, if anything contradicts them.
+
+        Args:
+            counted: whether equations of other kinds were counted, and are enough to rule other winners out.
+        """
         view, winners = self.view, self.winners
         v = np.where(view.v.known, view.v.filled(), np.nan)
         asked = np.flatnonzero(winners >= 0)
@@ -138,7 +142,8 @@ class SolvedWindows:
         found = np.full(len(winners), -1)
         if self.fits and not (over.any() or short.any() or np.isnan(own).any()):
             told = np.array([self._told(int(row), int(winners[row])) for row in asked], dtype=bool)
-            found[asked] = np.where(told & (self._checked() & ~shiftable(view, winners))[asked], winners[asked], -1)
+            checked = (counted | self._checked()) & ~shiftable(view, winners)
+            found[asked] = np.where(told & checked[asked], winners[asked], -1)
         return found
 
     def _told(self, row: int, chosen: int) -> bool:

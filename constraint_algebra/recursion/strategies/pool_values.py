@@ -28,6 +28,8 @@ POINT, WINNERS = "no room", "tight windows"
 FACTORED, SPEED = 100, 3e9  # times that the rows are factored, and multiplications a second then
 ENTRIES = 3e7  # of the rows, up to which they are written down
 TRIES = 3  # points: if the gradient equations do not agree with the first, or others as well
+FEWER = 0.9  # of the open entries: where more of them are known since, it is worth another look
+CORRECTIONS = 4  # times that winners are replaced by those that the input solved with them has
 SAME = 1e-5  # of the range: two points so near are one
 
 
@@ -73,6 +75,9 @@ class NoRoomBelow(Strategy):
             return False
         known = knows.values[view.layer.inputs[0]].known.ravel()[values.is_open]
         learnt = _learn(knows, view, proven, proven.winners())
+        if not learnt:  # what the equations sharpened is known by now
+            shape = knows.values[view.layer.inputs[0]].value.shape
+            learnt = knows.learn_value(view.layer.inputs[0], proven.pinned_entries().reshape(shape))
         if learnt and proven.pinned.any():
             knows.remarks[POINT, layer.index] = _words(view, proven, known, knows.remarks.get((POINT, layer.index)))
         return learnt
@@ -134,10 +139,10 @@ class TightWindows(Strategy):
         assert values is not None
         rng, found, others = np.random.default_rng(beyond.seed), None, 0
         for _ in range(TRIES):
-            again = _confirmed(knows, view, values, x)
-            if again is not None and found is not None and _differ(values, again, found):
-                others += 1
-            found = found or again
+            if found is None or not _near(values, found[0], x):
+                again = _confirmed(knows, view, values, x)
+                others += again is not None and found is not None
+                found = found or again
             another = values.point(rng, beyond.end, anew=True)
             if another is None:
                 break
@@ -218,13 +223,13 @@ class _Looked:
     """What a look at the pooled values came to.
 
     Attributes:
-        then: what was known of them, and of the input, when it was made.
+        then: how often anything was learnt of them when it was made, and how many entries of the input were open.
         values: the maxima; `None` where they cannot be written down.
         x: a point where all windows are tight; `None` where none was found.
         proven: what is proven at that point, once it was asked for.
     """
 
-    then: object
+    then: tuple[int, int]
     values: PooledValues | None
     x: FloatArray | None
     proven: Proven | None = None
@@ -233,9 +238,9 @@ class _Looked:
 def _looked(knows: GraphKnowledge, view: Pooled, beyond: Beyond, name: str) -> _Looked | None:
     """Return what a look came to, made once for all that ask; `None` where no point was found."""
     index = view.selection.index
-    now = [knows.news.get(("value", number), 0) for number in (view.selection.number, view.layer.inputs[0])]
+    now = knows.news.get(("value", view.selection.number), 0), int((~knows.values[view.layer.inputs[0]].known).sum())
     found = knows.points.get(index)
-    if not isinstance(found, _Looked) or found.then != now:
+    if not isinstance(found, _Looked) or found.then[0] != now[0] or now[1] < FEWER * found.then[1]:
         if not _in_time(knows, view, beyond, name):
             return None
         values = PooledValues.of(knows, view, beyond)
@@ -270,13 +275,10 @@ def _none_found(knows: GraphKnowledge, view: Pooled, name: str) -> None:
     )
 
 
-def _differ(values: PooledValues, one: tuple[Proven, IntArray], other: tuple[Proven, IntArray]) -> bool:
-    """Whether two points that are confirmed are two inputs."""
-    a, b = one[0].proof.x, other[0].proof.x
-    both = one[0].pinned & other[0].pinned
-    return bool((np.abs(a - b)[both] > SAME * values.range_of(a)).any()) or bool(
-        (one[0].pinned != other[0].pinned).any()
-    )
+def _near(values: PooledValues, confirmed: Proven, x: FloatArray) -> bool:
+    """Whether a point is the one that was confirmed, in all that this pins."""
+    away = np.abs(confirmed.proof.x - x)[confirmed.pinned]
+    return bool((away <= SAME * values.range_of(x)).all())
 
 
 def _confirmed(
@@ -292,13 +294,18 @@ def _confirmed(
     proven = values.proof(x, winners)
     value = knows.values[number].learnt(proven.entries().reshape(knows.values[number].value.shape))
     asked = view.live & (view.k.filled() != 0)
-    told = np.where(asked, winners, -1)
-    solved = SolvedWindows.of(knows, view, told, value)
-    if (winners[asked] < 0).any() or not np.array_equal(solved.sure(), told):
-        return None
+    likely = values.problem.candidates(x).argmax(axis=1)  # where noise leaves it open
+    told = np.where(asked, np.where(winners >= 0, winners, likely), -1)
+    for _ in range(CORRECTIONS):
+        solved = SolvedWindows.of(knows, view, told, value)
+        own = solved.own_winners()
+        if np.array_equal(own, told):
+            break
+        told = own
     choices = np.log2(np.maximum(view.real.sum(axis=1), 1))[view.live].sum() + len(x)
     tight = int(view.live.sum()) + len(proven.low) + len(proven.high)
-    return (proven, winners) if solved.rows + tight - len(x) >= CHECKS + BITS * choices else None
+    sure = solved.sure(counted=bool(solved.rows + tight - len(x) >= CHECKS + BITS * choices))
+    return (proven, np.where(asked, sure, winners)) if (sure >= 0).any() else None
 
 
 def _learn(knows: GraphKnowledge, view: Pooled, proven: Proven, winners: IntArray) -> bool:
