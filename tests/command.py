@@ -46,7 +46,7 @@ def scaled():
 def line():
     return ca.Network((2, 8), [ca.Conv1d(6, 3, padding=1), ca.Tanh(), ca.Flatten(), ca.Linear(3)])
 
-def gelu():
+def odd():
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.GELU(), nn.LPPool2d(2, 2), nn.Flatten(), nn.Linear(54, 4))
 
 def number():

@@ -32,6 +32,7 @@ from constraint_algebra.ranks.whole_map import FLOATS, RowsOfLayer, WholeMap
 
 RTOL = 1e-11  # between 1e-5 and 4e-16 for a residual network, 9e-4 and 8e-16 for a convolutional one
 TOLERANCE = 1e-7  # of the null space at a value that it leaves alone, as for local_uniqueness
+UNSEEN = 1e-2  # of that share: what the rounding in a parameter's rows is kept below
 NARROW = 1e3  # a gap below this factor is no gap
 KEPT = 20_000_000  # entries of a Jacobian that needs no hashing, 160 MB
 MOVED = 2**24  # entries of it at a time
@@ -68,7 +69,8 @@ def torch_whole_map(
     told from a model, so that `linear` is always false. Frozen parameters have no gradient, and no rows.
 
     Args:
-        model: any model of `torch_gradients`, copied to float64; dropout and batch normalisation in evaluation mode.
+        model: any model of `torch_gradients`, copied to float64; dropout in evaluation mode; normalisation
+            in either, without what its buffers would tell.
         input: one sample without a batch axis.
         target: its class.
         loss: as for `torch_gradients`.
@@ -190,16 +192,23 @@ def _say_unless_shown(exact: nn.Module, z: Tensor, k: Tensor) -> None:
 
 
 def _scales(moving: _Map, seed: int) -> dict[str, float]:
-    """Return for each parameter what brings the movement of its gradient to one size; 0 where it does not move."""
+    """Return for each parameter what brings the movement of its gradient to one size; 0 where it does not move.
+
+    Some gradients are zero by what follows: a bias before a normalisation by its own statistics, that of the keys in
+    attention. Their movement is rounding, which must not count as rows: it is no linear function of the direction.
+    """
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(PROBES, *moving.x.shape, generator=generator, dtype=torch.float64).to(moving.x)
-    norms = {name: float(torch.linalg.vector_norm(v)) for name, v in along(moving.push, directions).items()}
-    for name, norm in norms.items():
+    found, thrice = along(moving.push, directions), along(moving.push, 3 * directions)
+    sizes = {}
+    for name, moved in found.items():
+        norm, noise = (float(torch.linalg.vector_norm(v)) for v in (moved, thrice[name] - 3 * moved))
         if not np.isfinite(norm):
             raise NonFiniteError(
                 name, (), f"the gradient of {name} moves with the input by no finite amount; give finite values"
             )
-    return {name: 1 / norm if norm else 0.0 for name, norm in norms.items()}
+        sizes[name] = max(norm, noise / (UNSEEN * RTOL))
+    return {name: 1 / size if size else 0.0 for name, size in sizes.items()}
 
 
 def _columns(moving: _Map, scales: dict[str, float]) -> Iterator[tuple[slice, dict[str, Tensor]]]:

@@ -26,7 +26,7 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line() -> None:
     assert "already holds certificate.json" in run(*command, code=2).output
     run(*command, "--force")
     assert "--loss" in run(*command, "--force", "--loss", "other", code=2).output
-    assert "LPPool2d" in run("certify", "-m", "models.py:gelu", "-i", "picture.png", "-o", "out/gelu", code=2).output
+    assert "LPPool2d" in run("certify", "-m", "models.py:odd", "-i", "picture.png", "-o", "out/odd", code=2).output
 
 
 @pytest.mark.usefixtures("folder")

@@ -34,9 +34,6 @@ class Residual(nn.Module):
 
 def evaluating():
     return Residual().eval()
-
-def training():
-    return Residual()
 """
 
 
@@ -84,9 +81,6 @@ def test_what_has_no_answer_on_a_graph_says_what_has() -> None:
     refused = run("minimum-filters", "graphs.py:graph", code=2).stderr
     assert "chain" in refused
     assert "feasibility" in refused
-    refused = run("reconstruct", "-m", "graphs.py:training", "-i", "picture.png", code=2).stderr
-    assert "norm: BatchNorm2d" in refused
-    assert "model.eval()" in refused
     refused = run("reconstruct", "-m", "fl-vae-encoder", "-i", "picture.png", code=2).stderr
     assert "loss of its own" in refused
 

@@ -50,7 +50,7 @@ def test_a_forced_result_leaves_no_picture_of_an_earlier_one(folder) -> None:
         ("-m models.py:number -i picture.png", "models.py:number must return an nn.Module or a Network, got int"),
         ("-m models.py:broken -i picture.png", "models.py:broken failed with RuntimeError: no such luck"),
         ("-m faulty.py:f -i picture.png", "faulty.py failed with ModuleNotFoundError: No module named 'nothing_of"),
-        ("-m models.py:gelu -i picture.png", "2 layers of the model cannot be turned into equations"),
+        ("-m models.py:odd -i picture.png", "1 layer of the model cannot be turned into equations: 2: LPPool2d"),
         ("-m models.py:small -i missing.png", "missing.png"),
         ("-m models.py:small -i models.py", "models.py"),
         ("-m models.py:small -i cifar10:99", "19"),

@@ -252,9 +252,24 @@ def test_what_is_refused() -> None:
         ca.torch_whole_map(nn.Linear(2, 2).requires_grad_(False), [1.0, 2.0], 1)
     with pytest.raises(ca.ParameterError, match="depends on no parameter"):
         ca.torch_whole_map(Unused(), [1.0, 2.0], 1)
-    training = nn.Sequential(nn.Conv1d(1, 2, 2), nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(6, 2))
+    dropping = nn.Sequential(nn.Conv1d(1, 2, 2), nn.Dropout(), nn.Flatten(), nn.Linear(6, 2))
     with pytest.raises(ca.ShapeError, match=r"model.eval\(\)"):
-        ca.torch_whole_map(training, np.ones((1, 4)), 1)
+        ca.torch_whole_map(dropping, np.ones((1, 4)), 1)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_gradients_that_are_zero_by_a_normalisation_tell_nothing(tracked: bool) -> None:
+    """Its mean goes out of each channel: the input is open up to a constant, and the bias has no gradient."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3, track_running_stats=tracked)
+    model = nn.Sequential(nn.Conv1d(1, 3, 2), norm, nn.Tanh(), nn.Flatten(), nn.Linear(9, 2)).double()
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    x = np.random.default_rng(0).random((1, 4))
+    seen = ca.torch_whole_map(model, x, 1)
+    assert seen.rank == 3
+    assert not seen.determined.any()
+    assert np.allclose(np.abs(seen.basis), 0.5)
+    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
 
 
 def test_memory_is_asked_for_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,14 @@ class Residual(nn.Module):
         return self.last(self.body(x) + self.shortcut(x))
 
 
+def _tracks(module: nn.Module) -> bool:
+    return bool(getattr(module, "track_running_stats", False))
+
+
+def _note_statistics(noted: list[Tensor], _: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
+    noted += [inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))]
+
+
 class Drawn(NamedTuple):
     """A model in training mode, float64, with an input and a label."""
 
@@ -34,19 +43,22 @@ class Drawn(NamedTuple):
     x: FloatArray
     label: int
 
-    def outcome(self, x: Tensor) -> Tensor:
-        """All gradients, the logits up to a constant, and what the buffers are after the step, as one vector."""
+    def outcome(self, buffers_too: bool, x: Tensor) -> Tensor:
+        """All gradients, the logits up to a constant and, if asked, the statistics that buffers tell, as one vector."""
         named = dict(self.model.named_parameters())
+        moved = list[Tensor]()  # PyTorch writes its buffers without a derivative: here with one
+        hooks = [m.register_forward_hook(partial(_note_statistics, moved)) for m in self.model.modules() if _tracks(m)]
         buffers = {name: b.clone() for name, b in self.model.named_buffers()}
         logits = torch.func.functional_call(self.model, (named, buffers), (x[None],))
+        for hook in hooks:
+            hook.remove()
         loss = nn.functional.cross_entropy(logits, torch.tensor([self.label]))
         found = torch.autograd.grad(loss, list(named.values()), create_graph=True)
-        moved = [b for name, b in buffers.items() if name.endswith(("running_mean", "running_var"))]
-        return torch.cat([g.reshape(-1) for g in (*found, logits - logits.mean(), *moved)])
+        return torch.cat([g.reshape(-1) for g in (*found, logits - logits.mean(), *(moved if buffers_too else ()))])
 
-    def jacobian(self) -> FloatArray:
-        """How all of them move with the input, `(rows, values)`; rows of unit length, zero rows left out."""
-        J = torch.autograd.functional.jacobian(self.outcome, torch.tensor(self.x), vectorize=False)
+    def jacobian(self, buffers_too: bool) -> FloatArray:
+        """How the outcome moves with the input, `(rows, values)`; rows of unit length, zero rows left out."""
+        J = torch.autograd.functional.jacobian(partial(self.outcome, buffers_too), torch.tensor(self.x), vectorize=False)
         flat = J.reshape(-1, self.x.size).numpy()
         sizes = np.linalg.norm(flat, axis=1)
         some = sizes > 1e-12 * sizes.max(initial=1e-300)
