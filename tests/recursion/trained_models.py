@@ -58,7 +58,9 @@ class Drawn(NamedTuple):
 
     def jacobian(self, buffers_too: bool) -> FloatArray:
         """How the outcome moves with the input, `(rows, values)`; rows of unit length, zero rows left out."""
-        J = torch.autograd.functional.jacobian(partial(self.outcome, buffers_too), torch.tensor(self.x), vectorize=False)
+        J = torch.autograd.functional.jacobian(
+            partial(self.outcome, buffers_too), torch.tensor(self.x), vectorize=False
+        )
         flat = J.reshape(-1, self.x.size).numpy()
         sizes = np.linalg.norm(flat, axis=1)
         some = sizes > 1e-12 * sizes.max(initial=1e-300)
