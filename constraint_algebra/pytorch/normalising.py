@@ -16,6 +16,8 @@ from constraint_algebra.pytorch.place import Flow, Place, Reader
 from constraint_algebra.pytorch.unsupported import BY_HAND, EVALUATION, PART, Unsupported
 from constraint_algebra.pytorch.weighted import owned
 
+OPERATOR = 8  # arguments of the operators besides the input, which always come all and by place
+
 
 def _batch_norm(
     at: Place,
@@ -31,26 +33,6 @@ def _batch_norm(
     tracked = running_mean is not None
     settings = {"training": training, "tracked": tracked, "momentum": _momentum(at, momentum), "eps": eps}
     return _channelwise(at, x, kinds.BatchNorm, settings, (weight, bias), (running_mean, running_var))
-
-
-def _batch_norm_operator(
-    at: Place,
-    x: Flow,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-    _: bool,
-) -> Flow:
-    return _batch_norm(at, x, mean, var, weight, bias, training, momentum, eps)
-
-
-def _either_batch_norm(at: Place, x: Flow, *args: Any, **kwargs: Any) -> Flow:
-    """Read the function, or the operator of exported programs, whose arguments come in another order."""
-    return (_batch_norm_operator if len(args) == 8 else _batch_norm)(at, x, *args, **kwargs)
 
 
 def _instance_norm(
@@ -69,23 +51,19 @@ def _instance_norm(
     return _channelwise(at, x, kinds.InstanceNorm, settings, (weight, bias), (running_mean, running_var))
 
 
-def _instance_norm_operator(
-    at: Place,
-    x: Flow,
-    weight: Any,
-    bias: Any,
-    mean: Any,
-    var: Any,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    _: bool,
-) -> Flow:
-    return _instance_norm(at, x, mean, var, weight, bias, use_input_stats, momentum, eps)
+def _in_either_order(read: Callable[..., Flow]) -> Reader:
+    """Return the reader of the function that reads the operator of exported programs too.
 
+    That has factor and shift before the buffers, and says last whether a GPU's own routine is allowed.
+    """
 
-def _either_instance_norm(at: Place, x: Flow, *args: Any, **kwargs: Any) -> Flow:
-    return (_instance_norm_operator if len(args) == 8 else _instance_norm)(at, x, *args, **kwargs)
+    def either(at: Place, x: Flow, *args: Any, **kwargs: Any) -> Flow:
+        if len(args) == OPERATOR:
+            weight, bias, mean, var, *settings, _ = args
+            args = (mean, var, weight, bias, *settings)
+        return read(at, x, *args, **kwargs)
+
+    return either
 
 
 def _group_norm(
@@ -187,8 +165,8 @@ def _statistics_owner(mean: Any, var: Any) -> str:
 
 
 READERS: dict[str, Reader] = {
-    "batch_norm": _either_batch_norm,
-    "instance_norm": _either_instance_norm,
+    "batch_norm": _in_either_order(_batch_norm),
+    "instance_norm": _in_either_order(_instance_norm),
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,

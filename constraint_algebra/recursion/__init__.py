@@ -24,6 +24,7 @@
 | `last_step` | a search on all equations at once, where the layers one by one stop |
 | `blind_start` | what the gradient of a single layer tells by itself |
 | `graph_knowledge` | what is known of a graph of values |
+| `entrywise` | affine operations whose outputs are single entries |
 | `graph_rules`, `graph_windows`, `graph_statistics` | what each operation tells of the values and gradients around it |
 | `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
 | `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations with hidden outputs |

@@ -13,17 +13,15 @@ over the channels of a group of N values. A RMS norm has neither mean nor m1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.convolutions import ChannelScale
 from constraint_algebra.layers.own_statistics import statistics
-from constraint_algebra.networks.operations import affine_maps
 from constraint_algebra.recursion.ensemble import MEMBERS
+from constraint_algebra.recursion.entrywise import rearranging
 from constraint_algebra.recursion.estimates import BENT, Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, Moments, kept
 
@@ -268,27 +266,7 @@ def _factors(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[PlacedLayer, In
             channels = np.empty(layer.unknowns, dtype=np.intp)
             channels[at] = np.arange(layer.unknowns) // (layer.unknowns // user.channels)
             return user, channels
-        step = entrywise(knows, user)
+        step = rearranging(knows, user)
         if step is None or (step.factor != 1).any() or step.shift.any():
             return None
         number, at = user.number, at[step.places]
-
-
-class Entrywise(NamedTuple):
-    """An operation that makes each output of one input, and of each input one output: `factor x[places] + shift`."""
-
-    places: IntArray
-    factor: FloatArray
-    shift: FloatArray
-
-
-def entrywise(knows: GraphKnowledge, layer: PlacedLayer) -> Entrywise | None:
-    """Return an affine operation without a weight as one entry by entry; `None` for any other."""
-    if not layer.is_affine or len(layer.inputs) > 1:
-        return None
-    maps, constant = affine_maps(layer, knows.observed.parameters)
-    M = sp.csr_array(maps[0])
-    size = M.shape[1]
-    if M.shape[0] != size or (np.diff(M.indptr) != 1).any() or (np.bincount(M.indices, minlength=size) != 1).any():
-        return None
-    return Entrywise(M.indices.astype(np.intp), M.data, np.zeros(size) if constant is None else constant)

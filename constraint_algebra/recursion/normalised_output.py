@@ -15,6 +15,7 @@ from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.own_statistics import Statistics, statistics
 from constraint_algebra.networks import operations
 from constraint_algebra.recursion import graph_statistics
+from constraint_algebra.recursion.entrywise import rearranging
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.graph_statistics import Arriving
@@ -174,7 +175,7 @@ def _way_up(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[PlacedLayer, Int
             return None
         if users[0].is_normalisation:
             return users[0], places, factor, shift
-        step = graph_statistics.entrywise(knows, users[0])
+        step = rearranging(knows, users[0])
         if step is None or (step.factor == 0).any():
             return None
         places, factor = places[step.places], factor[step.places] * step.factor

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers.activations import (
@@ -28,8 +27,9 @@ from constraint_algebra.layers.activations import (
     formulas,
 )
 from constraint_algebra.layers.base import Activation, PlacedLayer
-from constraint_algebra.networks.operations import affine_maps, windows
+from constraint_algebra.networks.operations import windows
 from constraint_algebra.networks.spans import cuts_off, span_of
+from constraint_algebra.recursion.entrywise import Entrywise, entrywise
 from constraint_algebra.recursion.estimates import Estimate, sides, through_activation
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.graph_rules import is_scale
@@ -140,7 +140,7 @@ class _Way:
 
     def _composed(self, maker: PlacedLayer) -> bool:
         """Go below an operation entry by entry; return whether it is one."""
-        found = self._normalised(maker) if maker.is_normalisation else _entrywise(self.knows, maker)
+        found = self._normalised(maker) if maker.is_normalisation else _step(self.knows, maker)
         if found is None:
             return False
         at, factor, shift = found
@@ -150,8 +150,8 @@ class _Way:
         self.places = np.where(self.real, at[at_places], -1)
         return True
 
-    def _normalised(self, maker: PlacedLayer) -> tuple[IntArray, FloatArray, FloatArray] | None:
-        """Return the same as `_entrywise` of a normalisation of known moments; their noise goes into v."""
+    def _normalised(self, maker: PlacedLayer) -> Entrywise | None:
+        """Return a normalisation of known moments, entry by entry; their noise goes into v."""
         moments = self.knows.statistics.get(maker.index)
         if moments is None or not moments.known.all():
             return None
@@ -163,7 +163,7 @@ class _Way:
         moved = self.factor[:, :1] * kept(moments.mean)[own]
         moved = moved + (self.v.filled() - self.shift[:, 0])[:, None] * kept(moments.scale)[own]
         self.v = replace(self.v, perturbations=self.v.perturbations + moved / scale[own, None])
-        return np.arange(maker.unknowns), (1 / scale)[group], (-mean / scale)[group]
+        return Entrywise(np.arange(maker.unknowns), (1 / scale)[group], (-mean / scale)[group])
 
     def _below(self, activation: Activation) -> bool:
         """Go below an activation; return whether it keeps the order of every window."""
@@ -205,27 +205,11 @@ class _Way:
                     low = span_of(user.activation).low
                     self._put(self.v, (low - shift) / np.where(factor > 0, factor, 1.0))
                 return
-            found = _entrywise(knows, user)
+            found = _step(knows, user)
             if found is None or not np.array_equal(found[0], np.arange(len(shift))):
                 return
             factor, shift = factor * found[1], found[1] * shift + found[2]
             number = user.number
-
-
-def _entrywise(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[IntArray, FloatArray, FloatArray] | None:
-    """Return of which entry each output of a layer is made, times what, and plus what; `None` where of several."""
-    if layer.is_bilinear and is_scale(layer):
-        observed, each = knows.observed, int(np.prod(layer.outputs))
-        factor = observed.parameters[layer.weight_name].ravel()
-        return np.arange(layer.unknowns), factor.repeat(each), observed.bias(layer).repeat(each)
-    if not layer.is_affine or len(layer.inputs) > 1:
-        return None
-    maps, constant = affine_maps(layer, knows.observed.parameters)
-    M = sp.csr_array(maps[0])
-    if (np.diff(M.indptr) != 1).any():
-        return None
-    shift = np.zeros(M.shape[0]) if constant is None else constant
-    return np.asarray(M.indices, dtype=np.intp), np.asarray(M.data), np.asarray(shift)
 
 
 def _cut_off(activation: Activation, y: Estimate, dy: Estimate) -> BoolArray:
@@ -235,3 +219,12 @@ def _cut_off(activation: Activation, y: Estimate, dy: Estimate) -> BoolArray:
         return np.zeros(y.known.shape, dtype=bool)
     value, decided, doubt = sides(formulas(activation), y, dy, None)
     return np.asarray(y.known & decided & (doubt == 0) & (value == span.low))
+
+
+def _step(knows: GraphKnowledge, layer: PlacedLayer) -> Entrywise | None:
+    """Return a factor for each channel, or an affine operation, entry by entry; `None` for any other."""
+    if not (layer.is_bilinear and is_scale(layer)):
+        return entrywise(knows, layer)
+    observed, each = knows.observed, int(np.prod(layer.outputs))
+    factor = observed.parameters[layer.weight_name].ravel()
+    return Entrywise(np.arange(layer.unknowns), factor.repeat(each), observed.bias(layer).repeat(each))

@@ -14,6 +14,7 @@ import numpy as np
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.recursion import graph_statistics
+from constraint_algebra.recursion.entrywise import rearranging
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.graph_rules import is_scale
@@ -106,7 +107,7 @@ def reads(knows: GraphKnowledge, layer: PlacedLayer) -> PlacedLayer | None:
         below = knows.network.layers[number - 1]
         if below.is_bilinear:
             return None if is_scale(below) else below
-        step = graph_statistics.entrywise(knows, below)
+        step = rearranging(knows, below)
         if step is None or (step.factor == 0).any():
             return None
         number = below.inputs[0]
@@ -118,7 +119,7 @@ def _normalised(knows: GraphKnowledge, layer: PlacedLayer) -> Normalised:
     at, factor, shift = np.arange(layer.unknowns), np.ones(layer.unknowns), np.zeros(layer.unknowns)
     number = layer.inputs[0]
     while not (below := knows.network.layers[number - 1]).is_bilinear:
-        step = graph_statistics.entrywise(knows, below)
+        step = rearranging(knows, below)
         assert step is not None
         shift = shift + factor * step.shift[at]
         factor, at = factor * step.factor[at], step.places[at]
