@@ -78,7 +78,7 @@ def network(run: Run) -> ca.Network:
     return ca.Network((3 if run.kind == "photograph" else 1, run.size, run.size), list(_layers(run)))
 
 
-def _layers(run: Run) -> Iterator[ca.Layer]:
+def _layers(run: Run) -> Iterator[Layer]:
     for filters in (run.filters, 2 * run.filters):
         yield from (ca.Conv2d(filters, run.kernel, padding=run.kernel // 2), ca.ReLU(), ca.MaxPool2d(2))
     yield from (ca.Flatten(), ca.Linear(64), ca.ReLU(), ca.Linear(10))

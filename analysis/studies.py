@@ -30,6 +30,8 @@ NAMES = (
     "training",
     "open_values",
     "beyond_rank",
+    "pooling",
+    "normalisation",
     "twin_gallery",
     "photograph",
 )

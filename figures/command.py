@@ -29,6 +29,8 @@ NAMES = (
     "training",
     "open_values",
     "beyond_rank",
+    "pooling",
+    "normalisation",
     "twin_gallery",
     "reconstruction",
 )

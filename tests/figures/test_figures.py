@@ -317,6 +317,7 @@ WORDS = {
     "batch_size": ("rank of the head's weight gradient", "samples in the batch"),
     "training": ("PSNR, dB,\nfloat32 gradients without noise", "epochs"),
     "beyond_rank": ("channels decided, %", "exact zeros among the channel's values, %"),
+    "pooling": ("pixels determined, %", "filters of the first convolution"),
     "open_values": ("share of values that are fixed", "filters of the first layer (5/2/2 on 3×16×16)"),
 }
 

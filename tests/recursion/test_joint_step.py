@@ -231,7 +231,7 @@ def scores(c: Client, noise: float = 0.0) -> FloatArray:
     return ((result.input - sent) / result.error_bar)[result.determined] if together(result) else np.zeros(0)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1e-8, 1e-4])
+@pytest.mark.parametrize("noise", [0.0, *(pytest.param(noise, marks=pytest.mark.slow) for noise in (1e-8, 1e-4))])
 def test_error_bars_are_honest(noise: float) -> None:
     options = {} if noise else {"dtype": "float32"}
     clients = random_clients(24, **options)

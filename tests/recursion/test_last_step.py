@@ -56,7 +56,9 @@ def rank_by_torch(model, x):
     return int(np.linalg.matrix_rank(rows / np.maximum(1e-300, np.abs(rows).max()), tol=1e-9))
 
 
-@pytest.mark.parametrize(("network", "seeds"), [(TANH, range(5)), (LEAKY, range(3)), (BLOCK, (0, 3))])
+@pytest.mark.parametrize(
+    ("network", "seeds"), [(TANH, range(5)), (LEAKY, range(3)), pytest.param(BLOCK, (0, 3), marks=pytest.mark.slow)]
+)
 def test_the_input_comes_back_where_the_layers_one_by_one_say_nothing(network, seeds) -> None:
     for seed in seeds:
         model, parameters, x, gradients = step(network, seed)
@@ -207,7 +209,14 @@ def test_the_same_seed_gives_the_same_bits_and_a_time_of_zero_no_search() -> Non
         ca.reconstruct(TANH, parameters, gradients, search=-1.0)
 
 
-@pytest.mark.parametrize(("dtype", "noise"), [("float64", 0.0), ("float32", 0.0), ("float64", 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "noise"),
+    [
+        ("float64", 0.0),
+        pytest.param("float32", 0.0, marks=pytest.mark.slow),
+        pytest.param("float64", 1e-6, marks=pytest.mark.slow),
+    ],
+)
 def test_error_bars_cover_the_true_error(dtype: str, noise: float) -> None:
     shares = []
     for seed in range(12):

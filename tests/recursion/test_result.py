@@ -157,6 +157,7 @@ def test_the_image_comes_back(name: str, seed: int, index: int) -> None:
     has_the_right_answer(c, result, smooth=name in SMOOTH)
 
 
+@pytest.mark.slow
 def test_cnn6_with_its_logistic_head() -> None:
     c = zoo_client("cnn6", 0, 0)
     result = c.reconstruct()
@@ -167,11 +168,13 @@ def test_cnn6_with_its_logistic_head() -> None:
 
 # A filter of a ReLU layer is dead, or nearly, in each of these.
 PARTIAL = [
-    ("cnn6-o", 1, 8, {"4": (764, 288), "2": (288, 0)}),
+    pytest.param("cnn6-o", 1, 8, {"4": (764, 288), "2": (288, 0)}, marks=pytest.mark.slow),
     ("lenet-all-relu", 0, 2, {"4": (1403, 198)}),
     ("lenet-all-relu", 0, 8, {"4": (1196, 0)}),
     ("lenet-all-relu", 2, 1, {"4": (1186, 0)}),
-    ("lenet-all-relu", 1, 19, {"4": (1144, 1144), "2": (18172, 18172), "0": (2964, 2964)}),
+    pytest.param(
+        "lenet-all-relu", 1, 19, {"4": (1144, 1144), "2": (18172, 18172), "0": (2964, 2964)}, marks=pytest.mark.slow
+    ),
 ]
 
 
@@ -186,6 +189,7 @@ def test_what_dead_filters_leave_open_is_what_exact_algebra_says(name, seed, ind
     assert stated.items() <= found.items()
 
 
+@pytest.mark.slow
 def test_rank_and_determined_unknowns_by_a_dense_factorisation_of_a_layer_with_a_dead_filter() -> None:
     # The third convolution of lenet-all-relu, whose middle filter is active at one of 64 outputs.
     c = zoo_client("lenet-all-relu", 0, 2)

@@ -154,7 +154,7 @@ def test_few_weight_equations_correct_the_gradient_equations(name, single, monke
 MANY = ca.Conv2d(40, 3, stride=2, padding=1).place((2, 16, 16))  # 512 unknowns, 2,560 weight equations
 
 
-@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("single", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_many_weight_equations_are_solved_by_iteration_alone(single) -> None:
     eq = equations(MANY, seed=3, exact=False, noise=1e-6, zeros=0.0)
     dense = Dense.of(eq)
@@ -173,7 +173,7 @@ def test_many_weight_equations_are_solved_by_iteration_alone(single) -> None:
     assert (np.abs(x - scale * expected) <= 0.25 * deviation).all()
 
 
-@pytest.mark.parametrize("rows", [0.0, 0.02])
+@pytest.mark.parametrize("rows", [0.0, pytest.param(0.02, marks=pytest.mark.slow)])
 def test_many_weight_equations_do_not_hide_what_they_cannot_see(rows) -> None:
     """Two channels with the same weights: only their sum is known, but for what gradient equations tell."""
     eq = equations(MANY, seed=3, active=1.0, zeros=0.0, rows=rows)

@@ -103,14 +103,14 @@ def test_the_true_input_fulfils_every_equation():
 
 def test_rank_is_the_largest_exact_rank_at_random_points():
     rng, deficient = np.random.default_rng(5), 0
-    for layer in small_layers(90, seed=6):
+    for layer in small_layers(45, seed=6):
         points = [rows_at_a_point(layer, rng)[1:] for _ in range(3)]
         for kind, pick in (("weight", lambda p: p[0]), ("gradient", lambda p: p[1]), ("both", np.concatenate)):
             system = ca.symbolic.equations(layer, kind)
             expected = max(rational_rank(pick(point)) for point in points)
             assert system.rank() == expected, (layer, kind)
             deficient += expected < min(system.shape)
-    assert deficient > 30
+    assert deficient > 15
 
 
 def test_rank_below_the_structural_one_is_proved():

@@ -23,7 +23,7 @@ def judged(network, pattern):
     raise AssertionError(f"no clear rank for {network}")
 
 
-@pytest.mark.parametrize("part", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 10))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
 def test_feasibility_is_what_the_jacobian_says_on_random_networks(part) -> None:
     rng = np.random.default_rng(part)
     for number in range(50):
