@@ -358,10 +358,10 @@ def test_checks_take_microseconds() -> None:
 
     def best(function) -> float:
         def once() -> float:
-            start = time.perf_counter()
+            start = time.thread_time()
             for _ in range(1000):
                 function(LAYER, kinds="both", seed=3, noise=0.5)
-            return (time.perf_counter() - start) / 1000
+            return (time.thread_time() - start) / 1000
 
         return min(once() for _ in range(7))
 
