@@ -9,6 +9,7 @@
 | `refinement` | the iteration begun anew from the true residual |
 | `lanczos` | extreme singular values of well-conditioned equations |
 | `dense_least_squares` | a small dense problem, with rank and null space |
+| `singular` | singular values and vectors of every finite matrix |
 | `null_space` | rank and null space of a sparse matrix, with the gap |
 | `levenberg_marquardt` | the least sum of squares of functions that bend |
 | `subset_sums` | which of some numbers add up to a given sum |

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from constraint_algebra.arrays import FloatArray
+from constraint_algebra.numerics.singular import svd
 
 
 class Reduced:
@@ -40,7 +41,7 @@ class Reduced:
         if regular:
             self.kept = np.array([_norm(self._R), 1 / _norm(inverse)])
         else:
-            U, s, Vt = la.svd(self._R.T if self._wide else self._R)
+            U, s, Vt = svd(self._R.T if self._wide else self._R)
             keep = s > cut
             self.kept, self.rank = s[keep], int(np.count_nonzero(keep))
             null = Vt[self.rank :].T

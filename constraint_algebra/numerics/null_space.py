@@ -19,6 +19,7 @@ from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ParameterError, ShapeError
 from constraint_algebra.numerics.blocks import Component, blocks
 from constraint_algebra.numerics.rows import EPSILON, gap_at, unit_rows
+from constraint_algebra.numerics.singular import svd
 
 LARGEST = 4 * 2**30  # bytes of dense arrays; an SVD of that size takes hours
 
@@ -129,7 +130,7 @@ def right_vectors(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
         return np.empty(0), np.eye(matrix.shape[1])
     if matrix.shape[0] > matrix.shape[1]:  # the triangle has the same null space, and no large left factor
         matrix = np.asarray(la.qr(matrix, mode="r")[0][: matrix.shape[1]])
-    _, sigma, vectors = la.svd(matrix)
+    _, sigma, vectors = svd(matrix)
     return sigma, vectors
 
 

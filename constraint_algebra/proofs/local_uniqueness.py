@@ -17,6 +17,7 @@ from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import ParameterError
 from constraint_algebra.numerics.rows import gap_at, row_norms
+from constraint_algebra.numerics.singular import svd
 
 RTOL = 1e-9  # derivatives of derivatives lose some digits
 ROWS = 4096  # of the Jacobian at a time
@@ -75,7 +76,7 @@ def local_uniqueness(
         rows = values.reshape(-1, size)
         for start in range(0, len(rows), ROWS):  # one triangle stands for all rows seen
             R = np.asarray(la.qr(np.vstack([R, rows[start : start + ROWS]]), mode="r")[0][:size])
-    _, s, vectors = la.svd(R)
+    _, s, vectors = svd(R)
     rank = int(np.count_nonzero(s > rtol * s[0])) if s[0] > 0 else 0
     norms = row_norms(vectors[rank:].T)
     gap = gap_at(s / (s[0] or 1.0), rank)

@@ -24,6 +24,7 @@ from constraint_algebra.beyond_rank.alternation import Answer
 from constraint_algebra.equations.systems import weight_equations
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.recursion.bits_by_sums import Outputs, typical
 
 ON = 0.9  # share of a bit that is on by the family alone, and of one that is off there 1 - ON, to begin with
@@ -72,7 +73,7 @@ class BitEquations:
         sure = ~self.open.any(axis=1) & (size > 0)
         A = gradient_rows(layer, np.where(outputs.on, self.dy, 0.0)[sure]).reshape(-1, layer.unknowns // C)
         A = A if len(A) else np.zeros((1, A.shape[1]))
-        U, s, Vt = la.svd(A, full_matrices=True, check_finite=False)
+        U, s, Vt = svd(A)
         rank = int(np.count_nonzero(s > np.sqrt(rounding) * WEAK * s.max(initial=0.0)))
         rhs = self.gradient[sure].swapaxes(1, 2).reshape(-1, C) if sure.any() else np.zeros((1, C))
         self.h0 = (Vt[:rank].T @ ((U[:, :rank].T @ rhs) / s[:rank, None])).T  # (channels, positions)
@@ -211,7 +212,7 @@ class BitEquations:
         """Return the share of what arrives that the dual equations give each open output, less a half."""
         seen = incidence(self.layer).positions_seen.T
         S = np.pad(h, ((0, 0), (0, 1)))[:, seen].reshape(-1, seen.shape[1])
-        U, s, Vt = la.svd(S, full_matrices=False, check_finite=False)
+        U, s, Vt = svd(S, full_matrices=False)
         keep = s > 1e-6 * s.max(initial=0.0)
         k = (self.gradient.reshape(self.layer.filters, -1) @ U[:, keep] / s[keep]) @ Vt[keep]
         dy = self.dy[self.open]
@@ -248,7 +249,7 @@ def _own_rows(A: FloatArray, rounding: float) -> FloatArray:
     """Return how many rows of each filter, `(filters,)`, do not go into solving for a channel that all of them see."""
     rows = np.sqrt((A**2).sum(axis=2))
     A = A / np.where(rows > 0, rows, 1.0)[..., None]
-    U, s, _ = la.svd(A.reshape(-1, A.shape[2]), full_matrices=False, check_finite=False)
+    U, s, _ = svd(A.reshape(-1, A.shape[2]), full_matrices=False)
     used = (U[:, s > np.sqrt(rounding) * WEAK * s.max(initial=0.0)] ** 2).sum(axis=1).reshape(rows.shape)
     return np.asarray(((rows > 0) * (1 - used)).sum(axis=1))
 

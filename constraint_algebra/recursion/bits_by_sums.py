@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg as la
 
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.beyond_rank.family import Family
 from constraint_algebra.numerics.cheapest_subsets import cheapest_subset
+from constraint_algebra.numerics.singular import svd
 
 SLACK = 8.0  # standard deviations by which a value may lie beyond its range
 LISTS = (2**14, 2**18)  # subsets looked at of each half of a filter's outputs: 15 and 250 ms for 64
@@ -119,7 +119,7 @@ def _without(family: Family, zero: BoolArray) -> Family | None:
     V, p = family.V[zero], family.p[zero]
     if not zero.any() or not V.shape[1]:
         return family if (np.abs(p) <= SLACK * family.noise[zero]).all() else None
-    U, s, Vt = la.svd(V, full_matrices=True, check_finite=False)
+    U, s, Vt = svd(V)
     rank = int(np.count_nonzero(s > SMALL))
     by_row = (U[:, :rank] / s[:rank]).T
     w = -Vt[:rank].T @ (by_row @ p)

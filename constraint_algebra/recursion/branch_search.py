@@ -133,8 +133,8 @@ class BranchSearch:
 
     def _equations(self, z: Estimate, k: Estimate) -> tuple[ValueEquations | None, list[Reader]]:
         those = readers(self.at.brought_down(self.knows, z, k), self.number)
-        if not those:
-            return None, those
+        if not any(reader.layer is self.at.layer for reader in those):
+            return None, those  # nothing in them would check a branch
         return ValueEquations(self.knows.observed, self.knows.values[self.number], those), those
 
     def _checked(self, upper: BoolArray) -> Settled | None:

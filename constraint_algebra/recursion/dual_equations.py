@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg as la
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import incidence
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
@@ -111,7 +111,7 @@ class _Group:
         by_known = (draws**2).mean(axis=(1, 2))
         noise = np.sqrt((own**2).mean(axis=1) + rounding**2 + by_row**2 + by_known)
         weight = 1 / np.maximum(noise, np.finfo(float).tiny * 1e16)
-        U, s, Vt = la.svd(A * weight[:, None], full_matrices=False, check_finite=False)
+        U, s, Vt = svd(A * weight[:, None], full_matrices=False)
         spurious = 2 * float(np.sqrt(((by_row * weight) ** 2).sum()))
         keep = (s * size > max(USABLE, spurious)) & (s > max(A.shape) * np.finfo(float).eps * s.max(initial=0.0))
         U, s, V = U[:, keep], s[keep], Vt[keep].T

@@ -30,6 +30,7 @@ from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.activations import is_piecewise_linear
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.numerics.levenberg_marquardt import DAMPING, SMALLEST, minimise
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.observation import Observation
@@ -112,7 +113,7 @@ def certified(x: FloatArray, jacobian: FloatArray, draws: FloatArray, worst: flo
     if not np.isfinite(jacobian).all():
         return None
     Q, R = la.qr(jacobian, mode="economic", check_finite=False)
-    left, s, right = la.svd(R, check_finite=False)
+    left, s, right = svd(R)
     if not (np.isfinite(s).all() and s[-1] > RTOL * s[0]):
         return None
     moved = -(right.T @ ((left.T @ (Q.T @ draws)) / s[:, None])) * max(1.0, worst)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg as la
 import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
@@ -26,6 +25,7 @@ from constraint_algebra.ground import Ground
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.spans import Span, cuts_off, span_of, traced
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import CONTRADICTION
@@ -274,7 +274,7 @@ class _Look:
         """Return the family of some entries, whatever the others are."""
         if self.whole.dimension == 0:
             return Family(self.whole.p[piece], np.zeros((len(piece), 0)), self.whole.noise[piece])
-        U, s, _ = la.svd(self.whole.V[piece], full_matrices=False, check_finite=False)
+        U, s, _ = svd(self.whole.V[piece], full_matrices=False)
         return Family(self.whole.p[piece], U[:, s > INDEPENDENT], self.whole.noise[piece])
 
     def _on_bounds(self, family: Family) -> tuple[FloatArray, FloatArray]:

@@ -97,6 +97,8 @@ class Local:
             if time.monotonic() > self.end:
                 return None
             rows = self._rows(x)
+            if not len(rows.lacking):
+                return None
             reduced, unit = self._reduced(rows)
             step = reduced.solve(unit * rows.lacking[:, None])[:, 0].reshape(x.shape)
             share, misfit = 1.0, self._misfit(x + step)

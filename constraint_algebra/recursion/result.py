@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 CONTRADICTION = 8.0  # residual in units of noise beyond which an equation is wrong
+CLEAR = 1e-3  # of the discrepancy that noise explains: input and gradients agree, whatever single equations lacked
 OPEN = 255  # in the place of a ground: not determined
 NARROWER = 1e-6  # share of the range by which a bounded value is known better than that
 
@@ -252,7 +253,8 @@ class Reconstruction(Tabular):
             return replace(self, status=Status.UNDECIDED)
         if not self.determined.any():
             return replace(self, status=Status.UNDETERMINED)
-        if any(layer.misfit > CONTRADICTION for layer in self.layers):
+        near = self.determined.all() and all(d <= CLEAR * allowed[name] for name, d in self.discrepancy.items())
+        if any(layer.misfit > CONTRADICTION for layer in self.layers) and not near:
             return self._contradicted()
         if not self.determined.all():
             return replace(self, status=Status.PARTIAL)

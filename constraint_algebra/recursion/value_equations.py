@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg as la
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.numerics.dense_least_squares import Reduced
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.recursion import contradictions
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.layer_step import OwnNoise, layer_equations
@@ -171,7 +171,7 @@ class ValueEquations:
         for number, of_readers in enumerate(kinds.T):
             pairs = zip(self.parts, of_readers, strict=True)
             A = np.concatenate([np.zeros((0, positions)), *(part.block(int(group)) for part, group in pairs)])
-            U, s, Vt = la.svd(A, full_matrices=len(A) < positions, check_finite=False)
+            U, s, Vt = svd(A, full_matrices=len(A) < positions)
             keep = int(np.count_nonzero(s > max(A.shape) * np.finfo(float).eps * s.max(initial=0.0)))
             strong = int(np.count_nonzero(s[:keep] > self.stronger * self.cut))
             channels = np.flatnonzero(which.ravel() == number)

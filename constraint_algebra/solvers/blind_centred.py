@@ -19,6 +19,7 @@ import numpy as np
 import scipy.linalg as la
 
 from constraint_algebra.arrays import FloatArray
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.solvers.bilinear_fit import Shifts, input_for
 from constraint_algebra.solvers.blind_group import (
     DOUBTFUL,
@@ -39,8 +40,8 @@ def from_corner(
     if O == 1:
         return Refused("its output gradient is one value for each filter, and sums to zero only where it is zero")
     (_, F, C), taps = D.shape, [start.tap, *start.forward.values(), *start.backward.values()]
-    U, of_k, _ = la.svd(D[taps].swapaxes(0, 1).reshape(F, -1), full_matrices=False)
-    _, of_h, B = la.svd(D[taps].reshape(-1, C), full_matrices=False)
+    U, of_k, _ = svd(D[taps].swapaxes(0, 1).reshape(F, -1), full_matrices=False)
+    _, of_h, B = svd(D[taps].reshape(-1, C), full_matrices=False)
     ranks = []
     for side, s, rank, (n, m) in (("k", of_k, O - 1, (F, len(taps) * C)), ("h", of_h, O, (C, len(taps) * F))):
         noise = np.sqrt(n - rank + 1) + np.sqrt(m - rank + 1)
@@ -54,12 +55,12 @@ def from_corner(
         if s[rank - 1] < TOO_FEW * noise:
             return low_rank_below_a_normalisation(O)
     seen = {tap: U[:, : O - 1].T @ D[tap] @ B[:O].T for tap in taps}
-    left, values, right = la.svd(seen[start.tap])
+    left, values, right = svd(seen[start.tap])
     # Both sides are scaled so that the anchor is the identity beside a column of zeros, that of its null vector.
     root = np.sqrt(values)
     scale = np.append(root, np.exp(np.log(root).mean()))
     E = {tap: (left.T @ some @ right.T) / root[:, None] / scale for tap, some in seen.items()}
-    _, gaps, vectors = la.svd(np.vstack([E[tap] for tap in start.forward.values()]))
+    _, gaps, vectors = svd(np.vstack([E[tap] for tap in start.forward.values()]))
     if not gaps[0] > 0:
         return low_rank_below_a_normalisation(O)
     gap = (float(gaps[O - 2] / gaps[0]), float(gaps[O - 1] / gaps[0]) if len(gaps) == O else 0.0)

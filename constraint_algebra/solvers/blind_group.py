@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg as la
 
 from constraint_algebra.arrays import FloatArray, IntArray
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.solvers.bilinear_fit import Fit, Normal, Shifts, fit, input_for
 from constraint_algebra.solvers.blind_shapes import Anchor
 
@@ -139,7 +140,7 @@ def _from_corner(
 ) -> tuple[FloatArray, FloatArray, tuple[float, float], int] | Refused:
     """Return K, H, the gap of the corner and the rank beyond doubt, for data with noise of about one; see `blind`."""
     O = shifts.outputs
-    U, s, Vt = la.svd(D[start.tap], full_matrices=False)
+    U, s, Vt = svd(D[start.tap], full_matrices=False)
     F, C = D.shape[1:]
     further = s[O] if len(s) > O else 0.0
     if further > TOO_MANY * (np.sqrt(F - O) + np.sqrt(C - O)) and s[O - 1] < RANK_GAP * further:
@@ -156,7 +157,7 @@ def _from_corner(
 
     P, gap = np.ones((O, 1)), (1.0, 0.0)
     if start.forward:
-        _, values, vectors = la.svd(np.vstack([similar(tap) for tap in start.forward.values()]))
+        _, values, vectors = svd(np.vstack([similar(tap) for tap in start.forward.values()]))
         P, gap = vectors[-1:].T, (float(values[-2] / values[0]), float(values[-1] / values[0]))
         P = _from_one(P[:, 0], start, {axis: similar(tap) for axis, tap in start.backward.items()})
     K = U @ (r[:, None] * P)
@@ -293,7 +294,7 @@ def _smallest(factor: FloatArray, moves: FloatArray) -> tuple[float, float]:
 
     Noise makes a singular value of zero as large as its length outside of what the other singular vectors span.
     """
-    U, s, Vt = la.svd(factor, full_matrices=False)
+    U, s, Vt = svd(factor, full_matrices=False)
     others, last = U[:, :-LAST], Vt[-LAST:]
     along = moves @ last.T  # member, filter or channel, direction
     outside = along - others @ (others.T @ along)

@@ -16,6 +16,7 @@ import scipy.linalg as la
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers.incidence import incidence
 from constraint_algebra.layers.kinds import PlacedLayer
+from constraint_algebra.numerics.singular import svd
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Block:
         """`U`, `s` and `V` of the core, singular values that are zeros to rounding left out."""
         if not len(self.core):
             return np.zeros((0, 0)), np.zeros(0), np.zeros((len(self.columns), 0))
-        U, s, Vt = la.svd(self.core, full_matrices=False)
+        U, s, Vt = svd(self.core, full_matrices=False)
         keep = s > s[0] * max(len(self.rows), len(self.columns)) * np.finfo(float).eps
         return U[:, keep], s[keep], Vt[keep].T
 

@@ -19,6 +19,7 @@ import scipy.sparse as sp
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.numerics.rows import row_norms
+from constraint_algebra.numerics.singular import svd
 from constraint_algebra.solvers.gradient_rows import GradientRows
 
 RTOL = 1e-12  # singular values below this share of the largest count as zero
@@ -203,7 +204,7 @@ def rank_of(matrix: FloatArray, strong: float) -> Rank:
         plainly = _least(R)
         if plainly > PLAIN * strong:
             return Rank(Q, np.eye(columns), R, np.zeros((columns, 0)), plainly, 0.0)
-    u, s, vt = la.svd(R, full_matrices=False)
+    u, s, vt = svd(R, full_matrices=False)
     rank = int((s > strong).sum())
     left = u[:, :rank] if Q is None else Q @ u[:, :rank]
     if not rank:
