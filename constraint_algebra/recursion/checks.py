@@ -3,7 +3,8 @@
 `discrepancies` says how far they are off, `explained_discrepancies` how far noise may put them. Both are, for each
 parameter, the largest difference of any entry of its gradient, relative to the largest entry. The gradient of a bias
 whose shift a normalisation takes away again is zero, and what comes instead is rounding: it is held against that of the
-weight beside it.
+weight beside it. So are all gradients of a branch that ends in a normalisation with nothing but an average behind it:
+they are held against the largest of all.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ GENEROUS = 30.0  # times as far, a discrepancy is still explained
 # standard deviations of the gradient's own noise. Right results of 32 small networks stayed below 160 and 1,200.
 ROUNDINGS = 1e5
 DEVIATIONS = 1e4
-AT_MOST = 0.5  # of the largest entry: beyond, nothing is explained, but where noise is as large as the gradient itself
+NOTHING = 100  # spacings of the client's numbers, of the largest gradient, that come where a normalisation makes zero
+AT_MOST = 0.5  # of the largest entry: beyond, nothing is explained
+DROWNED = 0.1  # standard deviations of noise to the largest entry of a gradient: noise alone makes such entries
 
 
 def recomputed(observed: Observation, x: FloatArray, layer: PlacedLayer, k: FloatArray) -> Parameters:
@@ -56,13 +59,17 @@ def explained_discrepancies(
         noise = _largest(observed, name, observed.deviations[name])
         by_input = max(_largest(observed, name, member[name] - g) for member in moved)
         own = ROUNDINGS * observed.rounding.epsilon + DEVIATIONS * noise
-        explained[name] = min(own + GENEROUS * by_input, AT_MOST) if noise < 1 else np.inf
+        explained[name] = min(own + GENEROUS * by_input, AT_MOST) if noise < DROWNED else np.inf
     return explained
 
 
 def _largest(observed: Observation, name: str, difference: FloatArray) -> float:
     """Return the largest entry of a difference, relative to the largest of the given gradient, if that is not zero."""
     sizes = [float(np.abs(observed.gradients[one]).max()) for one in (name, *_weight_beside(observed, name))]
+    if any(layer.is_normalisation for layer in observed.network):
+        largest = max(float(np.abs(g).max(initial=0.0)) for g in observed.gradients.values())
+        if max(sizes) < NOTHING * observed.rounding.epsilon * largest:
+            sizes = [largest]
     return float(np.abs(difference).max() / (max(sizes) or 1.0))
 
 
