@@ -3,7 +3,7 @@
 Every candidate obeys `A x + c <= v` of its window, and one candidate of a live window is tight: x lies in a polytope,
 and is found as a point of it where all live windows are tight. In turns: a linear programme pushes towards the likely
 winners, all candidates at first; from its point, least squares of the largest candidates, reweighted by their
-residuals, with those that lie above their maximum and what lies outside its bounds put back (`_Fit`). A few wrong
+residuals, with those that lie above their maximum and what lies outside its bounds put back (`Fit`). A few wrong
 winners have residuals of their own and lose their weight. Where that stands still, the next programme pushes towards
 its winners.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg as la
@@ -198,7 +199,7 @@ def _shaken(problem: Maxima, chosen: IntArray, rng: np.random.Generator) -> IntA
 
 def _squares(problem: Maxima, normal: BandedNormal, start: Fitted, deadline: float) -> Fitted:
     """Return the point to which reweighted least squares lead."""
-    fit = _Fit(problem, normal)
+    fit = _Squares(problem, normal)
     best = here = start
     misfits = list[float]()
     left = ROUNDS
@@ -218,28 +219,55 @@ def _squares(problem: Maxima, normal: BandedNormal, start: Fitted, deadline: flo
     return best
 
 
-class _Fit:
-    """One round of reweighted least squares: rows of the winners, of what lies above its cap or outside its bounds."""
+class Weighed(NamedTuple):
+    """Rows that count in a round of least squares: which, with what weight of the square, and what they should be."""
 
-    def __init__(self, problem: Maxima, normal: BandedNormal) -> None:
-        self.problem, self.normal = problem, normal
-        squares = np.asarray(problem.A.multiply(problem.A).sum(axis=1)).ravel()
-        self.unit = float(squares.mean()) or 1.0
+    rows: IntArray
+    weights: FloatArray
+    goals: FloatArray
+
+
+class Fit:
+    """What counts in a round of reweighted least squares: rows of the winners, and of what lies above its cap.
+
+    Args:
+        problem: the windows.
+    """
+
+    def __init__(self, problem: Maxima) -> None:
+        """Find the noise below which residuals are alike."""
+        self.problem = problem
         says = problem.noise[problem.live]
         self.floor = max(float(np.median(says)) if len(says) else 0.0, 1e-10 * problem.size)
 
-    def solved(self, here: Fitted) -> FloatArray:
-        """Return the least-squares point for the winners here."""
-        P, m = self.problem, self.problem.A.shape[0]
+    def weighed(self, here: Fitted) -> Weighed:
+        """Return the rows for the winners at a point."""
+        P = self.problem
         live, over = np.flatnonzero(P.live), np.flatnonzero(here.above > 0)
         won = P.windows[live, here.candidates[live].argmax(axis=1)]
         rows = np.concatenate([won, over])
         goals = np.concatenate([P.v[live] - P.c[won], P.cap[over] - P.c[over]])
         residuals = np.concatenate([np.abs(here.slack[live]), here.above[over]])
         if not len(rows):
-            return here.x
+            return Weighed(rows, residuals, goals)
         weights = 1 / (residuals + max(float(np.quantile(residuals, FEW)), self.floor))
-        weights /= weights.max()
+        return Weighed(rows, weights / weights.max(), goals)
+
+
+class _Squares:
+    """One round by the factor of a band, with what lies outside its bounds put back."""
+
+    def __init__(self, problem: Maxima, normal: BandedNormal) -> None:
+        self.problem, self.normal, self.fit = problem, normal, Fit(problem)
+        squares = np.asarray(problem.A.multiply(problem.A).sum(axis=1)).ravel()
+        self.unit = float(squares.mean()) or 1.0
+
+    def solved(self, here: Fitted) -> FloatArray:
+        """Return the least-squares point for the winners here."""
+        P, m = self.problem, self.problem.A.shape[0]
+        rows, weights, goals = self.fit.weighed(here)
+        if not len(rows):
+            return here.x
         pulled = self.unit * np.where((here.x <= P.lower) | (here.x >= P.upper), 1.0, NEAR)
         factor = self.normal.factor(np.asarray(np.bincount(rows, weights, m), dtype=float), pulled)
         return factor.solve(P.A.T @ np.bincount(rows, weights * goals, m) + pulled * here.x)

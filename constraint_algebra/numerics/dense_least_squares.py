@@ -95,3 +95,9 @@ def _norm(triangle: NDArray[np.floating[Any]], steps: int = 8) -> float:
         v = triangle.T @ (triangle @ (v / size))
         size = float(np.linalg.norm(v))
     return float(np.sqrt(size))
+
+
+def longest(rows: FloatArray) -> float:
+    """Return the Euclidean size of the longest row; squares of noise-free rows may overflow."""
+    largest = float(np.abs(rows).max(initial=0.0)) or 1.0
+    return largest * float(np.sqrt(((rows / largest) ** 2).sum(axis=1)).max(initial=0.0))

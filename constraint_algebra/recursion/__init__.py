@@ -27,6 +27,7 @@
 | `entrywise` | affine operations whose outputs are single entries |
 | `graph_rules`, `graph_windows`, `graph_statistics` | what each operation tells of the values and gradients around it |
 | `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
+| `healing` | the same without filters whose equations contradict the rest |
 | `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations with hidden outputs |
 | `normalised_reader`, `own_statistics_equations` | a value below normalisations with mean and scale as unknowns |
 | `own_statistics_solution`, `own_statistics_local` | these solved: at once, by iteration, near a start |
@@ -38,7 +39,9 @@
 | `blind_scale` | the factor that such a start leaves open |
 | `window_equations` | what is known of the input of a layer below a selection, with unknown winners |
 | `solved_windows` | the same solved with some winners, and whether they are the ones |
+| `normalised_winners`, `normalised_windows` | both below a normalisation whose statistics are known |
 | `branching`, `branch_search`, `branch_equations` | a value below an activation with two branches |
+| `upward_equations`, `upward_gradients`, `upward_solution` | a value as the only unknown of what is known above it |
 | `strategies` | what is done where the rules stand still: winners, branches, statistics |
 | `graph_recursion` | the order of all rules, until nothing changes |
 | `backsubstitution` | `reconstruct`: from the head to a result |

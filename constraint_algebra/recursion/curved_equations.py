@@ -17,12 +17,12 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.numerics.conjugate_gradients import conjugate_gradients
-from constraint_algebra.numerics.dense_least_squares import Reduced
+from constraint_algebra.numerics.dense_least_squares import Reduced, longest
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import kept
 from constraint_algebra.recursion.normalised_output import NormalisedOutput
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.value_equations import Reader, ValueEquations, longest
+from constraint_algebra.recursion.value_equations import Reader, ValueEquations
 
 PRECISE = 1e-8  # of what is solved for: the share at which an iteration is done
 SOLVES = 2  # each on what the one before left
@@ -75,7 +75,7 @@ class CurvedEquations:
             of_gradient = part.whiten.reshape(layer.filters, 1, *layer.taps)
             weights.append(np.broadcast_to(of_gradient, layer.weight_shape))
             weights.append(eq.weight_rows / np.where(eq.weight_rows, eq.output_noise, 1.0))
-        weights.append(self.value.known / np.where(self.value.known, self.fixed.entry_noise, 1.0))
+        weights.append(self.value.known / np.where(self.value.known, self.fixed.own_noise, 1.0))
         # Far from a solution the scale of a group is no straight line, and its row would lead anywhere.
         weights += [curved / b.statistics_size for b in self.bent]
         return np.concatenate([part.ravel() for part in weights])

@@ -17,13 +17,13 @@ from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.networks import operations
-from constraint_algebra.numerics.dense_least_squares import Reduced
+from constraint_algebra.numerics.dense_least_squares import Reduced, longest
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.layer_step import layer_equations
 from constraint_algebra.recursion.noise import settled
-from constraint_algebra.recursion.value_equations import ENTRIES, is_affordable, longest
+from constraint_algebra.recursion.value_equations import ENTRIES, is_affordable
 from constraint_algebra.solvers.noisy_equations import noise_cut
 
 

@@ -14,7 +14,8 @@ from constraint_algebra.recursion.contradictions import SIDES
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.graph_rules import is_scale, peeled
-from constraint_algebra.recursion.value_equations import Reader, ValueEquations, healed
+from constraint_algebra.recursion.healing import healed
+from constraint_algebra.recursion.value_equations import Reader, ValueEquations
 
 DUAL = 4e9  # operations of a dual system up to which it is solved
 

@@ -28,13 +28,13 @@ import numpy as np
 
 from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.layers import trilinear
-from constraint_algebra.numerics.dense_least_squares import Reduced
+from constraint_algebra.numerics.dense_least_squares import Reduced, longest
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import kept
 from constraint_algebra.recursion.normalised_reader import Guess, Normalised
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.value_equations import ENTRIES, Reader, ValueEquations, longest
+from constraint_algebra.recursion.value_equations import ENTRIES, Reader, ValueEquations
 from constraint_algebra.solvers.noisy_equations import USABLE
 
 ROUNDED_BORDER = 1e2 * 2.0**-52  # of the border's longest row: what eliminating x leaves of a direction that is open

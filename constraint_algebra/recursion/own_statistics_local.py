@@ -17,7 +17,7 @@ import numpy as np
 
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import trilinear
-from constraint_algebra.numerics.dense_least_squares import Reduced
+from constraint_algebra.numerics.dense_least_squares import Reduced, longest
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import kept
@@ -25,7 +25,7 @@ from constraint_algebra.recursion.layer_step import layer_equations
 from constraint_algebra.recursion.noise import settled
 from constraint_algebra.recursion.normalised_reader import Guess, Normalised
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.value_equations import Reader, longest
+from constraint_algebra.recursion.value_equations import Reader
 from constraint_algebra.solvers.noisy_equations import USABLE
 
 VALUES, OPERATIONS = 3e7, 4e9  # of the Jacobian, and to factor it once, up to which it is used

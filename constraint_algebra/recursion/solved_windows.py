@@ -26,9 +26,11 @@ from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.graph_solving import readers
+from constraint_algebra.recursion.healing import healed
+from constraint_algebra.recursion.normalised_winners import below_statistics
 from constraint_algebra.recursion.pooled import Pooled
 from constraint_algebra.recursion.result import CONTRADICTION
-from constraint_algebra.recursion.value_equations import Reader, ValueEquations, healed
+from constraint_algebra.recursion.value_equations import Reader, ValueEquations
 
 FITS = RESOLVED * CONTRADICTION  # residual in units of noise up to which an equation fits
 CHECKS, BITS = 3.0, 0.1  # equations that check a filter: so many and so many a bit; one rules 2^20 choices out
@@ -66,7 +68,14 @@ class SolvedWindows:
     rows: int
 
     @classmethod
-    def of(cls, knows: GraphKnowledge, view: Pooled, winners: IntArray, value: Estimate | None = None) -> SolvedWindows:
+    def of(
+        cls,
+        knows: GraphKnowledge,
+        view: Pooled,
+        winners: IntArray,
+        value: Estimate | None = None,
+        start: FloatArray | None = None,
+    ) -> SolvedWindows:
         """Solve for what the layer reads with some winners; filters that contradict all others do not count.
 
         Args:
@@ -74,13 +83,16 @@ class SolvedWindows:
             view: the windows.
             winners: the place of the winner in each, -1 where it does not matter.
             value: what is known of what the layer reads, with what follows from the winners.
+            start: all that the layer reads, about; needed below a normalisation, where the winners leave some open.
         """
         observed, layer = knows.observed, view.layer
         k, z = _outputs(view, winners)
         number = layer.inputs[0]
         those = [reader for reader in readers(knows, number) if reader.layer is not layer]
+        held, agrees = knows.values[number] if value is None else value, True
+        if not view.direct:  # k depends on what the layer makes: that of the values alone, then judged by the gradient
+            k, agrees = below_statistics(knows, view, winners, z, held, start)
         those.append(Reader(layer, k, z))
-        held = knows.values[number] if value is None else value
         system, found, out = healed(ValueEquations(observed, held, those), those)
         made = layer_step.output_of(observed, layer, found)
         at = np.where(view.real, view.windows, 0)
@@ -93,8 +105,10 @@ class SolvedWindows:
         noise = np.hypot(made.deviation, size).ravel()[at] * np.abs(view.factor)
         largest = float(np.abs(view.v.value[view.live]).max(initial=0.0)) or 1.0
         slack = SIDES * np.hypot(noise, view.v.deviation[:, None]) + ROUNDED * largest
-        fits = not any(left.any() for left in out) and system.misfit(found.value) <= FITS
+        fits = agrees and not any(left.any() for left in out) and system.misfit(found.value) <= FITS
         rows = sum(part.equations.gradient_row_count for part in system.parts if part.reader.layer is layer)
+        if not view.direct:  # the size of a filter does not matter: one of its equations always holds
+            rows = max(0, rows - layer.filters)
         return cls(knows, view, winners, k, found, t, slack, fits, rows)
 
     def own_winners(self) -> IntArray:
@@ -132,7 +146,8 @@ class SolvedWindows:
         """Return the winners that no others could replace, -1 elsewhere: everywhere, if anything contradicts them.
 
         Args:
-            counted: whether equations of other kinds were counted, and are enough to rule other winners out.
+            counted: whether equations of other kinds were counted, and are enough to rule other winners out; below a
+                normalisation, where k depends on the input, nothing else is.
         """
         view, winners = self.view, self.winners
         v = np.where(view.v.known, view.v.filled(), np.nan)
@@ -142,7 +157,9 @@ class SolvedWindows:
         found = np.full(len(winners), -1)
         if self.fits and not (over.any() or short.any() or np.isnan(own).any()):
             told = np.array([self._told(int(row), int(winners[row])) for row in asked], dtype=bool)
-            checked = (counted | self._checked()) & ~shiftable(view, winners)
+            checked = ~shiftable(view, winners)
+            if not counted:
+                checked &= view.direct & self._checked()
             found[asked] = np.where(told & checked[asked], winners[asked], -1)
         return found
 

@@ -20,7 +20,7 @@ from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import incidence
-from constraint_algebra.numerics.dense_least_squares import Reduced
+from constraint_algebra.numerics.dense_least_squares import Reduced, longest
 from constraint_algebra.numerics.singular import svd
 from constraint_algebra.recursion import contradictions
 from constraint_algebra.recursion.estimates import Estimate
@@ -28,10 +28,11 @@ from constraint_algebra.recursion.layer_step import OwnNoise, layer_equations
 from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
-from constraint_algebra.solvers.noisy_equations import USABLE, LayerEquations, noise_cut, residual
+from constraint_algebra.solvers.noisy_equations import USABLE, LayerEquations, noise_cut, residual, weight_rows_size
 
 ENTRIES, OPERATIONS = 6e7, 4e10  # of a dense stage: beyond, it is left out
 WELL = 1e3  # times the size at which a direction counts as known, a singular value leaves little to be gained
+EPS, ROUNDED = float(np.finfo(float).eps), 30  # of all rows together: 1 was off by 3 where all but one value were known
 FACTORING = 20  # operations of singular values, in cubes of the number of unknowns
 
 
@@ -55,7 +56,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """The equations of one reader, with their noise."""
 
     reader: Reader
@@ -108,6 +109,11 @@ class _Block:
         return np.asarray(self.left[:, self.strong : len(self.singular)].T @ rhs)
 
     @property
+    def noise(self) -> FloatArray:
+        """Standard deviation of each entry of the strong part, `(positions,)`."""
+        return np.asarray(np.linalg.norm(self.right[:, : self.strong] / self.singular[: self.strong], axis=1))
+
+    @property
     def open(self) -> FloatArray:
         """Basis of what the strong directions leave open: the weak ones first, `(positions, open)`."""
         return self.right[:, self.strong :]
@@ -144,7 +150,11 @@ class ValueEquations:
         self.stronger = stronger
         self.blocks = list(self._blocks())
         self.opens = sum(block.open.shape[1] * len(block.channels) for block in self.blocks)
-        self.entry_noise = np.maximum(value.deviation, float(np.finfo(float).eps) * self.scale)
+        self.own_noise = np.maximum(value.deviation, EPS * self.scale)
+        self.entry_noise = self.own_noise.copy()  # known better than the strong part, it tells no more of what is open
+        for block in self.blocks:
+            at = self.entry_noise[block.channels]
+            self.entry_noise[block.channels] = np.hypot(at, block.noise.reshape(at.shape[1:]))
 
     @property
     def is_small(self) -> bool:
@@ -172,7 +182,7 @@ class ValueEquations:
             pairs = zip(self.parts, of_readers, strict=True)
             A = np.concatenate([np.zeros((0, positions)), *(part.block(int(group)) for part, group in pairs)])
             U, s, Vt = svd(A, full_matrices=len(A) < positions)
-            keep = int(np.count_nonzero(s > max(A.shape) * np.finfo(float).eps * s.max(initial=0.0)))
+            keep = int(np.count_nonzero(s > max(A.shape) * EPS * s.max(initial=0.0)))
             strong = int(np.count_nonzero(s[:keep] > self.stronger * self.cut))
             channels = np.flatnonzero(which.ravel() == number)
             yield _Block(channels, U[:, :keep], s[:keep], Vt.T, strong)
@@ -187,8 +197,13 @@ class ValueEquations:
         if not len(matrix):
             return None
         self.unit = 1 / (longest(matrix) or 1.0)
-        rounding = self.opens * float(np.finfo(float).eps)
-        return Reduced(matrix * self.unit, max(self.unit * self.cut, rounding))
+        return Reduced(matrix * self.unit, max(self.unit * self.cut, self.opens * EPS, self.unit * self._rounding))
+
+    @property
+    def _rounding(self) -> float:
+        """What rounding of the basis leaves of whole rows, those of entries too, where they are zero in it."""
+        sizes = [weight_rows_size(part.equations) for part in self.parts]
+        return ROUNDED * EPS * math.hypot(*sizes, *(1 / self.entry_noise[self.value.known]).tolist())
 
     @property
     def null(self) -> FloatArray:
@@ -225,7 +240,7 @@ class ValueEquations:
             rows.append(some)
         return np.concatenate(rows)
 
-    def _weight_rows(self, part: _Part) -> FloatArray:
+    def _weight_rows(self, part: Part) -> FloatArray:
         eq = part.equations
         known = eq.weight_rows
         if not known.any():
@@ -320,7 +335,7 @@ class ValueEquations:
         moved += self.observed.draw(leaking, self.shape)
         return Estimate(x, determined, np.where(determined[..., None], moved, 0.0))
 
-    def summary(self, part: _Part, found: Estimate) -> LayerSolution:
+    def summary(self, part: Part, found: Estimate) -> LayerSolution:
         """Return the line of one reader in the result."""
         kept = [block.singular[: block.strong] for block in self.blocks if block.strong]
         largest = max((float(s.max()) for s in kept), default=1.0)
@@ -345,18 +360,12 @@ class ValueEquations:
         return max(float(contradictions.misfits(part.equations, x).max(initial=0.0)) for part in self.parts)
 
 
-def longest(rows: FloatArray) -> float:
-    """Return the Euclidean size of the longest row; squares of noise-free rows may overflow."""
-    largest = float(np.abs(rows).max(initial=0.0)) or 1.0
-    return largest * float(np.sqrt(((rows / largest) ** 2).sum(axis=1)).max(initial=0.0))
-
-
 def is_affordable(rows: int, unknowns: int) -> bool:
     """Return whether a dense system can be factored in some seconds."""
     return (rows + FACTORING * unknowns) * unknowns**2 <= OPERATIONS
 
 
-def _parts(observed: Observation, readers: Sequence[Reader], left_out: Sequence[BoolArray] | None) -> tuple[_Part, ...]:
+def _parts(observed: Observation, readers: Sequence[Reader], left_out: Sequence[BoolArray] | None) -> tuple[Part, ...]:
     """Return the equations of all readers, with one size of a typical value for all."""
     own = [layer_equations(observed, r.layer, r.k, r.z) for r in readers]
     scale = max(equations.scale for equations, _ in own if _says(equations)) if any(_says(e) for e, _ in own) else 1.0
@@ -365,35 +374,9 @@ def _parts(observed: Observation, readers: Sequence[Reader], left_out: Sequence[
         equations, noise = layer_equations(observed, reader.layer, reader.k, reader.z, scale)
         if left_out is not None:
             equations = contradictions.without(equations, left_out[number])
-        parts.append(_Part(reader, equations, noise))
+        parts.append(Part(reader, equations, noise))
     return tuple(parts)
 
 
 def _says(equations: LayerEquations) -> bool:
     return bool(equations.gradient_rows.any() or equations.weight_rows.any())
-
-
-def _suspects(part: _Part, x: FloatArray, largest: float) -> BoolArray:
-    """Return the filters of a reader that contradict x most: of all readers, for one spoils the misfits of others."""
-    prime = contradictions.misfits(part.equations, x) >= contradictions.PRIME_SUSPECTS * largest
-    return np.asarray(contradictions.suspects(part.equations, x) & prime)
-
-
-def healed(whole: ValueEquations, readers: Sequence[Reader]) -> tuple[ValueEquations, Estimate, list[BoolArray]]:
-    """Solve; where filters' gradient equations contradict the rest, solve without them, if the rest then agrees."""
-    none = [np.zeros(reader.layer.filters, dtype=bool) for reader in readers]
-    found = whole.estimate()
-    out, system, again = none, whole, found
-    while True:
-        pairs = zip(out, system.parts, strict=True)
-        news = [_suspects(part, again.value, system.misfit(again.value)) & ~left for left, part in pairs]
-        more = [a | b for a, b in zip(out, news, strict=True)]
-        if not any(new.any() for new in news) or any(left.sum() > len(left) // 2 for left in more):
-            break
-        out = more
-        system = ValueEquations(whole.observed, whole.value, readers, out)
-        again = system.estimate()
-    clean = all(contradictions.resolved(part.equations, again.value) for part in system.parts)
-    if any(left.any() for left in out) and clean and again.known.sum() >= found.known.sum():
-        return system, again, out
-    return whole, found, none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +80,14 @@ def largest_row(eq: LayerEquations, whiten_output: FloatArray, whiten_gradient: 
     of_row = largest * np.sqrt(trilinear.row_sums(layer, (eq.output_gradient / largest) ** 2))
     weights = whiten_output.reshape(layer.filters, -1) * of_filter[:, None]
     return max(float(weights.max()), float((whiten_gradient * of_row).max()))
+
+
+def weight_rows_size(eq: LayerEquations) -> float:
+    """Return the Euclidean size of all weight rows together, in units of their noise."""
+    of_filter = np.sqrt((eq.weight.reshape(eq.layer.filters, -1) ** 2).sum(axis=1))
+    sizes = np.broadcast_to(of_filter.reshape(-1, *(1,) * len(eq.layer.outputs)), eq.layer.output_shape)
+    known = eq.weight_rows
+    return math.hypot(*(sizes[known] / eq.output_noise[known]).tolist())
 
 
 def residual(eq: LayerEquations, x: FloatArray) -> float:

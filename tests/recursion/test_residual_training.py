@@ -120,10 +120,10 @@ def test_hundreds_of_random_networks_are_right_or_open(start) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("widths", "size"), [((20, 24), 8), ((32, 48, 64), 16)])
-def test_stages_come_back_exactly(widths, size) -> None:
-    at = step(residual(widths), size, search=900.0)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("widths", "size", "blocks"), [((20, 24), 8, 1), ((32, 48, 64), 16, 1), ((32, 48, 64), 16, 3)])
+def test_stages_come_back_exactly(widths, size, blocks) -> None:
+    at = step(residual(widths, blocks=blocks), size, search=900.0)
     assert at.result.status is ca.Status.LOCAL
     assert at.result.determined.all()
     assert at.error < EXACT

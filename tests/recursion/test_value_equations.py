@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import constraint_algebra as ca
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.recursion import value_equations
+from constraint_algebra.recursion import healing, value_equations
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.noise import deviations_of, precision
@@ -138,7 +138,7 @@ def test_a_filter_that_contradicts_the_rest_is_left_out() -> None:
     wrong[3, 1, 1] += 0.5
     readers = [replace(s.readers[0], k=known(wrong, np.ones(wrong.shape, dtype=bool))), s.readers[1]]
     whole = ValueEquations(s.observed, s.value, readers)
-    system, found, out = value_equations.healed(whole, readers)
+    system, found, out = healing.healed(whole, readers)
     assert [np.flatnonzero(left).tolist() for left in out] == [[3], []]
     assert whole.misfit(whole.estimate().value) > 8
     assert system.misfit(found.value) < 4

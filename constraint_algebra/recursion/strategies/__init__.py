@@ -8,5 +8,6 @@
 | `own_statistics` | a value below normalisations with known statistics, where activations hide what they made |
 | `branches` | a value below an activation with two branches, with the branch of each output |
 | `unknown_statistics` | a value with mean and scale of each group of the normalisation behind it |
+| `upwards` | a value below residual blocks, as the only unknown of all that is known above it |
 | `registry` | all of them, and the order in which they are tried |
 """

@@ -39,7 +39,7 @@ class OwnStatistics:
             return False
         own = [user for user in knows.network.users(number) if self.concerns(user)]
         bent = [user for user in own if normalised_output(knows, user) is not None]
-        return layer in bent[:1]
+        return layer in bent[:1] and _equations(knows, own) >= int((~knows.values[number].known).sum())
 
     def cost(self, knows: GraphKnowledge, layer: PlacedLayer) -> float:  # noqa: ARG002 -- others need it
         """Return about how many multiplications its rounds take: each solves for the value."""
@@ -70,6 +70,13 @@ class OwnStatistics:
         if learnt:
             knows.remarks[key] = f"{what}, was found by iteration: {found.words}"
         return learnt
+
+
+def _equations(knows: GraphKnowledge, layers: list[PlacedLayer]) -> int:
+    """Return how many equations layers that read a value make at most: of gradients, outputs and statistics."""
+    gradients = sum(math.prod(layer.weight_shape) for layer in layers)
+    outputs = sum(int(knows.values[layer.number].known.sum()) for layer in layers)
+    return gradients + outputs + 2 * sum(layer.filters for layer in layers)
 
 
 def _fits_above(knows: GraphKnowledge, view: NormalisedOutput, found: Outcome) -> bool:

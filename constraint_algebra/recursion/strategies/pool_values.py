@@ -1,8 +1,9 @@
-"""The input below a selection by the pooled values alone: proven where they leave it no room, else by its winners.
+"""The input below a selection by the pooled values: proven where they leave it no room, else by its winners.
 
 `NoRoomBelow` learns what every input within its range has that obeys the inequalities: outputs that are the largest of
 their windows, entries on a bound. `TightWindows` takes the winners of one input where all windows are tight, and counts
-them where the gradient equations agree, and are so many that no other winners would by accident.
+them where the gradient equations agree, and are so many that no other winners would by accident. Below a normalisation
+whose statistics are known these equations help to find it (`normalised_windows`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import axis_ranges
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
+from constraint_algebra.recursion.normalised_windows import NormalisedWindows
 from constraint_algebra.recursion.open_values import Beyond
 from constraint_algebra.recursion.pooled import Pooled, pooled
 from constraint_algebra.recursion.pooled_values import PooledValues, Proven
@@ -31,6 +34,13 @@ TRIES = 3  # points: if the gradient equations do not agree with the first, or o
 FEWER = 0.9  # of the open entries: where more of them are known since, it is worth another look
 CORRECTIONS = 4  # times that winners are replaced by those that the input solved with them has
 SAME = 1e-5  # of the range: two points so near are one
+
+
+class Search(Protocol):
+    """Finds a point where all windows are tight, `anew` another."""
+
+    def __call__(self, rng: np.random.Generator, deadline: float, *, anew: bool = False) -> FloatArray | None:
+        """Return it; `None` where none was found in time."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,7 @@ class TightWindows(Strategy):
     def applies(self, knows: GraphKnowledge, layer: PlacedLayer) -> bool:
         """Return whether pooled values and gradients are known, and the input of the layer below is not."""
         view = _view(knows, layer)
-        if view is None or not view.direct or _may_be_swapped(view):
+        if view is None or _may_be_swapped(view):
             return False
         return bool((view.k.known | view.dead).all())
 
@@ -131,19 +141,17 @@ class TightWindows(Strategy):
         assert view is not None
         assert beyond is not None
         knows.vain.pop((WINNERS, layer.index), None)
-        looked = _looked(knows, view, beyond, WINNERS)
-        if looked is None:
-            return False
-        x, values = looked.x, looked.values
-        assert x is not None
-        assert values is not None
         rng, found, others = np.random.default_rng(beyond.seed), None, 0
+        search = _searched(knows, view, beyond, rng)
+        if search is None:
+            return False
+        values, x, again_at = search
         for _ in range(TRIES):
             if found is None or not _near(values, found[0], x):
                 again = _confirmed(knows, view, values, x)
                 others += again is not None and found is not None
                 found = found or again
-            another = values.point(rng, beyond.end, anew=True)
+            another = again_at(rng, beyond.end, anew=True)
             if another is None:
                 break
             x = another
@@ -161,6 +169,29 @@ class TightWindows(Strategy):
             return False
         _none_found(knows, view, WINNERS)
         return False
+
+
+def _searched(
+    knows: GraphKnowledge, view: Pooled, beyond: Beyond, rng: np.random.Generator
+) -> tuple[PooledValues, FloatArray, Search] | None:
+    """Return the values, a point where all windows are tight, and what finds others; `None` where none was found.
+
+    Below a normalisation the gradient helps, unless the values by themselves came to a point already.
+    """
+    held = knows.points.get(view.selection.index)
+    both = None
+    if not view.direct:
+        values = PooledValues.of(knows, view, beyond)
+        both = None if values is None else NormalisedWindows.of(values)
+        if both is not None and not (isinstance(held, _Looked) and held.x is not None):
+            x = both.point(rng, beyond.end)
+            if x is not None:
+                return both.values, x, both.point
+            beyond = beyond.renewed()
+    looked = _looked(knows, view, beyond, WINNERS)
+    if looked is None or looked.values is None or looked.x is None:
+        return None
+    return looked.values, looked.x, looked.values.point if both is None else both.point
 
 
 def _may_be_swapped(view: Pooled) -> bool:
@@ -297,13 +328,14 @@ def _confirmed(
     likely = values.problem.candidates(x).argmax(axis=1)  # where noise leaves it open
     told = np.where(asked, np.where(winners >= 0, winners, likely), -1)
     for _ in range(CORRECTIONS):
-        solved = SolvedWindows.of(knows, view, told, value)
+        solved = SolvedWindows.of(knows, view, told, value, values.whole(x).reshape(value.value.shape))
         own = solved.own_winners()
         if np.array_equal(own, told):
             break
         told = own
     choices = np.log2(np.maximum(view.real.sum(axis=1), 1))[view.live].sum() + len(x)
-    tight = int(view.live.sum()) + len(proven.low) + len(proven.high)
+    won = view.windows[view.live, likely[view.live]]  # an output that wins several windows is one equation
+    tight = len(np.unique(won)) + len(proven.low) + len(proven.high)
     sure = solved.sure(counted=bool(solved.rows + tight - len(x) >= CHECKS + BITS * choices))
     return (proven, np.where(asked, sure, winners)) if (sure >= 0).any() else None
 

@@ -13,6 +13,7 @@ from constraint_algebra.recursion.strategies.pool_alternation import PoolAlterna
 from constraint_algebra.recursion.strategies.pool_values import NoRoomBelow, TightWindows
 from constraint_algebra.recursion.strategies.strategy import Strategy
 from constraint_algebra.recursion.strategies.unknown_statistics import BY_EQUATIONS, BY_ITERATION
+from constraint_algebra.recursion.strategies.upwards import Upwards
 
 STRATEGIES: tuple[Strategy, ...] = (
     NoRoomBelow(),
@@ -22,6 +23,7 @@ STRATEGIES: tuple[Strategy, ...] = (
     BY_KNOWN,
     BY_ITERATION,
     ByBranches(),
+    Upwards(),
 )
 
 
