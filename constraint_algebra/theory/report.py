@@ -198,13 +198,20 @@ class FeasibilityReport(Tabular):
             scope = " in a neighbourhood, to first order" if self.nearby else ""
             return f"Determined{scope}: the gradient determines every value of the {shape} input{pattern}."
         if not stops and found is not None and not found.any():
-            return f"Not determined: an activation before the first layer cuts off every value of the {shape} input."
+            return f"Not determined: {self._before()} every value of the {shape} input."
         if not stops:
             outcome = f"Partly determined: the gradient determines {_share(found)}{pattern}"
-            return f"{outcome}; an activation before the first layer cuts off the others."
+            return f"{outcome}; {self._before()} the others."
         where = f"the recursion first falls short at layer {stops[-1].layer!r} ({stops[-1].kind})"
         by_limit = self._open_limit(shape, pattern) if self.limit is None else self._limit(self.limit, shape, pattern)
         return f"{by_limit}; {where}: {stops[-1].reason}."
+
+    def _before(self) -> str:
+        """Return what stands before the first layer with a weight, and does to values."""
+        before = self.network.layers[: self.network.bilinear[0].index]
+        if any(layer.is_normalisation for layer in before):
+            return "the statistics that a normalisation before the first layer takes away are a part of"
+        return "an activation before the first layer cuts off"
 
     def _limit(self, limit: WholeMap, shape: str, pattern: str) -> str:
         """Return what all equations together determine, and what of it the recursion finds."""

@@ -42,7 +42,7 @@ def _recomputed(one: Drawn, result: ca.Reconstruction):
     largest = max(
         float(np.abs(g).max()) for g in given.values()
     )  # biases below a normalisation have none, but rounding
-    sizes = {name: max(float(np.abs(g).max()), 1e-9 * largest) for name, g in given.items()}
+    sizes = {name: max(float(np.abs(g).max()), 1e-7 * largest) for name, g in given.items()}
     return [(g / sizes[name], again[name] / sizes[name]) for name, g in given.items()]
 
 

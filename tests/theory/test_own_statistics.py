@@ -164,3 +164,12 @@ def test_below_a_normalisation_of_each_channel_a_blind_start_is_made_whose_facto
         assert "up to one factor that stays open" in state.stops[net.named("3").inputs[0]]
     else:
         assert reasons == [f"by the weight gradient of layer '3' alone (blind start), its factor by {by}"]
+
+
+def test_a_normalisation_of_the_input_itself_is_named() -> None:
+    network = ca.Network((2, 5, 5), [ca.GroupNorm(1), ca.Conv2d(24, 3, padding=1), ca.Flatten(), ca.Linear(10)])
+    found = ca.feasibility(network)
+    assert not found.determined.any()
+    assert found.conclusion.startswith(
+        "Not determined: the statistics that a normalisation before the first layer takes away are a part of every"
+    )
