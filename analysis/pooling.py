@@ -34,6 +34,7 @@ from analysis.subjects import digits, sample_step, step, trained
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.experiments.capture import Capture
 from constraint_algebra.ground import Ground
+from constraint_algebra.layers.base import Layer
 from constraint_algebra.networks.operations import windows
 from constraint_algebra.recursion.result import Reconstruction
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.layers.activations import formulas, has_two_branches
+from constraint_algebra.layers.activations import Identity, formulas, has_two_branches
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.two_branches import Branches
 from constraint_algebra.networks.network import Network
@@ -107,7 +107,7 @@ def branching(network: Network, layer: PlacedLayer) -> Branching | None:
         if len(users) != 1:
             return None
         at = users[0]
-        if at.is_activation:
+        if at.is_activation and not isinstance(at.activation, Identity):
             return Branching(layer, tuple(steps), at) if has_two_branches(at.activation) else None
         if at.is_selection or (at.is_bilinear and not graph_rules.is_scale(at)):
             return None
