@@ -21,7 +21,6 @@ from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.open_values import Beyond, origin
 from constraint_algebra.recursion.pooled import Pooled, pooled
 from constraint_algebra.recursion.solved_windows import SolvedWindows, is_counted
-from constraint_algebra.recursion.strategies.strategy import Strategy
 from constraint_algebra.recursion.window_equations import WindowEquations
 
 NAME = "robust alternation"
@@ -31,14 +30,10 @@ STARTS = 12  # at LeNet-5 35 of 40 digits needed up to 6, most of them one; the 
 CORRECTIONS = 4  # times that winners are replaced by those that the input solved with them has
 
 
-@dataclass(frozen=True)
-class PoolAlternation(Strategy):
+class PoolAlternation:
     """Finds the winners of a selection by robust alternation."""
 
-    @property
-    def ground(self) -> Ground:
-        """The winners that fit."""
-        return Ground.WINNERS
+    ground = Ground.WINNERS  # the winners that fit
 
     def concerns(self, layer: PlacedLayer) -> bool:
         """Return whether it is a selection."""

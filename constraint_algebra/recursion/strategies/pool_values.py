@@ -25,7 +25,6 @@ from constraint_algebra.recursion.open_values import Beyond
 from constraint_algebra.recursion.pooled import Pooled, pooled
 from constraint_algebra.recursion.pooled_values import PooledValues, Proven
 from constraint_algebra.recursion.solved_windows import BITS, CHECKS, SolvedWindows
-from constraint_algebra.recursion.strategies.strategy import Strategy
 
 POINT, WINNERS = "no room", "tight windows"
 FACTORED, SPEED = 100, 3e9  # times that the rows are factored, and multiplications a second then
@@ -43,14 +42,10 @@ class Search(Protocol):
         """Return it; `None` where none was found in time."""
 
 
-@dataclass(frozen=True)
-class NoRoomBelow(Strategy):
+class NoRoomBelow:
     """Finds what the pooled values prove, whoever won."""
 
-    @property
-    def ground(self) -> Ground:
-        """The range of what the layer below reads."""
-        return Ground.RANGE
+    ground = Ground.RANGE  # the range of what the layer below reads
 
     def concerns(self, layer: PlacedLayer) -> bool:
         """Return whether it is a selection."""
@@ -111,14 +106,10 @@ def _words(view: Pooled, proven: Proven, known: BoolArray, before: str | None) -
     )
 
 
-@dataclass(frozen=True)
-class TightWindows(Strategy):
+class TightWindows:
     """Finds winners with which all windows are tight, and that the gradient equations confirm."""
 
-    @property
-    def ground(self) -> Ground:
-        """The winners that fit."""
-        return Ground.WINNERS
+    ground = Ground.WINNERS  # the winners that fit
 
     def concerns(self, layer: PlacedLayer) -> bool:
         """Return whether it is a selection."""
