@@ -60,6 +60,7 @@ lint: $(VENV)/stamp  ## check format, style, types and the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q -m slow tests/test_types.py
 
 clean:  ## remove the environment and the results
 	rm -rf $(VENV) out dist

@@ -58,6 +58,7 @@ def test_the_stub_names_what_the_package_loads() -> None:
     assert named == {**ca._MODULE_OF, **ca._SUBMODULES}
 
 
+@pytest.mark.slow  # part of `make lint`
 def test_a_users_script_is_checked(tmp_path) -> None:
     script, config = tmp_path / "script.py", tmp_path / "mypy.ini"
     script.write_text(SCRIPT, encoding="utf-8")

@@ -145,6 +145,7 @@ def test_a_worker_killed_in_the_middle_loses_no_row_and_a_second_start_repeats_n
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_client_killed_in_the_middle_goes_on_where_it_stopped(tmp_path, address) -> None:
     path, log = tmp_path / "rows.csv", tmp_path / "log"

@@ -174,6 +174,7 @@ def test_a_model_without_equations_is_refused_by_name(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_graph_is_audited_and_what_takes_a_chain_is_told(tmp_path) -> None:
     found = audit(tmp_path, factory="pooled")
     assert found.exit_code == 0, found.output

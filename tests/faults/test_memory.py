@@ -50,7 +50,9 @@ def feasible(shape: str, layers: str, activity: str = "1.0") -> tuple[str, tuple
         pytest.param(
             "(64, 1250, 1250)", "ca.Conv2d(16, 3, padding=1), ca.Tanh()", "1.0", "undecided", marks=pytest.mark.slow
         ),
-        ("(1, 100_000_000)", "ca.Conv1d(1, 3, padding=1), ca.Tanh()", "1.0", "determined"),
+        pytest.param(
+            "(1, 100_000_000)", "ca.Conv1d(1, 3, padding=1), ca.Tanh()", "1.0", "determined", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_feasibility_of_100_million_unknowns(shape, layers, activity, verdict) -> None:

@@ -25,7 +25,7 @@ from figures.command import NAMES, OUT, draw_all, drawn
 from figures.save import save
 
 mpl.use("Agg")
-QUICK = ("counting_error", "noise", "reconstruction")
+QUICK = ("noise",)
 
 
 def words(figure: Figure) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import constraint_algebra as ca
+from tests.some import some
 from tests.twin_cases import case, random_case
 
 L, R = ca.LeakyReLU(0.2), ca.ReLU()
@@ -38,7 +39,7 @@ def agrees(c) -> ca.Certificate:
     return found
 
 
-@pytest.mark.parametrize("seed", [s for s in range(26) if s != 20])
+@pytest.mark.parametrize("seed", some(10, (s for s in range(26) if s != 20)))
 def test_where_the_layers_above_are_determined_nothing_stays_undecided(seed: int) -> None:
     assert not agrees(random_case(seed)).undecided.any()
 

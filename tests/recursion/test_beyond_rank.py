@@ -226,6 +226,7 @@ def test_bounds_that_contradict_the_equations_are_not_taken_in(seed: int) -> Non
     assert result.status not in complete or not case.wrong(result).any()
 
 
+@pytest.mark.slow
 def test_behind_a_max_pool_zeros_decide_what_a_graph_reads() -> None:
     """A pooled map has zeros where all of a window is cut off; which entry won stays open."""
     layers = [Conv2d(4, 3, padding=1), ReLU(), MaxPool2d(2), Conv2d(2, 5, padding=2), ReLU(), Flatten(), Linear(10)]

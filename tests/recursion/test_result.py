@@ -148,7 +148,10 @@ DETERMINED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "seed", "index"), DETERMINED)
+@pytest.mark.parametrize(
+    ("name", "seed", "index"),
+    [case if case[1] == 0 else pytest.param(*case, marks=pytest.mark.slow) for case in DETERMINED],
+)
 def test_the_image_comes_back(name: str, seed: int, index: int) -> None:
     c = zoo_client(name, seed, index)
     result = c.reconstruct()
