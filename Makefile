@@ -38,7 +38,7 @@ bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy,
 repro: $(VENV)/stamp  ## redo the paper: all runs, tables, figures and the report, into out/repro, in less than an hour
 	$(BIN)/python -m paper_repro.run --processes 2
 
-studies: $(VENV)/stamp  ## compute all studies anew, into out/studies: 27 minutes of CPU time
+studies: $(VENV)/stamp  ## compute all studies anew, into out/studies: 40 minutes of CPU time
 	$(BIN)/python -m analysis all --processes 2 --restart
 
 figures: $(VENV)/stamp  ## draw all figures from the committed results, or from RESULTS=out/studies into out/figures

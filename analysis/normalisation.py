@@ -6,7 +6,12 @@ what do the client's running statistics add?
 Hypothesis: With the buffers batch norm hides nothing; group and layer norm, whose statistics nobody shares, hide
 nothing either where the layers below have a bias; batch norm without buffers and bias leaves one factor open.
 
-Finding: (to be written)
+Finding: Of 120 runs none says anything wrong, and no determined pixel is off by more than 4 error bars. With the
+buffers batch norm hides nothing: 24 of 24 runs come back, in float64 to 1e-13. With LeakyReLU nothing else hides
+anything either, 60 of 60; without a bias that differs within a group the scale is then known by eps alone, to 2e-8 in
+float64 and 1e-3 in float32, as the error bars say. With ReLU group and layer norm come back where the layers have a
+bias, 12 of 12; without one layer norm does in 2 of 3 float64 runs, group norm never, and batch and instance norm
+without buffers never do.
 
 One row a photograph and a network: two convolutions (12 filters of 3×3; 32 of 3×3, stride 2), each followed by the
 normalisation and an activation, and a head, on 3×10×10 pixels; PyTorch's own initialisation, factors from U(0.6, 1.4)

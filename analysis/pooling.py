@@ -7,7 +7,12 @@ Hypothesis: With as many filters as the tutorials have (32 and 64) digits and sm
 filters the winners are not found, or values stay open, and nothing wrong is said; ties on a constant background do not
 harm; training changes little.
 
-Finding: (to be written)
+Finding: Nothing wrong is said in 50 runs. With 32 filters every digit comes back, with kernel 3 and 5, to 1e-11, and so
+do photographs of 16×16; 16 filters are enough with kernel 5 and not with kernel 3, 8 filters in one of three runs,
+fewer never. With few filters the input of the second convolution is lacking already. Photographs of 32×32 need more
+than the 10 s that a step has by default; of those of 16×16 with 16 filters the input of the second convolution is
+known, and the winners of the first are not found. 42 to 78 % of the live windows of digits tie, and that does no harm.
+While a network learns from 10 % to 94 %, all 12 runs come back, from the first epoch on by the range alone.
 
 One row a picture and a network: convolution of F filters, ReLU, max-pool 2, convolution of 2F filters, ReLU, max-pool
 2, a hidden layer of 64 units and a head, with PyTorch's own initialisation, float64. `digit` rows: MNIST digits of

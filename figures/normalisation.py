@@ -13,16 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.command import run
-from figures.style import BLUE, SKY
+from figures.style import BLUE, SKY, VERMILION
 
 # What pixels rest on, from dark to light, with a hatch for grey.
-GROUNDS = (("equations", "equations", BLUE, ""), ("nearby", "neighbourhood", SKY, ".."))
+GROUNDS = (
+    ("equations", "equations", BLUE, ""),
+    ("ranged", "range", VERMILION, "//"),
+    ("nearby", "neighbourhood", SKY, ".."),
+)
 NAMES = {
-    ("batch", True): "batch norm,\nbuffers",
-    ("batch", False): "batch norm,\nno buffers",
-    ("group", False): "group norm",
-    ("layer", False): "layer norm",
-    ("instance", False): "instance\nnorm",
+    ("batch", True): "batch,\nbuffers",
+    ("batch", False): "batch, no\nbuffers",
+    ("group", False): "group",
+    ("layer", False): "layer",
+    ("instance", False): "instance",
 }
 PIXELS = 3 * 10 * 10
 
@@ -30,16 +34,17 @@ PIXELS = 3 * 10 * 10
 def draw(results: Path) -> Figure:
     """Return the figure: a row for each activation, a column for biases and types, and the errors."""
     data = pd.read_csv(results / "normalisation.csv")
-    figure = Figure(figsize=(11.5, 6.2), layout="constrained")
-    axes = figure.subplots(2, 3, sharex=True, width_ratios=(1, 1, 1))
+    data["ranged"] = PIXELS * data.determined_share - data.equations - data.nearby
+    figure = Figure(figsize=(11.5, 7), layout="constrained")
+    axes = figure.subplots(2, 3)
     for line, (activation, rows) in zip(axes, data.groupby("activation"), strict=True):
         for ax, bias in zip(line, (True, False), strict=False):
             words = "with a bias below" if bias else "without a bias below"
             _bars(ax, rows[(rows.bias == bias) & (rows.dtype == "float64")], f"{activation}, {words}")
         _errors(line[2], rows[rows.bias], f"{activation}, with a bias below")
         line[0].set_ylabel("pixels determined, %\n(float64)")
-        line[2].set_ylabel("largest error of a determined pixel")
-    axes[0, 0].legend(title="resting on", loc="lower left")
+        line[2].set_ylabel("largest error of a pixel")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), title="resting on", loc="outside lower center", ncols=3)
     axes[0, 2].legend(loc="center left")
     wrong = int(data.wrong.sum())
     figure.suptitle(
@@ -60,7 +65,7 @@ def _bars(ax: Axes, rows: pd.DataFrame, title: str) -> None:
     for place, group in enumerate(groups):
         ax.plot(np.full(len(group), place), 100 * group.determined_share, "k_", ms=14)
     _named(ax)
-    ax.set(title=title, ylim=(0, 104))
+    ax.set(title=title, ylim=(0, 104), xlabel="normalisation")
 
 
 def _errors(ax: Axes, rows: pd.DataFrame, title: str) -> None:
@@ -71,11 +76,11 @@ def _errors(ax: Axes, rows: pd.DataFrame, title: str) -> None:
             found = rows[at].largest_error
             ax.plot(np.full(len(found), place), found, marker, color=color, label=None if place else dtype, mfc="none")
     _named(ax)
-    ax.set(title=title, yscale="log", ylim=(1e-16, 1))
+    ax.set(title=title, yscale="log", ylim=(1e-16, 1), xlim=(-0.5, len(NAMES) - 0.5), xlabel="normalisation")
 
 
 def _named(ax: Axes) -> None:
-    ax.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=8)
+    ax.set_xticks(range(len(NAMES)), list(NAMES.values()), fontsize=9)
 
 
 if __name__ == "__main__":

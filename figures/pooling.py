@@ -13,11 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.command import run
-from figures.style import BLUE, SERIES, SKY, VERMILION
+from figures.style import SERIES, SKY, VERMILION
 
 # What pixels rest on, from dark to light, with a hatch for grey.
 GROUNDS = (
-    ("equations", "equations", BLUE, ""),
     ("ranged", "range", VERMILION, "//"),
     ("winners", "winners", SKY, ".."),
 )

@@ -19,6 +19,7 @@ from analysis import (
     measured,
     minimum_filters,
     open_values,
+    pooling,
     range_vs_filters,
     rank_vs_filters,
     relu_activity,
@@ -79,6 +80,7 @@ AGAIN = {
     "defences": defences.Run("top-k pruning", "50% kept", "LeakyReLU(0.2)", 3),
     "open_values": open_values.Run("LeakyReLU(0.2)", 14, "cifar10:3"),
     "beyond_rank": beyond_rank.Run("digit", "none", 0.0, 5, 2, 4, 0),
+    "pooling": pooling.Run("digit", "mnist:0", 28, 4, 3, 0),
 }
 
 

@@ -311,6 +311,24 @@ def test_the_reconstruction_is_the_one_that_was_kept() -> None:
     assert row.psnr_db == pytest.approx(-10 * np.log10(np.mean((kept["reconstruction"] - kept["truth"]) ** 2)), abs=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "panel", "of"),
+    [
+        ("pooling", "Digits of 28×28, kernel 5", lambda rows: rows[(rows.kind == "digit") & (rows.kernel == 5)]),
+        ("normalisation", "ReLU, with a bias below", lambda rows: rows[rows.bias & (rows.activation == "ReLU")]),
+    ],
+)
+def test_bars_add_up_to_what_is_determined(name, panel, of) -> None:
+    ax = next(ax for ax in drawn(name, COMMITTED).axes if ax.get_title() == panel)
+    rows = of(rows_of(name))
+    rows = rows[rows.dtype == "float64"] if name == "normalisation" else rows
+    keys = ["filters"] if name == "pooling" else ["norm", "buffers"]
+    heights = pd.Series({round(bar.get_x(), 3): 0.0 for bar in ax.patches})
+    for bar in ax.patches:
+        heights[round(bar.get_x(), 3)] += bar.get_height()
+    assert sorted(heights) == pytest.approx(sorted(100 * rows.groupby(keys).determined_share.mean()))
+
+
 WORDS = {
     "relu_activity": ("exact rank,\n% of the unknowns", "active outputs, %"),
     "depth": ("condition number\nall outputs active", "layer, counted from the input"),
@@ -318,6 +336,7 @@ WORDS = {
     "training": ("PSNR, dB,\nfloat32 gradients without noise", "epochs"),
     "beyond_rank": ("channels decided, %", "exact zeros among the channel's values, %"),
     "pooling": ("pixels determined, %", "filters of the first convolution"),
+    "normalisation": ("pixels determined, %\n(float64)", "normalisation"),
     "open_values": ("share of values that are fixed", "filters of the first layer (5/2/2 on 3×16×16)"),
 }
 
