@@ -42,7 +42,8 @@ def draw(results: Path) -> Figure:
             words = "with a bias below" if bias else "without a bias below"
             _bars(ax, rows[(rows.bias == bias) & (rows.dtype == "float64")], f"{activation}, {words}")
         _errors(line[2], rows[rows.bias], f"{activation}, with a bias below")
-        line[0].set_ylabel("pixels determined, %\n(float64)")
+        for ax in line[:2]:
+            ax.set_ylabel("pixels determined, %\n(float64)")
         line[2].set_ylabel("largest error of a pixel")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), title="resting on", loc="outside lower center", ncols=3)
     axes[0, 2].legend(loc="center left")

@@ -34,7 +34,7 @@ def draw(results: Path) -> Figure:
     _bars(axes[1, 0], trained, ["epochs"], "Digits of 8×8 while the network learns", "epochs")
     _times(axes[1, 1], data)
     _ties(axes[1, 2], digits)
-    for ax in (axes[0, 0], axes[1, 0]):
+    for ax in (*axes[0], axes[1, 0]):
         ax.set_ylabel("pixels determined, %")
     axes[0, 0].legend(title="resting on", loc="upper left")
     wrong = int(data.wrong.sum())
