@@ -32,7 +32,7 @@ from constraint_algebra.recursion.noise import STORED_SOLUTION
 from constraint_algebra.recursion.upward_equations import UpwardEquations
 from constraint_algebra.solvers.noisy_equations import USABLE
 
-AGREES = 4.0  # root mean square of what is known of a value, in units of its noise; right ones stay below 1.5
+AGREES = 2.0  # root mean square of what is known of a value, in units of its noise; right ones stay below 1.5
 CLOSE = 1e-9  # root mean square of all rows, in their size, from which rows in units of their noise take over
 RTOL = 1e-9  # singular values below this share of the largest count as zero
 POLISHING = 4  # steps there
