@@ -200,7 +200,8 @@ def sides(f: Formulas, y: Estimate, dy: Estimate, check: BiasCheck | None) -> tu
     with np.errstate(over="ignore"):  # no noise, or next to none: infinitely far
         distances = np.where(y.known, np.clip(inward / deviations, -1e150, 1e150), 0.0)
     if f.plateaus:
-        size = float(np.abs(inward[y.known]).max(initial=0.0))
+        # Where all lie on the edge but for noise, that is all that is known of their size.
+        size = float(np.maximum(np.abs(inward), y.deviation)[y.known].max(initial=0.0))
         odds = log_odds_at_plateau(distances, deviations, 1 / size if size > 0 else 0.0)
     else:
         odds = log_odds_at_kink(distances)

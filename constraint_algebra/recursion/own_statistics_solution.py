@@ -202,10 +202,18 @@ class Below:
         open_u = np.sqrt((null**2).sum(axis=1))
         settled_u = settled(open_u, moved.u, 1.0)
         moments = self._moments(system, found.u[:, 0], moved.u, settled_u)
-        if known.all() and not self._agrees(value, moments):
+        if not self._are_scales(moments) or (known.all() and not self._agrees(value, moments)):
             return None
         by_eps = any(part is not None and part.known.any() for part in system.by_eps)
         return Outcome(value, moments, factor, null.shape[1], by_eps, words)
+
+    def _are_scales(self, moments: Sequence[Moments]) -> bool:
+        """Return whether no scale is below the root of eps: nothing but zeros fits a x̂ that is wrong."""
+        for n, found in zip(self.normed, moments, strict=True):
+            s = found.scale
+            if (s.known & (s.filled() + FAR * s.deviation < 0.99 * math.sqrt(n.operation.epsilon))).any():
+                return False
+        return True
 
     def _agrees(self, value: Estimate, moments: Sequence[Moments]) -> bool:
         """Return whether the statistics that a value has are those that were solved for."""
