@@ -34,6 +34,7 @@ from scipy.special import gammaln
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.numerics.rows import EPSILON, row_norms
+from constraint_algebra.numerics.singular import svd
 
 DEVIATIONS = 10.0  # how many standard deviations still count as noise
 EXCESS = 2  # conditions beyond the unknowns that every part needs at least
@@ -155,7 +156,7 @@ def settle(question: Question, tight: BoolArray, level: FloatArray) -> Settled |
 
 def _solve(question: Question, tight: BoolArray, level: FloatArray) -> tuple[FloatArray, FloatArray] | None:
     """Return the point at which the tight rows are met best, and how far off it may be; `None` without full rank."""
-    U, sigma, Wt = scipy.linalg.svd(question.V[tight], full_matrices=False, check_finite=False)
+    U, sigma, Wt = svd(question.V[tight], full_matrices=False)
     if sigma[-1] <= EPSILON * len(U) * sigma[0]:
         return None
     inverse = (Wt.T / sigma) @ U.T

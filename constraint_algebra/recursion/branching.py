@@ -12,8 +12,7 @@ and on the lower one. Three places need more care:
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,7 +61,7 @@ class Branching:
             z: what the activation reads.
             k: the gradient there.
         """
-        trial = copied(knows)
+        trial = knows.copied()
         trial.learn_value(self.number, z)
         trial.learn_gradient(self.number, k)
         for step in reversed(self.steps):
@@ -73,7 +72,7 @@ class Branching:
 
     def brought_up(self, knows: GraphKnowledge, x: Estimate) -> Estimate:
         """Return what the activation reads if the layer reads x, known where all else that it takes is."""
-        trial = copied(knows)
+        trial = knows.copied()
         for layer in (self.layer, *self.steps):
             trial.values[layer.number] = Estimate.unknown(layer.output_shape, MEMBERS)
         trial.values[self.layer.inputs[0]] = x
@@ -83,7 +82,7 @@ class Branching:
 
     def raised(self, knows: GraphKnowledge, outputs: BoolArray) -> BoolArray:
         """Return which entries that the activation reads come from some of the layer's outputs."""
-        trial, below = copied(knows), self.layer
+        trial, below = knows.copied(), self.layer
         for step in (self.layer, *self.steps):
             trial.values[step.number] = Estimate.unknown(step.output_shape, MEMBERS)
         trial.values[below.number] = Estimate(np.zeros(outputs.shape), ~outputs, np.zeros((*outputs.shape, MEMBERS)))
@@ -113,16 +112,6 @@ def branching(network: Network, layer: PlacedLayer) -> Branching | None:
             return None
         steps.append(at)
     return None
-
-
-def copied(knows: GraphKnowledge) -> GraphKnowledge:
-    """Return a copy that may learn what the original does not."""
-    trial = copy(knows)
-    for field in fields(knows):
-        held = getattr(knows, field.name)
-        if isinstance(held, list | dict):
-            setattr(trial, field.name, held.copy())
-    return trial
 
 
 class Options:

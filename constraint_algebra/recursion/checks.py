@@ -38,7 +38,8 @@ def recomputed(observed: Observation, x: FloatArray, layer: PlacedLayer, k: Floa
 
 def discrepancies(observed: Observation, again: Mapping[str, FloatArray]) -> dict[str, float]:
     """Return how far recomputed gradients are from those given."""
-    return {name: _largest(observed, name, g - observed.gradients[name]) for name, g in again.items()}
+    units = _units(observed)
+    return {name: _largest(g - observed.gradients[name], units[name]) for name, g in again.items()}
 
 
 def explained_discrepancies(
@@ -54,23 +55,28 @@ def explained_discrepancies(
         again: the gradients recomputed from x.
     """
     moved = [recomputed(observed, x.value + x.perturbations[..., m], layer, k) for m in range(DRAWS)]
-    explained = {}
+    units, explained = _units(observed), {}
     for name, g in again.items():
-        noise = _largest(observed, name, observed.deviations[name])
-        by_input = max(_largest(observed, name, member[name] - g) for member in moved)
+        noise = _largest(observed.deviations[name], units[name])
+        by_input = max(_largest(member[name] - g, units[name]) for member in moved)
         own = ROUNDINGS * observed.rounding.epsilon + DEVIATIONS * noise
         explained[name] = min(own + GENEROUS * by_input, AT_MOST) if noise < DROWNED else np.inf
     return explained
 
 
-def _largest(observed: Observation, name: str, difference: FloatArray) -> float:
-    """Return the largest entry of a difference, relative to the largest of the given gradient, if that is not zero."""
-    sizes = [float(np.abs(observed.gradients[one]).max()) for one in (name, *_weight_beside(observed, name))]
+def _units(observed: Observation) -> dict[str, float]:
+    """Return what differences of each parameter's gradient are held against: its largest entry, if that is not zero."""
+    largest = {name: float(np.abs(g).max()) for name, g in observed.gradients.items()}
+    units = {name: max(largest[one] for one in (name, *_weight_beside(observed, name))) for name in largest}
     if any(layer.is_normalisation for layer in observed.network):
-        largest = max(float(np.abs(g).max(initial=0.0)) for g in observed.gradients.values())
-        if max(sizes) < NOTHING * observed.rounding.epsilon * largest:
-            sizes = [largest]
-    return float(np.abs(difference).max() / (max(sizes) or 1.0))
+        whole = max(largest.values())
+        nothing = NOTHING * observed.rounding.epsilon * whole
+        units = {name: whole if size < nothing else size for name, size in units.items()}
+    return {name: size or 1.0 for name, size in units.items()}
+
+
+def _largest(difference: FloatArray, unit: float) -> float:
+    return float(np.abs(difference).max() / unit)
 
 
 def _weight_beside(observed: Observation, name: str) -> tuple[str, ...]:

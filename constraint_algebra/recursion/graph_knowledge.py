@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -95,6 +96,15 @@ class GraphKnowledge:
                 if layer.is_normalisation
             },
         )
+
+    def copied(self) -> GraphKnowledge:
+        """Return a copy that may learn what the original does not."""
+        trial = copy(self)
+        for one in fields(self):
+            held = getattr(self, one.name)
+            if isinstance(held, list | dict):
+                setattr(trial, one.name, held.copy())
+        return trial
 
     @property
     def network(self) -> Network:

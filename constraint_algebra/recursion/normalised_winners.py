@@ -6,8 +6,6 @@ the rules of the recursion tell the rest, here on knowledge of their own.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from constraint_algebra.arrays import FloatArray, IntArray
@@ -78,14 +76,7 @@ def _at(knows: GraphKnowledge, view: Pooled, winners: IntArray, x: Estimate) -> 
         winners: the place of the winner in each, -1 where it does not matter.
         x: what the layer reads, as far as it follows from these winners.
     """
-    own = replace(
-        knows,
-        values=[*knows.values],
-        gradients=[*knows.gradients],
-        winners={**knows.winners},
-        statistics={**knows.statistics},
-        news={**knows.news},
-    )
+    own = knows.copied()
     own.learn_value(view.layer.inputs[0], x)
     own.learn_winners(view.selection, view.winners(winners))
     way, agrees = _way_up(knows.network, view), True

@@ -22,7 +22,6 @@ from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.own_statistics import Statistics
 from constraint_algebra.networks import operations
 from constraint_algebra.recursion import graph_rules
-from constraint_algebra.recursion.branching import copied
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, Moments, kept
@@ -138,7 +137,7 @@ class UpwardEquations:
 
     def risen(self, u: Estimate) -> GraphKnowledge:
         """Return what would be known if a value were."""
-        trial = copied(self.knows)
+        trial = self.knows.copied()
         trial.values[self.number] = u
         for layer in self.layers:
             trial.values[layer.number] = Estimate.unknown(layer.output_shape, MEMBERS)

@@ -11,7 +11,7 @@ from torch import nn
 
 import constraint_algebra as ca
 from constraint_algebra.numerics.dense_least_squares import Reduced
-from constraint_algebra.recursion.branching import Branching, Options, branching, copied
+from constraint_algebra.recursion.branching import Branching, Options, branching
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.strategies.branches import ByBranches
@@ -35,7 +35,7 @@ def known(monkeypatch) -> tuple[GraphKnowledge, Branching, np.ndarray]:
 
 def with_output(knows: GraphKnowledge, at: Branching, y: np.ndarray, moved: np.ndarray) -> Options:
     """Options of another output, with perturbations that are all alike."""
-    trial, number = copied(knows), at.activation.number
+    trial, number = knows.copied(), at.activation.number
     own = trial.values[number]
     trial.values[number] = Estimate(y, own.known, np.repeat(moved[..., None], own.perturbations.shape[-1], axis=-1))
     k = trial.gradients[number]
