@@ -26,7 +26,7 @@
 | `graph_knowledge` | what is known of a graph of values |
 | `entrywise` | affine operations whose outputs are single entries |
 | `graph_rules`, `graph_windows`, `graph_statistics` | what each operation tells of the values and gradients around it |
-| `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
+| `value_block`, `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
 | `healing` | the same without filters whose equations contradict the rest |
 | `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations with hidden outputs |
 | `normalised_reader`, `own_statistics_equations` | a value below normalisations with mean and scale as unknowns |

@@ -30,7 +30,7 @@ def healed(whole: ValueEquations, readers: Sequence[Reader]) -> tuple[ValueEquat
         if not any(new.any() for new in news) or any(left.sum() > len(left) // 2 for left in more):
             break
         out = more
-        system = ValueEquations(whole.observed, whole.value, readers, out)
+        system = ValueEquations(whole.observed, whole.value, readers, out, together=whole.together)
         again = system.estimate()
     clean = all(contradictions.resolved(part.equations, again.value) for part in system.parts)
     if any(left.any() for left in out) and clean and again.known.sum() >= found.known.sum():

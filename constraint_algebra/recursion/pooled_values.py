@@ -24,6 +24,7 @@ from constraint_algebra.networks.spans import Span, span_of, traced
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
+from constraint_algebra.recursion.noise import LONG_SUM
 from constraint_algebra.recursion.open_values import Beyond
 from constraint_algebra.recursion.pooled import Pooled
 
@@ -31,7 +32,6 @@ EXACT, NOISY = 1e-6, 1e-3  # widths up to which a value has none, as shares of i
 BLURRED = 1e4  # standard deviations up to which noise explains a width, between the two
 SHARP = 10.0  # times the noise of the maxima: deviation of an entry up to which it counts as known
 MARGINS = 12.0  # deviations in a proven width: six on either side
-LONG_SUM = 0.25  # rounding of a long sum in units of that of a short one, for each root of its number of products
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +135,11 @@ class PooledValues:
         found = np.zeros(self.problem.A.shape[0])
         np.maximum.at(found, self.problem.windows[real], np.broadcast_to(self.problem.noise[:, None], real.shape)[real])
         return found
+
+    @cached_property
+    def is_noisy(self) -> bool:
+        """Whether noise blurs the widths that prove a value to be unique."""
+        return bool(BLURRED * np.median(self.problem.noise[self.problem.live]) > EXACT * self.problem.size)
 
     def range_of(self, x: FloatArray) -> float:
         """Return the size of the entries: of their range, or of those at hand."""

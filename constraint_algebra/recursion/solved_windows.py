@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,6 +28,7 @@ from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 from constraint_algebra.recursion.graph_solving import readers
 from constraint_algebra.recursion.healing import healed
+from constraint_algebra.recursion.noise import LONG_SUM
 from constraint_algebra.recursion.normalised_winners import below_statistics
 from constraint_algebra.recursion.pooled import Pooled
 from constraint_algebra.recursion.result import CONTRADICTION
@@ -36,9 +38,6 @@ FITS = RESOLVED * CONTRADICTION  # residual in units of noise up to which an equ
 CHECKS, BITS = 3.0, 0.1  # equations that check a filter: so many and so many a bit; one rules 2^20 choices out
 SHARP = 1e-4  # of the largest input: noise up to which inputs that seem equal are taken for equal
 ROUNDED = 1e-13  # of the largest of all values, that no error bar covers
-# Rounding of a long sum in units of that of a short one, for each root of its number of products. A client's
-# convolution of 800 products in float32 was off by up to 12 times what `SUM_ROUNDING` says.
-LONG_SUM = 0.25
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class SolvedWindows:
         if not view.direct:  # k depends on what the layer makes: that of the values alone, then judged by the gradient
             k, agrees = below_statistics(knows, view, winners, z, held, start)
         those.append(Reader(layer, k, z))
-        system, found, out = healed(ValueEquations(observed, held, those), those)
+        system, found, out = healed(ValueEquations(observed, held, those, together=True), those)
         made = layer_step.output_of(observed, layer, found)
         at = np.where(view.real, view.windows, 0)
         there = view.real & made.known.ravel()[at]
@@ -212,17 +211,21 @@ class SolvedWindows:
 
     def _seen(self, row: int, place: int) -> Estimate:
         """Return the inputs that an entry of a window is made of, `(channels, taps)`; beyond the input are zeros."""
-        layer, x = self.view.layer, self.input
+        layer = self.view.layer
         filter_, output = divmod(int(self.view.windows[row, place]), math.prod(layer.outputs))
         C = layer.channels // layer.groups
         first = filter_ // (layer.filters // layer.groups) * C
-        at, around = incidence(layer).positions_seen[output], ((0, 0), (0, 1))
-        value, known = x.filled().reshape(layer.channels, -1), x.known.reshape(layer.channels, -1)
-        moved, own = kept(x).reshape(layer.channels, -1, MEMBERS), slice(first, first + C)
+        at, own, padded = incidence(layer).positions_seen[output], slice(first, first + C), self._padded
+        return Estimate(padded.value[own][:, at], padded.known[own][:, at], padded.perturbations[own][:, at])
+
+    @cached_property
+    def _padded(self) -> Estimate:
+        """What the layer reads, `(channels, positions + 1)`: the last one is a zero, as beyond the input."""
+        x, around, channels = self.input, ((0, 0), (0, 1)), self.view.layer.channels
         return Estimate(
-            np.pad(value[own], around)[:, at],
-            np.pad(known[own], around, constant_values=True)[:, at],
-            np.pad(moved[own], (*around, (0, 0)))[:, at],
+            np.pad(x.filled().reshape(channels, -1), around),
+            np.pad(x.known.reshape(channels, -1), around, constant_values=True),
+            np.pad(kept(x).reshape(channels, -1, MEMBERS), (*around, (0, 0))),
         )
 
     def _checked(self) -> BoolArray:

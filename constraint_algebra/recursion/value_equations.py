@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,15 +25,18 @@ from constraint_algebra.numerics.singular import svd
 from constraint_algebra.recursion import contradictions
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.layer_step import OwnNoise, layer_equations
-from constraint_algebra.recursion.noise import STORED_SOLUTION, settled
+from constraint_algebra.recursion.noise import LONG_SUM, STORED_SOLUTION, settled
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import LayerSolution
+from constraint_algebra.recursion.value_block import Block
 from constraint_algebra.solvers.noisy_equations import USABLE, LayerEquations, noise_cut, residual, weight_rows_size
 
 ENTRIES, OPERATIONS = 6e7, 4e10  # of a dense stage: beyond, it is left out
 WELL = 1e3  # times the size at which a direction counts as known, a singular value leaves little to be gained
 EPS, ROUNDED = float(np.finfo(float).eps), 30  # of all rows together: 1 was off by 3 where all but one value were known
 FACTORING = 20  # operations of singular values, in cubes of the number of unknowns
+CLEAR = 1e-9  # of a typical value: noise up to which a direction is left to the gradient equations alone
+TOGETHER = 2e10  # operations that it is worth to weigh all equations at once instead
 
 
 @dataclass(frozen=True)
@@ -89,36 +92,6 @@ class Part:
         return np.asarray(by_tap[self.equations.gradient_rows[filters]])
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The first stage of the channels that lie in the same groups of all readers."""
-
-    channels: IntArray
-    left: FloatArray
-    singular: FloatArray
-    right: FloatArray
-    strong: int
-
-    def solved(self, rhs: FloatArray) -> FloatArray:
-        """Return the strong part for right-hand sides `(rows, n)`, `(positions, n)`."""
-        s = self.strong
-        return np.asarray(self.right[:, :s] @ ((self.left[:, :s].T @ rhs) / self.singular[:s, None]))
-
-    def weak(self, rhs: FloatArray) -> FloatArray:
-        """Return the right-hand sides of the weak directions, `(weak, n)`."""
-        return np.asarray(self.left[:, self.strong : len(self.singular)].T @ rhs)
-
-    @property
-    def noise(self) -> FloatArray:
-        """Standard deviation of each entry of the strong part, `(positions,)`."""
-        return np.asarray(np.linalg.norm(self.right[:, : self.strong] / self.singular[: self.strong], axis=1))
-
-    @property
-    def open(self) -> FloatArray:
-        """Basis of what the strong directions leave open: the weak ones first, `(positions, open)`."""
-        return self.right[:, self.strong :]
-
-
 class ValueEquations:
     """All equations of one value, eliminated.
 
@@ -130,6 +103,8 @@ class ValueEquations:
         known_to: share of a typical value to which noise leaves a direction that counts as known.
         stronger: than that many times so clear, a direction is solved for by the gradient equations alone; more lowers
             the noise of what only the weight equations tell, and takes longer.
+        together: whether to solve for all that noise blurs at once, where that may add to it and is affordable; the
+            client's long sums over all positions then count with the noise that they have.
     """
 
     def __init__(
@@ -141,15 +116,20 @@ class ValueEquations:
         *,
         known_to: float = 1 / USABLE,
         stronger: float = 1.0,
+        together: bool = False,
     ) -> None:
         """Weigh the rows, and eliminate."""
         self.observed, self.value, self.shape = observed, value, value.value.shape
         self.parts = _parts(observed, readers, left_out)
+        if together:
+            self.parts = tuple(_with_long_sums(observed, part) for part in self.parts)
         self.scale = max(part.equations.scale for part in self.parts)
         self.cut = max(1 / known_to, *(noise_cut(part.equations) for part in self.parts)) / self.scale
-        self.stronger = stronger
+        self.stronger, self.together = stronger, together
         self.blocks = list(self._blocks())
-        self.opens = sum(block.open.shape[1] * len(block.channels) for block in self.blocks)
+        if together:
+            self.blocks = self._blurred()
+        self.opens = sum(block.opens for block in self.blocks)
         self.own_noise = np.maximum(value.deviation, EPS * self.scale)
         self.entry_noise = self.own_noise.copy()  # known better than the strong part, it tells no more of what is open
         for block in self.blocks:
@@ -173,7 +153,7 @@ class ValueEquations:
         """Numerical rank of all equations."""
         return None if self.opens and not self.is_small else math.prod(self.shape) - self.null.shape[1]
 
-    def _blocks(self) -> Iterator[_Block]:
+    def _blocks(self) -> Iterator[Block]:
         C = self.shape[0]
         groups = np.array([np.arange(C) // (C // part.reader.layer.groups) for part in self.parts])
         kinds, which = np.unique(groups, axis=1, return_inverse=True)
@@ -185,7 +165,7 @@ class ValueEquations:
             keep = int(np.count_nonzero(s > max(A.shape) * EPS * s.max(initial=0.0)))
             strong = int(np.count_nonzero(s[:keep] > self.stronger * self.cut))
             channels = np.flatnonzero(which.ravel() == number)
-            yield _Block(channels, U[:, :keep], s[:keep], Vt.T, strong)
+            yield Block(channels, U[:, :keep], s[:keep], Vt.T, strong)
 
     @cached_property
     def reduced(self) -> Reduced | None:
@@ -223,7 +203,19 @@ class ValueEquations:
                 basis[channel][:, at : at + block.open.shape[1]] = block.open
         return basis.reshape(*self.shape, self.opens)
 
-    def _starts(self) -> Iterator[tuple[_Block, int]]:
+    def _blurred(self) -> list[Block]:
+        """Return the blocks, with what their noise blurs left to the second stage, if that may add and is affordable.
+
+        The first stage takes all of a strong direction from the gradient equations, though weight equations may tell it
+        much better: 784 values in float32 a hundred times.
+        """
+        says = sum(part.equations.weight_row_count for part in self.parts) + int(self.value.known.sum())
+        blurred = [block.sharper(1 / (CLEAR * self.scale)) for block in self.blocks]
+        opens = sum(block.opens for block in blurred)
+        worth = says and opens * opens * (says + (1 + FACTORING) * opens) <= TOGETHER
+        return blurred if worth else self.blocks
+
+    def _starts(self) -> Iterator[tuple[Block, int]]:
         """Yield each block with the first column of its open directions, those of a channel side by side."""
         at = 0
         for block in self.blocks:
@@ -376,6 +368,19 @@ def _parts(observed: Observation, readers: Sequence[Reader], left_out: Sequence[
             equations = contradictions.without(equations, left_out[number])
         parts.append(Part(reader, equations, noise))
     return tuple(parts)
+
+
+def _with_long_sums(observed: Observation, part: Part) -> Part:
+    """Return a part whose gradient equations have the noise of a client's sums over all positions."""
+    eq, layer = part.equations, part.reader.layer
+    long = LONG_SUM * math.sqrt(math.prod(layer.outputs)) * observed.rounding.arithmetic * eq.scale
+    noise = long * np.sqrt(trilinear.row_sums(layer, eq.output_gradient**2))
+    own = np.hypot(part.noise.weight_gradient, noise.reshape(layer.filters, 1, *layer.taps))
+    return Part(
+        part.reader,
+        replace(eq, gradient_noise=np.hypot(eq.gradient_noise, noise)),
+        replace(part.noise, weight_gradient=own),
+    )
 
 
 def _says(equations: LayerEquations) -> bool:

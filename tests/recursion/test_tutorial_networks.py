@@ -56,18 +56,13 @@ def found(write, digit: str, seed: int, dtype: str) -> Found:
 
 
 @pytest.mark.timeout(3600)
-def test_fedavgs_network_gives_digits_away() -> None:
-    seen = [found(fedavg, digit, seed, "float64") for digit in DIGITS for seed in (0, 1)]
+@pytest.mark.parametrize(("dtype", "close"), [("float64", EXACT), ("float32", 1e-4)])
+def test_fedavgs_network_gives_digits_away(dtype: str, close: float) -> None:
+    seen = [found(fedavg, digit, seed, dtype) for digit in DIGITS for seed in (0, 1)]
     assert sum(one.whole for one in seen) >= 38
-    assert max(one.error for one in seen) < EXACT
-    assert all(one.status.name in {"BY_WINNERS", "GIVEN_RANGE", "DETERMINED"} for one in seen if one.whole)
-
-
-@pytest.mark.timeout(3600)
-def test_in_single_precision_some_come_back_and_error_bars_hold() -> None:
-    seen = [found(fedavg, digit, 0, "float32") for digit in DIGITS[:4]]
-    assert any(one.whole for one in seen)
+    assert max(one.error for one in seen) < close
     assert max(one.bars for one in seen) < 10
+    assert all(one.status.name in {"BY_WINNERS", "GIVEN_RANGE", "DETERMINED"} for one in seen if one.whole)
 
 
 @pytest.mark.timeout(3600)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,11 +19,12 @@ from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import axis_ranges
+from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.normalised_windows import NormalisedWindows
 from constraint_algebra.recursion.open_values import Beyond
 from constraint_algebra.recursion.pooled import Pooled, pooled
-from constraint_algebra.recursion.pooled_values import PooledValues, Proven
+from constraint_algebra.recursion.pooled_values import MARGINS, PooledValues, Proven
 from constraint_algebra.recursion.solved_windows import BITS, CHECKS, SolvedWindows
 
 POINT, WINNERS = "no room", "tight windows"
@@ -79,13 +80,39 @@ class NoRoomBelow:
             )
             return False
         known = knows.values[view.layer.inputs[0]].known.ravel()[values.is_open]
-        learnt = _learn(knows, view, proven, proven.winners())
-        if not learnt:  # what the equations sharpened is known by now
-            shape = knows.values[view.layer.inputs[0]].value.shape
-            learnt = knows.learn_value(view.layer.inputs[0], proven.pinned_entries().reshape(shape))
-        if learnt and proven.pinned.any():
-            knows.remarks[POINT, layer.index] = _words(view, proven, known, knows.remarks.get((POINT, layer.index)))
-        return learnt
+        if values.is_noisy and TightWindows().applies(knows, layer):
+            return _all_at_once(knows, view, proven, known)
+        return _learn_proven(knows, view, proven, known)
+
+
+def _all_at_once(knows: GraphKnowledge, view: Pooled, proven: Proven, known: BoolArray) -> bool:
+    """Learn all that a layer reads where it has no room, or leave it to its winners.
+
+    With noise, values that are learnt one after the other blur the next; solved for together they are as sharp as the
+    maxima.
+    """
+    knows.remarks[POINT, view.selection.index] = _words(view, proven, known, None)
+    if not proven.pinned.all():
+        return False
+    values, number = proven.values, view.layer.inputs[0]
+    shape = knows.values[number].value.shape
+    within, x = proven.pinned_entries().reshape(shape), values.whole(proven.proof.x).reshape(shape)
+    winners = np.where(view.live, values.problem.candidates(proven.proof.x).argmax(axis=1), -1)
+    solved = SolvedWindows.of(knows, view, winners, knows.values[number], x).input
+    sharper = solved.known & within.known & (solved.deviation < within.deviation)
+    sharper &= np.abs(solved.value - x) <= MARGINS * within.deviation
+    return knows.learn_value(number, replace(solved, known=sharper).learnt(within))
+
+
+def _learn_proven(knows: GraphKnowledge, view: Pooled, proven: Proven, known: BoolArray) -> bool:
+    """Learn the winners, outputs and entries that are proven, or else entries that have no room."""
+    number, key = view.layer.inputs[0], (POINT, view.selection.index)
+    learnt = _learn(knows, view, proven, proven.winners())
+    if not learnt:  # what the equations sharpened is known by now
+        learnt = knows.learn_value(number, proven.pinned_entries().reshape(knows.values[number].value.shape))
+    if learnt and proven.pinned.any():
+        knows.remarks[key] = _words(view, proven, known, knows.remarks.get(key))
+    return learnt
 
 
 def _words(view: Pooled, proven: Proven, known: BoolArray, before: str | None) -> str:
@@ -151,7 +178,7 @@ class TightWindows:
                 f"all windows of layer {layer.name!r} are tight at the winners found, and the gradient agrees; other"
                 " winners are not ruled out: unique given the winners"
             )
-            return _learn(knows, view, *found)
+            return _learn_confirmed(knows, view, found)
         if others:
             knows.vain[WINNERS, layer.index] = (
                 f"several inputs of layer {view.layer.name!r} with other winners of layer {layer.name!r} fit all that"
@@ -303,9 +330,15 @@ def _near(values: PooledValues, confirmed: Proven, x: FloatArray) -> bool:
     return bool((away <= SAME * values.range_of(x)).all())
 
 
-def _confirmed(
-    knows: GraphKnowledge, view: Pooled, values: PooledValues, x: FloatArray
-) -> tuple[Proven, IntArray] | None:
+class _Confirmed(NamedTuple):
+    """What was confirmed: what is proven given the winners, these, and what the layer reads by all equations."""
+
+    proven: Proven
+    winners: IntArray
+    input: Estimate
+
+
+def _confirmed(knows: GraphKnowledge, view: Pooled, values: PooledValues, x: FloatArray) -> _Confirmed | None:
     """Return what follows from the winners at x, where all equations hold and are enough to rule others out.
 
     Every point of a polytope that is found by programmes lies on as many bounds as it has directions; only what fits
@@ -328,7 +361,14 @@ def _confirmed(
     won = view.windows[view.live, likely[view.live]]  # an output that wins several windows is one equation
     tight = len(np.unique(won)) + len(proven.low) + len(proven.high)
     sure = solved.sure(counted=bool(solved.rows + tight - len(x) >= CHECKS + BITS * choices))
-    return (proven, np.where(asked, sure, winners)) if (sure >= 0).any() else None
+    return _Confirmed(proven, np.where(asked, sure, winners), solved.input) if (sure >= 0).any() else None
+
+
+def _learn_confirmed(knows: GraphKnowledge, view: Pooled, found: _Confirmed) -> bool:
+    """Take in what follows from confirmed winners: with noise the input as well, sharper than from any of its parts."""
+    number = view.layer.inputs[0]
+    learnt = found.proven.values.is_noisy and knows.learn_value(number, found.input)
+    return _learn(knows, view, found.proven, found.winners) or learnt
 
 
 def _learn(knows: GraphKnowledge, view: Pooled, proven: Proven, winners: IntArray) -> bool:
