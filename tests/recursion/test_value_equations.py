@@ -160,6 +160,22 @@ def test_error_bars_cover_the_errors_of_noisy_gradients(seed) -> None:
     assert 0.5 < (ratio <= 1).mean() < 0.98
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_all_at_once_sharp_weight_equations_count_beside_blurred_gradients(seed) -> None:
+    """Two stages take what the gradient equations blur from these alone; at once, all rows count by their noise."""
+    s = scene(seed, (12, 6), (1.0, 1.0, 0.0))
+    size = 1e-4
+    draws = np.random.default_rng(seed)
+    noisy = {name: g + size * draws.standard_normal(g.shape) for name, g in s.observed.gradients.items()}
+    deviations = {name: np.full(g.shape, size) for name, g in noisy.items()}
+    observed = replace(s.observed, gradients=noisy, deviations=deviations)
+    staged = ValueEquations(observed, s.value, s.readers).estimate()
+    at_once = ValueEquations(observed, s.value, s.readers, together=True).estimate()
+    assert at_once.known.all()
+    assert np.abs(staged.value - s.h).max() > 1e-6
+    assert np.abs(at_once.value - s.h).max() < 1e-10  # the weight equations have full rank, and no noise
+
+
 def test_rows_without_noise_are_measured_without_overflow() -> None:
     np.testing.assert_allclose(value_equations.longest(np.array([[3e200, 4e200], [1.0, 0.0]])), 5e200)
     assert value_equations.longest(np.zeros((2, 3))) == 0
