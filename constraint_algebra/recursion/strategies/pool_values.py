@@ -19,6 +19,7 @@ from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.ground import Ground
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.layers.incidence import axis_ranges
+from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge
 from constraint_algebra.recursion.normalised_windows import NormalisedWindows
@@ -331,7 +332,7 @@ def _near(values: PooledValues, confirmed: Proven, x: FloatArray) -> bool:
 
 
 class _Confirmed(NamedTuple):
-    """What was confirmed: what is proven given the winners, these, and what the layer reads by all equations."""
+    """What was confirmed: what is proven given the winners, these, and the layer's input, if no winner is in doubt."""
 
     proven: Proven
     winners: IntArray
@@ -361,7 +362,10 @@ def _confirmed(knows: GraphKnowledge, view: Pooled, values: PooledValues, x: Flo
     won = view.windows[view.live, likely[view.live]]  # an output that wins several windows is one equation
     tight = len(np.unique(won)) + len(proven.low) + len(proven.high)
     sure = solved.sure(counted=bool(solved.rows + tight - len(x) >= CHECKS + BITS * choices))
-    return _Confirmed(proven, np.where(asked, sure, winners), solved.input) if (sure >= 0).any() else None
+    if not (sure >= 0).any():
+        return None
+    whole = solved.input if (sure >= 0)[asked].all() else Estimate.unknown(solved.input.value.shape, MEMBERS)
+    return _Confirmed(proven, np.where(asked, sure, winners), whole)
 
 
 def _learn_confirmed(knows: GraphKnowledge, view: Pooled, found: _Confirmed) -> bool:
