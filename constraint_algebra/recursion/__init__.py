@@ -29,6 +29,7 @@
 | `value_block`, `value_equations`, `graph_solving` | a value from all layers with a weight that read it |
 | `healing` | the same without filters whose equations contradict the rest |
 | `normalised_output`, `curved_equations`, `curved_solution` | a value below normalisations with hidden outputs |
+| `curved_reader`, `curved_preconditioner` | one layer's share of its equations; their approximate inverse |
 | `normalised_reader`, `own_statistics_equations` | a value below normalisations with mean and scale as unknowns |
 | `own_statistics_solution`, `own_statistics_local` | these solved: at once, by iteration, near a start |
 | `iteration` | fixed points, and how fast an iteration contracts |

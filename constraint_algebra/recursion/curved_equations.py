@@ -3,7 +3,7 @@
 The gradient equations `A(k) x = dL/dW` have k that depend on x themselves, affine with a small slope. Near a value all
 equations together are linear, with `δ(A(k) x) = A(k) δx + A(δk) x` and `δk = slope · W δx`: those of the layers that
 read it, its own known entries, and mean and variance of each group. They are solved by their matrix where that is
-small, else by conjugate gradients without one, preconditioned by the gradient equations of each channel with k fixed.
+small, else by conjugate gradients without one: see `curved_preconditioner`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.numerics.conjugate_gradients import conjugate_gradients
 from constraint_algebra.numerics.dense_least_squares import Reduced, longest
+from constraint_algebra.recursion.curved_preconditioner import FEW, Preconditioner
+from constraint_algebra.recursion.curved_reader import CurvedReader
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_knowledge import kept
 from constraint_algebra.recursion.normalised_output import NormalisedOutput
@@ -30,7 +32,9 @@ ITERATIONS = 400
 MOST = 30.0  # times the size of the typical row: what any row counts at most
 PROBES = 4  # random differences that tell the sizes of rows, and what is open
 DENSE = 2e9  # operations of factoring the matrix, up to which it is held
-FLOOR = 1e-12  # of the largest entry: the least that the preconditioner expects of a direction
+WEAKER = 5.0  # per cent of the directions of the gradient equations that count as weaker ones
+LOWEST = 0.03  # share of its weight that an equation of a known output keeps: digits are lost with it
+BALANCE = 2.0  # times what these see of a direction: what the equations of known outputs count at most, by iteration
 
 
 class CurvedEquations:
@@ -61,11 +65,17 @@ class CurvedEquations:
         self.observed, self.value, self.bent, self.x = observed, value, bent, x
         readers = [*plain, *(b.reader(guess) for b, guess in zip(bent, guesses, strict=True))]
         self.fixed = ValueEquations(observed, value, readers)
-        slopes = [b.slope.reshape(b.layer.output_shape)[..., None] * curved for b in bent]
-        self._slopes: list[FloatArray | float] = [*[0.0] * len(plain), *slopes]
+        slopes: list[FloatArray | float] = [0.0] * len(plain)
+        slopes += [b.slope.reshape(b.layer.output_shape)[..., None] * curved for b in bent]
+        self._readers = [
+            CurvedReader(part.reader.layer, part.equations.weight, part.equations.output_gradient, slope, x)
+            for part, slope in zip(self.fixed.parts, slopes, strict=True)
+        ]
         self._statistics = [b.statistics(b.output(x)) for b in bent]
         self._whiten = self._weights(curved=curved)
         self._whiten = self._capped()
+        if not self._is_small:
+            self._balance()
 
     def _weights(self, *, curved: bool) -> FloatArray:
         """Return one over the noise of each row, zero for rows that do not count."""
@@ -87,6 +97,31 @@ class CurvedEquations:
         most = MOST * float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
         return np.asarray(self._whiten * most / np.maximum(sizes, most))
 
+    @cached_property
+    def _places(self) -> list[tuple[slice, slice]]:
+        """Where the rows of each reader stand: of its gradient, and of its outputs."""
+        found, start = [], 0
+        for reader in self._readers:
+            middle = start + math.prod(reader.layer.weight_shape)
+            end = middle + math.prod(reader.layer.output_shape)
+            found.append((slice(start, middle), slice(middle, end)))
+            start = end
+        return found
+
+    def _balance(self) -> None:
+        """Lower the weights of known outputs to about those of the weaker directions of the gradient equations.
+
+        They tie all channels, which the preconditioner cannot follow. Whatever the weights, the solution is the same,
+        but for noise, and the same stays open.
+        """
+        squares = np.concatenate([block.singular[: block.strong] ** 2 for block in self.fixed.blocks])
+        outputs = self._by_outputs[self._by_outputs > 0]
+        if squares.size and outputs.size:
+            share = math.sqrt(BALANCE * float(np.percentile(squares, WEAKER)) / float(np.median(outputs)))
+            for _, at in self._places:
+                self._whiten[at] *= min(max(share, LOWEST), 1.0)
+            del self._by_outputs
+
     @property
     def scale(self) -> float:
         """Size of a typical value."""
@@ -95,14 +130,9 @@ class CurvedEquations:
     def forward(self, d: FloatArray) -> FloatArray:
         """Return what differences `(*shape, n)` of the value make of all rows, `(rows, n)`."""
         rows, moved = [], []
-        for part, slope in zip(self.fixed.parts, self._slopes, strict=True):
-            layer, eq = part.reader.layer, part.equations
-            z = trilinear.forward(layer, eq.weight, d)
-            if d.shape[-1] == 1:
-                gradient = trilinear.weight_gradient(layer, eq.output_gradient, d[..., 0])[..., None]
-            else:
-                gradient = trilinear.weight_gradients(layer, eq.output_gradient, d)
-            rows += [gradient + trilinear.weight_gradient(layer, slope * z, self.x), z]
+        for reader in self._readers:
+            gradient, z = reader.forward(d)
+            rows += [gradient, z]
             moved.append(z)
         of_bent = zip(self.bent, self._statistics, moved[len(moved) - len(self.bent) :], strict=True)
         return self._flat([*rows, d, *(b.statistics_moved(at, z) for b, at, z in of_bent)])
@@ -118,19 +148,14 @@ class CurvedEquations:
             start += len(part)
             return part.reshape(*shape, n)
 
-        parts = self.fixed.parts
-        rows = [(taken(*part.reader.layer.weight_shape), taken(*part.reader.layer.output_shape)) for part in parts]
+        rows = [(taken(*r.layer.weight_shape), taken(*r.layer.output_shape)) for r in self._readers]
         found = taken(*self.x.shape).copy()
         of_bent = [
             b.statistics_back(at, taken(2 * len(at.scale))) for b, at in zip(self.bent, self._statistics, strict=True)
         ]
-        plain = [np.zeros(1)] * (len(parts) - len(self.bent))
-        for part, slope, (gradient, output), more in zip(parts, self._slopes, rows, plain + of_bent, strict=True):
-            layer, eq, columns = part.reader.layer, part.equations, _columns(gradient)
-            for number, column in enumerate(columns):
-                found[..., number] += trilinear.input_gradient(layer, column, eq.output_gradient)
-            through = np.stack([trilinear.forward(layer, column, self.x) for column in columns], axis=-1)
-            found += trilinear.input_gradient(layer, eq.weight, output + slope * through + more)
+        plain = [np.zeros(1)] * (len(rows) - len(self.bent))
+        for reader, (gradient, output), more in zip(self._readers, rows, plain + of_bent, strict=True):
+            found += reader.adjoint(gradient, output + more)
         return found
 
     def lacking(self) -> FloatArray:
@@ -160,11 +185,16 @@ class CurvedEquations:
         whole: FloatArray = np.concatenate([part.reshape(-1, part.shape[-1]) for part in rows])
         return np.asarray(self._whiten[:, None] * whole)
 
+    @property
+    def _is_small(self) -> bool:
+        """Whether the matrix can be held, and factored."""
+        return int((self._whiten > 0).sum()) * self.x.size**2 <= DENSE
+
     @cached_property
     def _dense(self) -> tuple[Reduced, float] | None:
         """The matrix of all rows, factored, and the unit that it is in; `None` where it is large."""
         counts = self._whiten > 0
-        if counts.sum() * self.x.size**2 > DENSE or not counts.any():
+        if not self._is_small or not counts.any():
             return None
         matrix = self.forward(np.eye(self.x.size).reshape(*self.x.shape, -1))[counts]
         unit = 1 / (longest(matrix) or 1.0)
@@ -198,33 +228,34 @@ class CurvedEquations:
         return np.asarray(np.sqrt((lost**2).mean(axis=-1)))
 
     @cached_property
-    def _expected(self) -> list[FloatArray]:
-        """For each block of channels its normal equations in its own coordinates, `(channels, positions, 1)`."""
-        by_entry, start = np.zeros(self.x.shape), 0
-        for part in self.fixed.parts:
+    def _by_outputs(self) -> FloatArray:
+        """What the equations of known outputs add to the normal equations on the diagonal, in the value's shape."""
+        found = np.zeros(self.x.shape)
+        for part, (_, at) in zip(self.fixed.parts, self._places, strict=True):
             layer = part.reader.layer
-            start += math.prod(layer.weight_shape)
-            of_output = self._whiten[start : start + math.prod(layer.output_shape)].reshape(layer.output_shape)
-            start += of_output.size
-            by_entry += trilinear.input_gradient(layer, part.equations.weight**2, of_output**2)
-        by_entry += self._whiten[start : start + self.x.size].reshape(self.x.shape) ** 2
-        by_channel = by_entry.reshape(len(by_entry), -1).mean(axis=1)
-        found = []
-        for block in self.fixed.blocks:
-            squares = np.zeros(block.right.shape[1])
-            squares[: len(block.singular)] = block.singular**2
-            whole = squares + by_channel[block.channels][:, None]
-            found.append(np.maximum(whole, FLOOR * (float(whole.max(initial=0.0)) or 1.0))[..., None])
+            of_output = self._whiten[at].reshape(layer.output_shape)
+            found += trilinear.input_gradient(layer, part.equations.weight**2, of_output**2)
         return found
 
-    def _precondition(self, d: FloatArray) -> FloatArray:
-        flat = d.reshape(d.shape[0], -1, d.shape[-1])
-        found = np.zeros_like(flat)
-        for block, expected in zip(self.fixed.blocks, self._expected, strict=True):
-            found[block.channels] = block.right @ ((block.right.T @ flat[block.channels]) / expected)
-        return found.reshape(d.shape)
+    @cached_property
+    def _precondition(self) -> Preconditioner:
+        """An approximate inverse of the normal equations."""
+        start = self._places[-1][1].stop
+        own = self._whiten[start : start + self.x.size].reshape(self.x.shape)
+        blocks = [(block.channels, block.singular, block.right) for block in self.fixed.blocks]
+        curved = (r.curvature(self._whiten[at]) for r, (at, _) in zip(self._readers, self._places, strict=True))
+        by_entry = (sum(curved, start=self._by_outputs) + own**2).reshape(self.x.shape[0], -1)
+        return Preconditioner(blocks, by_entry, self._tying(start + self.x.size))
 
-
-def _columns(values: FloatArray) -> list[FloatArray]:
-    """Return the arrays that stand along the last axis."""
-    return [np.ascontiguousarray(values[..., column]) for column in range(values.shape[-1])]
+    def _tying(self, start: int) -> FloatArray:
+        """Return the rows of mean and scale, from a row on, transposed."""
+        found = [np.zeros((self.x.size, 0))]
+        for b, at, reader in zip(
+            self.bent, self._statistics, self._readers[len(self._readers) - len(self.bent) :], strict=True
+        ):
+            weights = self._whiten[start : start + 2 * len(at.scale)]
+            start += len(weights)
+            if weights.any() and self.x.size * len(weights) <= FEW:
+                back = b.statistics_back(at, np.diag(weights)[:, weights > 0])
+                found.append(trilinear.input_gradient(reader.layer, reader.weight, back).reshape(self.x.size, -1))
+        return np.concatenate(found, axis=1)

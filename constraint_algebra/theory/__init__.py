@@ -11,6 +11,7 @@
 | `winners` | which entry each max-pool takes: assumed, or given |
 | `graph_moving` | the same where gradients move with the input |
 | `graph_statistics`, `graph_local` | normalisation by own statistics: what flows, and what it says to first order |
+| `resting_network`, `graph_resting` | a special network where gradients do not move, and what it says of almost all |
 | `graph_limit`, `graph_cost` | the limit of a network that is no chain, and what the theory of one takes |
 | `graph_state`, `graph_flow` | what is known of a graph's values and gradients, and how it flows entry by entry |
 | `graph_spaces`, `graph_solve`, `graph_joint` | equations of one value, of gradients, of several values together |

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from constraint_algebra.ranks.modular_network import ModularNetwork
 from constraint_algebra.theory.graph_flow import flow, seed
 from constraint_algebra.theory.graph_joint import solve_nearby, solve_together
+from constraint_algebra.theory.graph_resting import solve_at_rest
 from constraint_algebra.theory.graph_solve import solve_gradient, solve_value
 from constraint_algebra.theory.graph_start import start_blind, start_by_sums
 from constraint_algebra.theory.graph_state import GraphState
@@ -43,4 +44,6 @@ def _attempts(state: GraphState) -> Iterator[Callable[[], bool]]:
         for layer in layers:
             yield lambda layer=layer, attempt=attempt: attempt(state, layer)  # type: ignore[misc]
     yield lambda: solve_together(state)
+    for number in range(len(network.layers) - 1, -1, -1):
+        yield lambda number=number: solve_at_rest(state, number)  # type: ignore[misc]
     yield lambda: solve_nearby(state)

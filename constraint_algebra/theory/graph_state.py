@@ -17,6 +17,7 @@ from constraint_algebra.layers.dropout import Dropout
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.numerics.modular import PRIME
 from constraint_algebra.ranks.modular_network import ModularNetwork
+from constraint_algebra.theory.resting_network import RestingNetwork
 
 
 class Solved(NamedTuple):
@@ -60,6 +61,7 @@ class GraphState:
         spent: products of two residues that solutions in a neighbourhood have taken.
         skipped: numbers of values, and of those whose gradient was asked for, with equations too many to eliminate.
         error: upper bound of the probability that some rank was too small.
+        resting: a random network with the same values, in which normalisations rest; `None` as long as nobody asked.
     """
 
     drawn: ModularNetwork
@@ -80,6 +82,7 @@ class GraphState:
     spent: float = 0.0
     skipped: set[int] = field(default_factory=set)
     error: float = 0.0
+    resting: RestingNetwork | None = None
 
     def __post_init__(self) -> None:
         """Start with no knowledge but that the gradient of what nothing reads is zero."""

@@ -70,12 +70,12 @@ def _where_known(state: GraphState, layer: PlacedLayer) -> BoolArray:
 def _terms_known(state: GraphState, layer: PlacedLayer) -> BoolArray:
     """Return where k_z and K follow from one another: s, x̂ and both means are known."""
     output, k = state.values[layer.number], state.gradients[layer.number]
-    means = in_whole(layer, k & (output | ~state.support(layer.number))) | _means_by_factors(state, layer)
+    means = in_whole(layer, k & (output | ~state.support(layer.number))) | means_known(state, layer)
     return _where_known(state, layer) & output & means
 
 
-def _means_by_factors(state: GraphState, layer: PlacedLayer) -> BoolArray:
-    """Return where both means follow from the gradients of the factors and shifts behind a normalisation."""
+def means_known(state: GraphState, layer: PlacedLayer) -> BoolArray:
+    """Return where `mean(K)` and `mean(K x̂)` follow from the gradients of factors and shifts behind a normalisation."""
     if layer.name not in state.means:
         state.means[layer.name] = _whole_channels(state, layer)
     return state.means[layer.name]

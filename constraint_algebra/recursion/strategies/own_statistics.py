@@ -39,7 +39,8 @@ class OwnStatistics:
             return False
         own = [user for user in knows.network.users(number) if self.concerns(user)]
         bent = [user for user in own if normalised_output(knows, user) is not None]
-        return layer in bent[:1] and _equations(knows, own) >= int((~knows.values[number].known).sum())
+        speaking = [user for user in own if user in bent or knows.gradients[user.number].known.any()]
+        return layer in bent[:1] and _equations(knows, own, speaking) >= int((~knows.values[number].known).sum())
 
     def cost(self, knows: GraphKnowledge, layer: PlacedLayer) -> float:  # noqa: ARG002 -- others need it
         """Return about how many multiplications its rounds take: each solves for the value."""
@@ -72,11 +73,20 @@ class OwnStatistics:
         return learnt
 
 
-def _equations(knows: GraphKnowledge, layers: list[PlacedLayer]) -> int:
-    """Return how many equations layers that read a value make at most: of gradients, outputs and statistics."""
-    gradients = sum(math.prod(layer.weight_shape) for layer in layers)
+def _equations(knows: GraphKnowledge, layers: list[PlacedLayer], speaking: list[PlacedLayer]) -> int:
+    """Return how many independent equations layers that read a value make at most: of gradients, outputs, statistics.
+
+    The gradient rows of a channel have no higher rank than it has positions.
+
+    Args:
+        knows: what is known.
+        layers: all that read the value.
+        speaking: those of them with gradients that are known, as they are or through their outputs.
+    """
+    positions, channels = math.prod(layers[0].positions), layers[0].channels
+    rows = sum(layer.filters // layer.groups * math.prod(layer.taps) for layer in speaking)
     outputs = sum(int(knows.values[layer.number].known.sum()) for layer in layers)
-    return gradients + outputs + 2 * sum(layer.filters for layer in layers)
+    return channels * min(rows, positions) + outputs + 2 * sum(layer.filters for layer in speaking)
 
 
 def _fits_above(knows: GraphKnowledge, view: NormalisedOutput, found: Outcome) -> bool:
