@@ -219,19 +219,17 @@ def _working_values(layer: PlacedLayer) -> float:
 def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) -> Estimate:
     """Return the output gradient of the layer to start from, with its noise.
 
-    It is the layer's bias gradient, with the noise of that; or else k follows from the weight gradient and the loss,
-    and is relatively as noisy as the weight gradient.
+    It is the layer's bias gradient, with the noise of that; or else k follows from the weight gradient and the loss.
     """
     if not layer.is_bilinear:
         found = head.by_biases(observed.network, observed.parameters, observed.gradients, observed.deviations)
         assert found is not None  # it gave k
-        deviation = found[1]
+        moved = observed.draw(found[1], k.shape)
     elif layer.bias_name is not None:
-        deviation = observed.deviations[layer.bias_name]
+        moved = observed.draw(observed.deviations[layer.bias_name], k.shape)
     else:
-        dW, of_dW = observed.gradients[layer.weight_name], observed.deviations[layer.weight_name]
-        deviation = np.linalg.norm(of_dW) / (np.linalg.norm(dW) or 1.0) * np.abs(k)
-    return Estimate(k, np.ones(k.shape, dtype=bool), observed.draw(deviation, k.shape)).reshape(layer.output_shape)
+        moved = head.by_loss(layer, k, observed)
+    return Estimate(k, np.ones(k.shape, dtype=bool), moved).reshape(layer.output_shape)
 
 
 def _result(

@@ -20,6 +20,7 @@ from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks import operations
 from constraint_algebra.networks.losses import cross_entropy, logistic
 from constraint_algebra.networks.network import Network
+from constraint_algebra.recursion.observation import Observation
 
 RTOL = 1e-9  # singular values below this share of the largest count as zero
 FACTORED = 1e-13  # of the largest singular value: what factoring alone may leave of one that is zero
@@ -146,6 +147,42 @@ def by_biases(
     weight = 1 / np.maximum(own, LEAST_NOISE * (own.max(initial=0.0) or 1.0))
     inverse = np.linalg.inv(L) if len(L) == size else np.linalg.pinv(L * weight[:, None]) * weight
     return inverse @ db, np.sqrt(inverse**2 @ own**2)
+
+
+def by_loss(layer: PlacedLayer, k: FloatArray, observed: Observation) -> FloatArray:
+    """Return draws of the noise of an output gradient that a layer's weight gradient and the loss tell.
+
+    Noise of the weight gradient moves every entry by its share. The factor of all of them solves `t (1 - p(t)) = c` for
+    the probability p of the label at the logits `t W v`: it is as noisy as c, as the client's rounded logits, and as
+    its rounded p beside 1 - p, divided by the slope of that equation, which is zero where two of its roots meet.
+
+    Args:
+        layer: the last one with a weight, without a bias.
+        k: its output gradient.
+        observed: parameters and gradients.
+
+    Returns:
+        Shape `(*k.shape, MEMBERS)`.
+    """
+    W, dW, of_dW = (
+        values[layer.weight_name].reshape(layer.filters, -1)
+        for values in (observed.parameters, observed.gradients, observed.deviations)
+    )
+    share = float(np.linalg.norm(of_dW) / (np.linalg.norm(dW) or 1.0))
+    products = W * (k @ dW / (k @ k))  # of every weight and its input: rows sum up to the logits
+    arithmetic = observed.rounding.arithmetic
+    z, rounding = products.sum(axis=1), arithmetic * np.linalg.norm(products, axis=1)
+    label = int(np.argmax(np.abs(k)))
+    one = np.arange(len(k)) == label
+    missed = float(np.abs(k[label]))  # 1 - p
+    others = np.where(one, 0.0, np.abs(k) / missed)
+    margin = -np.sign(k[label]) * (z[label] - others @ z)  # a single logit stands against zero, for either label
+    slope = 1 - (1 - missed) * margin
+    of_logits = (1 - missed) * float(np.linalg.norm(np.where(one, 1.0, others) * rounding))
+    of_p = arithmetic / missed
+    of_factor = math.hypot(share * (1 - slope), of_logits, of_p) / max(abs(slope), 1e-300)
+    each = observed.draw(share * np.abs(k), k.shape)
+    return np.asarray(each + k[:, None] * observed.draw(np.array([min(of_factor, 1.0)]), (1,)))
 
 
 def is_only_reader(network: Network, number: int) -> bool:

@@ -9,7 +9,9 @@ import torch
 import constraint_algebra as ca
 from constraint_algebra.networks import losses
 from constraint_algebra.recursion import head
+from constraint_algebra.recursion.ensemble import Ensemble
 from constraint_algebra.recursion.noise import deviations_of, precision
+from constraint_algebra.recursion.observation import Observation
 
 
 def softmax_gradient(W, x, label):
@@ -153,3 +155,42 @@ def test_rounding_of_a_factorisation_is_no_second_sample() -> None:
         gradients = ca.torch_gradients(model, ca.samples.load(f"mnist:{seed}").image, 3)
         given = deviations_of(gradients, precision(gradients), 0.0)
         head.output_gradients(network, parameters, gradients, "cross_entropy", given)
+
+
+def noisy_head(seed, dtype, scale, classes):
+    """A head without bias: how far the nearest k found is from PyTorch's, in deviations, and their size beside k."""
+    rng = np.random.default_rng(seed)
+    network = ca.Network((30,), [ca.Linear(classes, bias=False)])
+    layer, x = network.bilinear[0], torch.tensor(rng.random(30), dtype=dtype)
+    W = torch.tensor(scale * rng.standard_normal((classes, 30)) / np.sqrt(30), dtype=dtype, requires_grad=True)
+    z = W @ x
+    z.retain_grad()
+    if classes == 1:
+        target = torch.tensor([float(seed % 2)], dtype=dtype)
+        torch.nn.functional.binary_cross_entropy_with_logits(z, target).backward()
+    else:
+        torch.nn.functional.cross_entropy(z[None], torch.tensor([seed % classes])).backward()
+    k, name = z.grad.double().numpy(), layer.weight_name
+    if not k.any():
+        return None
+    parameters, gradients = {name: W.detach().double().numpy()}, {name: W.grad.double().numpy()}
+    rounding = precision({name: W.grad.numpy()})
+    deviations = deviations_of(gradients, rounding, 0.0)
+    observed = Observation(network, parameters, gradients, deviations, rounding, Ensemble(0).draw)
+    candidates = (losses.logistic if classes == 1 else losses.cross_entropy)(parameters[name], gradients[name])
+    if not candidates:
+        return None
+    nearest, label = min(candidates, key=lambda c: np.abs(c - k).max()), int(np.abs(k).argmax())
+    deviation = np.sqrt((head.by_loss(layer, nearest, observed) ** 2).mean(axis=-1))
+    return np.abs(nearest - k)[label] / deviation[label], deviation[label] / np.abs(k[label])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7])
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_noise_of_a_head_without_bias_is_that_of_its_scalar_equation(dtype, scale, classes) -> None:
+    """It was once taken for that of the weight gradient: too small by up to 3,000, the label's probability near 1."""
+    seen = [one for seed in range(10) if (one := noisy_head(seed, dtype, scale, classes)) is not None]
+    off, size = np.array(seen).T
+    assert off.max() < 6
+    assert np.median(size) < 1e3 * torch.finfo(dtype).eps  # and no larger than it must be
