@@ -2,6 +2,8 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 IMAGE ?= cifar10:7
+# Random networks that `make hunt` judges, if it has no number of SECONDS instead.
+CASES ?= 10000
 # Where figures take their results from: those of the repository, or out/studies after `make studies`. Pictures of any
 # but the committed results go into out/figures, unless FIGURES names another folder.
 RESULTS ?= analysis/results
@@ -15,7 +17,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults bench repro studies figures docs docs-test docs-serve lint clean
+.PHONY: help demo test faults hunt bench repro studies figures docs docs-test docs-serve lint clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ test: $(VENV)/stamp  ## run all tests and doctests
 
 faults: $(VENV)/stamp  ## try damaged files, full disks, kills, second writers and bad commands, slow ones too, and count
 	$(BIN)/python -m pytest -n 2 -m '' -p tests.faults.counts tests/faults
+
+hunt: $(VENV)/stamp  ## search random networks for wrong verdicts: CASES=10000 in an hour, or SECONDS=600; goes on where it was
+	$(BIN)/python -m tests.hunt $(if $(SECONDS),--seconds $(SECONDS),--cases $(CASES)) --out out/hunt.jsonl
 
 bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy, scaling and large layers, in minutes
 	$(BIN)/python -m paper_repro.benchmarks.speed --quick

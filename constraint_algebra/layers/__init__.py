@@ -13,6 +13,7 @@
 | `own_statistics` | normalisation by the statistics of the values themselves |
 | `dropout` | values dropped at random, in training mode |
 | `activations` | the pointwise functions: value, inverse and derivative as functions of the output |
+| `formula` | what is known of one of them as formulas |
 | `two_branches` | the pointwise functions that fall before they rise: both inverses of an output |
 | `incidence` | which input position meets which output position through which tap |
 | `trilinear` | the incidence contracted with weights, inputs and output gradients, without building a matrix |

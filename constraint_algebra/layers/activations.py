@@ -10,9 +10,8 @@ SiLU, GELU, Mish and hardswish fall before they rise: below zero y determines z 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,9 +22,8 @@ from constraint_algebra.arrays import FloatArray
 from constraint_algebra.errors import ShapeError
 from constraint_algebra.layers import two_branches
 from constraint_algebra.layers.base import Activation, Shape, number, positive, whole
+from constraint_algebra.layers.formula import Formulas, Function
 from constraint_algebra.layers.two_branches import Branches
-
-Function = Callable[[FloatArray], FloatArray]
 
 
 @names_checked
@@ -190,41 +188,6 @@ class Hardswish(Activation):
     """σ(z) = z (z + 3) / 6 between -3 and 3, 0 below and z above; below zero an output has two pre-images."""
 
 
-class Formulas(NamedTuple):
-    """The formulas of one activation.
-
-    Attributes:
-        value: σ(z).
-        inverse: z from y, NaN where y does not determine it.
-        derivative: σ′(z) from y, the function d; NaN where y does not determine it.
-        slope: d′(y), which carries an error of y into an error of the derivative.
-        plateaus: the outputs that whole intervals of z share, where σ is cut off.
-        kink: derivatives below and above an output of zero, where they differ and both sides have an inverse.
-        cancels: whether the derivative is computed as a difference of numbers near 1, whose rounding it inherits.
-        branches: what z and σ′ are on either side of the minimum, for an activation that falls before it rises; the
-            inverse and the derivative from y are NaN where y has two pre-images or more.
-    """
-
-    value: Function
-    inverse: Function
-    derivative: Function
-    slope: Function
-    plateaus: tuple[float, ...] = ()
-    kink: tuple[float, float] | None = None
-    cancels: bool = False
-    branches: Branches | None = None
-
-    def derivative_at(self, z: FloatArray, y: FloatArray | None = None) -> FloatArray:
-        """Return σ′(z) from z itself, which is known wherever z is; y is σ(z), for those who have it already.
-
-        >>> formulas(SiLU()).derivative_at(np.array([-2.0, 0.0])).round(3)
-        array([-0.091,  0.5  ])
-        """
-        if self.branches is not None:
-            return self.branches.derivative(z)
-        return self.derivative(self.value(z) if y is None else y)
-
-
 def formulas(activation: Activation) -> Formulas:
     """Return the formulas of an activation.
 
@@ -344,6 +307,7 @@ def _exponential(scale: float, alpha: float) -> Formulas:
         derivative=lambda y: np.where(y > 0, scale, np.clip(y + depth, 0, None)),
         slope=lambda y: np.where(y > 0, 0.0, 1.0),
         kink=(depth, scale) if depth != scale else None,
+        at_input=lambda z: np.where(z > 0, scale, depth * np.exp(np.minimum(z, 0))),
     )
 
 
@@ -387,7 +351,12 @@ def _branched(b: Branches) -> Formulas:
         return np.asarray(b.curvature(z) / b.derivative(z))
 
     return Formulas(
-        value=b.value, inverse=inverse, derivative=lambda y: b.derivative(inverse(y)), slope=slope, branches=b
+        value=b.value,
+        inverse=inverse,
+        derivative=lambda y: b.derivative(inverse(y)),
+        slope=slope,
+        branches=b,
+        at_input=b.derivative,
     )
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.errors import LayerProblem, NonFiniteError, ShapeError, UnsupportedLayerError
-from constraint_algebra.layers.activations import Formulas, PReLU, formulas
+from constraint_algebra.layers.activations import PReLU, formulas
+from constraint_algebra.layers.formula import Formulas
 from constraint_algebra.layers.kinds import Flatten, PlacedLayer
 from constraint_algebra.networks.network import Network
 from constraint_algebra.networks.walk import Rules, down

@@ -18,9 +18,10 @@ import scipy.sparse as sp
 from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.errors import LayerProblem, ParameterError, UnsupportedLayerError
 from constraint_algebra.layers import trilinear
-from constraint_algebra.layers.activations import Formulas, PReLU, formulas, sloped
+from constraint_algebra.layers.activations import PReLU, formulas, sloped
 from constraint_algebra.layers.base import Affine, PlacedLayer, Shape
 from constraint_algebra.layers.dropout import Dropout
+from constraint_algebra.layers.formula import Formulas
 from constraint_algebra.layers.normalisation import BUFFERS, COUNTER, SUFFIX, Standardise
 from constraint_algebra.layers.own_statistics import OwnStatistics, Statistics, statistics
 

@@ -10,6 +10,7 @@ they are held against the largest of all.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def explained_discrepancies(
         k: that gradient.
         again: the gradients recomputed from x.
     """
-    moved = [recomputed(observed, x.value + x.perturbations[..., m], layer, k) for m in range(DRAWS)]
+    moved = [recomputed(_rounded(observed, m), x.value + x.perturbations[..., m], layer, k) for m in range(DRAWS)]
     units, explained = _units(observed), {}
     for name, g in again.items():
         noise = _largest(observed.deviations[name], units[name])
@@ -62,6 +63,16 @@ def explained_discrepancies(
         own = ROUNDINGS * observed.rounding.epsilon + DEVIATIONS * noise
         explained[name] = min(own + GENEROUS * by_input, AT_MOST) if noise < DROWNED else np.inf
     return explained
+
+
+def _rounded(observed: Observation, seed: int) -> Observation:
+    """Return the same with parameters moved by the client's rounding, as one that rounds every sum sees them.
+
+    What is computed of a saturated output moves far more than the parameters: `exp(-z)` by z roundings.
+    """
+    rng, size = np.random.default_rng(seed), observed.rounding.arithmetic
+    moved = {name: W * (1 + size * rng.standard_normal(W.shape)) for name, W in observed.parameters.items()}
+    return replace(observed, parameters=moved)
 
 
 def _units(observed: Observation) -> dict[str, float]:

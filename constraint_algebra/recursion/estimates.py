@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.layers.activations import Formulas, Identity, formulas
+from constraint_algebra.layers.activations import Identity, formulas
+from constraint_algebra.layers.formula import Formulas
 from constraint_algebra.layers.kinds import Activation, Shape
 from constraint_algebra.layers.two_branches import Branches
 from constraint_algebra.recursion.activation_sides import BiasCheck, decide, log_odds_at_kink, log_odds_at_plateau

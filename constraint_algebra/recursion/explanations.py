@@ -46,9 +46,9 @@ def choose(results: list[Reconstruction], valid_range: tuple[float, float]) -> R
     if np.array_equal(same, best.determined):
         if len(known) == len(rivals):
             return replace(best, alternatives=alternatives)
-        # Nothing follows from a rival by itself, be it that it is impossible: it takes no value away, but is told.
-        status = Status.AMBIGUOUS if best.status in FOUND else best.status
-        return replace(best, status=status, alternatives=alternatives, notes=(*best.notes, OPEN_RIVAL))
+        if best.status in FOUND:  # its gradients are those given, which is told of no part of an input
+            return replace(best, status=Status.AMBIGUOUS, alternatives=alternatives, notes=(*best.notes, OPEN_RIVAL))
+        same = np.zeros_like(same)
     if any(rival.status in FOUND for rival in rivals):
         status, notes = Status.AMBIGUOUS, best.notes
     else:

@@ -17,8 +17,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray
-from constraint_algebra.layers.activations import Formulas, Identity, PReLU
+from constraint_algebra.layers.activations import Identity, PReLU
 from constraint_algebra.layers.base import PlacedLayer
+from constraint_algebra.layers.formula import Formulas
 from constraint_algebra.networks.operations import affine_maps, formulas_of
 from constraint_algebra.recursion import graph_statistics, graph_windows, layer_step
 from constraint_algebra.recursion.activation_sides import BiasCheck

@@ -16,7 +16,8 @@ from constraint_algebra import memory
 from constraint_algebra.arrays import FloatArray, IntArray
 from constraint_algebra.errors import LayerProblem, UnsupportedLayerError
 from constraint_algebra.layers import trilinear
-from constraint_algebra.layers.activations import Formulas, formulas, is_piecewise_linear
+from constraint_algebra.layers.activations import formulas, is_piecewise_linear
+from constraint_algebra.layers.formula import Formulas
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.activation_pattern import activation_pattern
 from constraint_algebra.networks.network import Network, chain_rule

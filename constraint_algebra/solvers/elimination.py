@@ -27,6 +27,7 @@ STRONGER = 30.0
 ROUNDED = 1e4 * float(np.finfo(float).eps)
 # Share of the variance that weight equations must remove to be worth their steps: 5 % are 2.5 % of an error bar.
 WORTHWHILE = 0.05
+LEAST = 1e-150  # noise of a gradient equation: one of a saturated loss, 1e-294 and less, has no square
 VECTORS = 13  # right-hand sides that a layer is solved for: the central one and the ensemble of its noise
 
 
@@ -53,7 +54,7 @@ class Elimination:
         self.cut = noise_cut(equations) if cut is None else cut
         known, counts = equations.weight_rows, equations.gradient_rows
         whiten_output = np.where(known, 1 / np.where(known, equations.output_noise, 1.0), 0.0)
-        whiten_gradient = np.where(counts, 1 / np.where(counts, equations.gradient_noise, 1.0), 0.0)
+        whiten_gradient = np.where(counts, 1 / np.maximum(np.where(counts, equations.gradient_noise, 1.0), LEAST), 0.0)
         self.unit = 1 / (largest_row(equations, whiten_output, whiten_gradient) or 1.0)
         self.whiten_output, self.whiten_gradient = whiten_output * self.unit, whiten_gradient * self.unit
         self.scale = equations.scale / self.unit
