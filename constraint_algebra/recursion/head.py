@@ -169,20 +169,21 @@ def by_loss(layer: PlacedLayer, k: FloatArray, observed: Observation) -> FloatAr
         for values in (observed.parameters, observed.gradients, observed.deviations)
     )
     share = float(np.linalg.norm(of_dW) / (np.linalg.norm(dW) or 1.0))
-    products = W * (k @ dW / (k @ k))  # of every weight and its input: rows sum up to the logits
-    arithmetic = observed.rounding.arithmetic
-    z, rounding = products.sum(axis=1), arithmetic * np.linalg.norm(products, axis=1)
-    label = int(np.argmax(np.abs(k)))
-    one = np.arange(len(k)) == label
-    missed = float(np.abs(k[label]))  # 1 - p
-    others = np.where(one, 0.0, np.abs(k) / missed)
-    margin = -np.sign(k[label]) * (z[label] - others @ z)  # a single logit stands against zero, for either label
-    slope = 1 - (1 - missed) * margin
-    of_logits = (1 - missed) * float(np.linalg.norm(np.where(one, 1.0, others) * rounding))
-    of_p = arithmetic / missed
-    of_factor = math.hypot(share * (1 - slope), of_logits, of_p) / max(abs(slope), 1e-300)
+    label, arithmetic = int(np.argmin(k)), observed.rounding.arithmetic  # of several classes it alone is negative
+    missed, sign = float(np.abs(k[label])), float(np.sign(k[label]))  # 1 - p, however small
+    direction, one = k / missed, np.arange(len(k)) == label
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = W * (direction @ dW / (direction @ direction) / missed)  # of every weight and its input
+        z, rounding = products.sum(axis=1), arithmetic * np.linalg.norm(products, axis=1)
+        others = np.where(one, 0.0, np.abs(direction))
+        margin = -sign * (z[label] - others @ z)  # a single logit stands against zero, for either label
+        slope = 1 - (1 - missed) * margin
+        of_logits = (1 - missed) * float(np.linalg.norm(np.where(one, 1.0, others) * rounding))
+        of_p = arithmetic / (missed if sign < 0 else 1.0)  # p - 1 cancels, and p itself does not
+        of_factor = math.hypot(share * (1 - slope), of_logits, of_p) / max(abs(slope), 1e-300)
+    factor = min(of_factor, 1.0) if math.isfinite(of_factor) else 1.0
     each = observed.draw(share * np.abs(k), k.shape)
-    return np.asarray(each + k[:, None] * observed.draw(np.array([min(of_factor, 1.0)]), (1,)))
+    return np.asarray(each + k[:, None] * observed.draw(np.array([factor]), (1,)))
 
 
 def is_only_reader(network: Network, number: int) -> bool:

@@ -27,7 +27,7 @@ STRONGER = 30.0
 ROUNDED = 1e4 * float(np.finfo(float).eps)
 # Share of the variance that weight equations must remove to be worth their steps: 5 % are 2.5 % of an error bar.
 WORTHWHILE = 0.05
-LEAST = 1e-150  # noise of a gradient equation: one of a saturated loss, 1e-294 and less, has no square
+LEAST = 1e-290  # noise of a gradient equation; beside one of a saturated loss, 1e-310, its inverse is infinite
 VECTORS = 13  # right-hand sides that a layer is solved for: the central one and the ensemble of its noise
 
 

@@ -9,7 +9,6 @@ from tests.hunt.recipes import Recipe, Stage
 
 DENSE = Stage(filters=6, activation="")
 WIDE = Stage(filters=1, kernel=5, padding=0, activation="")
-SELU_6 = Stage(filters=3, stride=2, activation="SELU")
 SELU_8 = Stage(block="joined", filters=8, padding=0, activation="SELU")
 ELU = Stage(filters=3, kernel=5, padding=1, bias=False, activation="ELU")
 HARDTANH = (Stage(filters=8, activation="Hardtanh"), Stage(filters=8, kernel=1, padding=0, activation=""))
@@ -28,7 +27,6 @@ FOUND = {
     "a saturated exponential blamed the client": Recipe(
         seed=37, shape=(2, 6, 6), stages=(SELU_8,), classes=2, scale=100.0, search=0.0
     ),
-    "the same in a chain": Recipe(seed=3149, shape=(2, 3, 3), stages=(SELU_6,), classes=2, scale=100.0, search=0.0),
     "a wrong root of a head without bias, in part": Recipe(
         seed=3079, shape=(3, 6, 5), stages=(Stage(filters=12, kernel=2, stride=2, padding=0),), classes=1,
         loss="logistic", head="none", scale=100.0, defect="no bias", search=0.0,
