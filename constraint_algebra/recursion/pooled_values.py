@@ -137,9 +137,14 @@ class PooledValues:
         return found
 
     @cached_property
+    def noise(self) -> float:
+        """Standard deviation of a typical maximum."""
+        return float(np.median(self.problem.noise[self.problem.live]))
+
+    @property
     def is_noisy(self) -> bool:
         """Whether noise blurs the widths that prove a value to be unique."""
-        return bool(BLURRED * np.median(self.problem.noise[self.problem.live]) > EXACT * self.problem.size)
+        return BLURRED * self.noise > EXACT * self.problem.size
 
     def range_of(self, x: FloatArray) -> float:
         """Return the size of the entries: of their range, or of those at hand."""
@@ -220,8 +225,7 @@ class Proven:
     def pinned(self) -> BoolArray:
         """Which open entries have no width, to the noise."""
         size = self.values.range_of(self.proof.x)
-        noise = float(np.median(self.values.problem.noise[self.values.problem.live]))
-        limit = np.clip(BLURRED * noise, EXACT * size, NOISY * size)
+        limit = np.clip(BLURRED * self.values.noise, EXACT * size, NOISY * size)
         return np.asarray(self.proof.widths <= limit)
 
     @cached_property

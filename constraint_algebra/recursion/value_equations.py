@@ -212,8 +212,7 @@ class ValueEquations:
         says = sum(part.equations.weight_row_count for part in self.parts) + int(self.value.known.sum())
         blurred = [block.sharper(1 / (CLEAR * self.scale)) for block in self.blocks]
         opens = sum(block.opens for block in blurred)
-        worth = says and opens * opens * (says + (1 + FACTORING) * opens) <= TOGETHER
-        return blurred if worth else self.blocks
+        return blurred if says and is_affordable(says + opens, opens, TOGETHER) else self.blocks
 
     def _starts(self) -> Iterator[tuple[Block, int]]:
         """Yield each block with the first column of its open directions, those of a channel side by side."""
@@ -352,9 +351,9 @@ class ValueEquations:
         return max(float(contradictions.misfits(part.equations, x).max(initial=0.0)) for part in self.parts)
 
 
-def is_affordable(rows: int, unknowns: int) -> bool:
-    """Return whether a dense system can be factored in some seconds."""
-    return (rows + FACTORING * unknowns) * unknowns**2 <= OPERATIONS
+def is_affordable(rows: int, unknowns: int, operations: float = OPERATIONS) -> bool:
+    """Return whether a dense system can be factored in some seconds, or in so many operations."""
+    return (rows + FACTORING * unknowns) * unknowns**2 <= operations
 
 
 def _parts(observed: Observation, readers: Sequence[Reader], left_out: Sequence[BoolArray] | None) -> tuple[Part, ...]:
