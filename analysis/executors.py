@@ -6,7 +6,7 @@ gives that to another worker by itself, and the pool of processes here is opened
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +19,7 @@ from constraint_algebra.numerics.workers import workers
 Row = dict[str, Any]
 Judge = Callable[[Any], Row]
 IN_FLIGHT = 256  # configurations that are submitted at a time to an executor of unknown size
+ALONE = 2  # deaths of processes that a configuration had for itself, after which it has killed them
 CONNECT = 10  # seconds to find a scheduler
 
 
@@ -49,15 +50,16 @@ def rows_of(
         executor: instead of a pool of processes; it is left open.
     """
     if executor is not None:
-        yield from _through(lambda: nullcontext(executor), todo, judge, IN_FLIGHT, reopen=False)
+        yield from _through(lambda _: nullcontext(executor), todo, judge, IN_FLIGHT, reopen=False)
     elif processes == 1:
         yield from (attempt(judge, run) for run in todo)
     else:
-        yield from _through(lambda: workers(processes, keep_one_thread), todo, judge, 2 * processes, reopen=True)
+        open_one = lambda alone: workers(1 if alone else processes, keep_one_thread)  # noqa: E731
+        yield from _through(open_one, todo, judge, 2 * processes, reopen=True)
 
 
 def _through(
-    open_one: Callable[[], AbstractContextManager[Executor]],
+    open_one: Callable[[bool], AbstractContextManager[Executor]],
     todo: Iterable[Any],
     judge: Judge,
     in_flight: int,
@@ -67,22 +69,21 @@ def _through(
     """Yield rows from an executor, opened again when it breaks.
 
     Whichever configuration broke it was in flight then. Those are done again one at a time, so that one which breaks
-    the next executor as well is known, and becomes a row.
+    two more executors alone is known, and becomes a row: once may be anybody's kill.
     """
-    waiting, suspects = deque(todo), deque[Any]()
+    waiting, suspects, deaths = deque(todo), deque[Any](), Counter[Any]()
     while waiting or suspects:
         alone = bool(suspects)
         flying: dict[Future[Row], Any] = {}
         try:
-            with open_one() as executor:
+            with open_one(alone) as executor:
                 yield from _drained(suspects if alone else waiting, executor, judge, flying, 1 if alone else in_flight)
         except BrokenExecutor as error:
             if not reopen:
                 raise
-            if alone:
-                yield from (failed(run, error) for run in flying.values())
-            else:
-                suspects.extend(flying.values())
+            deaths.update(flying.values())
+            yield from (failed(run, error) for run in flying.values() if deaths[run] > ALONE)
+            suspects.extendleft(run for run in flying.values() if deaths[run] <= ALONE)
 
 
 def _drained(

@@ -45,6 +45,7 @@ WHAT_IT_MEANS = {
     "LOCAL": "every value, by a search: unique nearby",
     "PARTIAL": "some values determined",
     "UNDETERMINED": "back-substitution finds none",
+    "IMPRECISE": "too little precision",
     "UNDECIDED": "not settled",
     "AMBIGUOUS": "several inputs fit",
     "INCONSISTENT": "result does not fit the gradient",

@@ -317,6 +317,8 @@ def _array(stream: IO[bytes], size: int) -> NDArray[Any]:
     shape, fortran, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded")
+    if not dtype.itemsize:  # any number of them in no bytes at all, and NumPy makes some of these types longer
+        raise ValueError(f"values of dtype {dtype.str} have no bytes")
     declared, rest = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if min(shape, default=0) < 0 or declared != rest:
         raise ValueError(f"an array of shape {shape} and dtype {dtype} has {declared:,} bytes, and there are {rest:,}")

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from analysis.runner import run_study
 from constraint_algebra.commands.terminal import run_alone
-from constraint_algebra.files.space import folder_within
+from constraint_algebra.files.locks import locked
+from constraint_algebra.files.space import folder_within, make
 from constraint_algebra.files.writing import write
 from figures.save import save
 from paper_repro import claims, constraints, plan, study, tables
@@ -97,6 +98,12 @@ def main(
 ) -> None:
     """Run every method on its networks and images, then write tables, figures and the report."""
     folder = out or (QUICK_OUT if quick else OUT)
+    make(folder)
+    with locked(folder / "REPORT.md"):  # tables of one run and figures of another would not fit together
+        _redo(folder, quick=quick, processes=processes, restart=restart)
+
+
+def _redo(folder: Path, *, quick: bool, processes: int, restart: bool) -> None:
     evidence = evidence_of(do_runs(folder, quick=quick, processes=processes, restart=restart))
     write_tables(evidence, folder / "tables")
     write_figures(evidence, folder / "reconstructions", folder / "figures")

@@ -35,6 +35,16 @@ def deadly(run: Run) -> dict[str, object]:
     return square(run)
 
 
+def dies_twice(run: Run) -> dict[str, object]:
+    """As `square`, but the first two processes that come to number 3 are killed there; a folder counts them."""
+    if run.number == 3:
+        for time_of_death in ("first", "second"):
+            if not (mark := Path(run.name) / time_of_death).exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+    return square(run)
+
+
 def slow(run: Run) -> dict[str, object]:
     """As `square`, in a tenth of a second; `name` is a file that gets a line for every time that it is computed."""
     time.sleep(0.1)

@@ -72,20 +72,29 @@ def logistic(weight: FloatArray, weight_gradient: FloatArray) -> list[FloatArray
     return [np.array([-y * np.exp(-np.logaddexp(0, m))]) for m in margins for y in (1.0, -1.0)]
 
 
-def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float = 1e-4) -> list[FloatArray]:
+def cross_entropy(
+    weight: FloatArray, weight_gradient: FloatArray, rtol: float = 1e-4, noise: float = 0.0
+) -> list[FloatArray]:
     """Return every k that explains the gradient of a softmax head without bias.
 
     With the leading singular triple `dL/dW ≈ s u v^T` the input is `x = t v` and `k = (s / t) u` for one number t, and
-    `k = softmax(t W v) - e_y` for the label y. The entry y gives one scalar equation for t; a root counts where all
-    other entries agree as well.
+    `k = softmax(t W v) - e_y` for the label y. The entries of k add up to zero, which gives one scalar equation for t;
+    a root counts where all other entries agree as well.
 
     Args:
         weight: `(classes, n)`.
         weight_gradient: `(classes, n)`.
         rtol: largest difference in the other entries, relative to the largest entry of k.
+        noise: of the weight gradient, relative to its size. Logits are as noisy, relative to theirs, and the entries of
+            k may differ by what that makes of them.
 
     Returns:
         Arrays of shape `(classes,)`, best first.
+
+    >>> W, x = np.eye(3, 2), np.array([80.0, 10.0])                 # p is 1 but for 4e-31: k of the label rounds to 0
+    >>> k = np.exp(W @ x - 80) * [0, 1, 1]
+    >>> bool(np.allclose(cross_entropy(W, np.outer(k, x))[0] / k.sum(), k / k.sum()))
+    True
     """
     _, s, vt = np.linalg.svd(weight_gradient, full_matrices=False)
     # Row by row, so that tiny entries of k are as accurate as large ones; those of the singular vector are not.
@@ -93,27 +102,54 @@ def cross_entropy(weight: FloatArray, weight_gradient: FloatArray, rtol: float =
     found: list[tuple[float, FloatArray]] = []
     for sign in (1.0, -1.0):
         direction, slope = sign * left, sign * logits
-        if np.count_nonzero(direction < 0) != 1:  # k is negative at the label alone
-            continue
-        label = int(np.argmin(direction))
-
-        def label_equation(
-            log_t: float, direction: FloatArray = direction, slope: FloatArray = slope, label: int = label
-        ) -> float:
-            t = np.exp(log_t)
-            return float(-size * direction[label] - t * (1 - softmax(t * slope)[label]))
-
-        grid = np.linspace(-40, 40, 1601) + np.log(size)
-        values = [label_equation(point) for point in grid]
-        grid, values = _with_extremes(label_equation, grid, values)
-        for low, high, a, b in zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True):
-            if np.sign(a) != np.sign(b):  # their product may underflow
-                t = float(np.exp(_root(label_equation, low, high)))
-                k = size / t * direction
-                error = np.abs(softmax(t * slope) - (np.arange(len(k)) == label) - k).max() / np.abs(k).max()
-                if error < rtol:
+        for label in _labels(direction):
+            for t in _factors(size, direction, slope, label):
+                k, z = size / t * direction, t * slope
+                off = np.abs(softmax(z) - (np.arange(len(k)) == label) - k)
+                off[label] = max(off[label] - NOISY * noise, 0.0)  # the client's p - 1 is rounded as 1 is
+                error = off.max() / np.abs(k).max()
+                allowed = max(rtol, min(NOISY * noise * (1 + float(np.abs(z).max())), MOST))
+                if error < allowed:
                     found.append((float(error), k))
     return [k for _, k in sorted(found, key=lambda pair: pair[0])]
+
+
+NOISY = 30.0  # standard deviations of noise that entries of k may differ by
+MOST = 0.5  # of the largest entry, however noisy
+
+
+def _labels(direction: FloatArray) -> list[int]:
+    """Return which labels a k along a direction may have: it is negative there alone, or rounded to zero."""
+    negative = np.flatnonzero(direction < 0)
+    if len(negative) > 1:
+        return []
+    found: list[int] = (negative if len(negative) else np.flatnonzero(direction == 0)).tolist()
+    return found
+
+
+def _factors(size: float, direction: FloatArray, slope: FloatArray, label: int) -> list[float]:
+    """Return the numbers t at which `1 - p` of the label is what the other entries of k along a direction add up to.
+
+    As the client computes it, p - 1 is rounded as 1 is; the sum of the others is as exact as they are.
+    """
+    others = np.arange(len(slope)) != label
+    missed = size * float(direction[others].sum())
+    if not missed > 0:
+        return []
+
+    def label_equation(log_t: float) -> float:
+        t = np.exp(log_t)
+        return float(missed - t * softmax(t * slope)[others].sum())
+
+    # t is the size of an input: that of the gradient at least, and where k is next to nothing far larger.
+    grid = np.arange(-40 + np.log(size), 40 + max(0.0, float(np.log(size))), 0.05)
+    values = [label_equation(point) for point in grid]
+    grid, values = _with_extremes(label_equation, grid, values)
+    return [
+        float(np.exp(_root(label_equation, low, high)))
+        for low, high, a, b in zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True)
+        if np.sign(a) != np.sign(b)  # their product may underflow
+    ]
 
 
 REACH = 0.5  # share of the value nearest to zero on a grid, which its parabola must fall below to be looked at

@@ -11,15 +11,20 @@ hang.
 
 from __future__ import annotations
 
+import mmap
 import os
+import pickle
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context, reduction
 from multiprocessing.connection import Connection
 from typing import Any
+
+from constraint_algebra.errors import ConstraintAlgebraError
 
 GONE = 3  # exit code of a worker whose opener is gone; nobody reads it
 
@@ -35,11 +40,21 @@ def workers(
     Args:
         count: number of processes.
         initializer: called in each of them first; importable.
-        initargs: what it is called with.
+        initargs: what it is called with; it goes over by pickle.
+
+    Raises:
+        ConstraintAlgebraError: this process may start no others.
     """
+    if current_process().daemon:
+        raise ConstraintAlgebraError(
+            "this process is a daemon, as those of a Dask worker and of multiprocessing.Pool are, and may start no"
+            " others; compute in it alone (workers=1, processes=1)"
+        )
     context = get_context("spawn")
     watched, held = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(count, context, _begin, (watched, initializer, initargs))
+    aside = _Aside(initargs) if os.name == "posix" else None
+    given: Any = aside or initargs
+    pool = ProcessPoolExecutor(count, context, _begin, (watched, initializer, given))
     try:
         with _interruptions_blocked():  # workers inherit that: Ctrl-C is for the opener to answer
             for _ in range(count):
@@ -52,6 +67,36 @@ def workers(
         pool.shutdown(cancel_futures=True)
         held.close()
         watched.close()
+        if aside is not None:
+            aside.file.close()
+
+
+class _Aside:
+    """Arguments in a file without a name, which a new process reads when it has come so far.
+
+    Python itself writes them into a pipe. One that holds less than they are would keep this process waiting for ever,
+    if the new one died before it reads: this process has the reading end open as well.
+    """
+
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        if hasattr(os, "memfd_create"):
+            self.file: Any = os.fdopen(os.memfd_create("arguments"), "w+b")
+        else:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as this object
+        pickle.dump(arguments, self.file, pickle.HIGHEST_PROTOCOL)
+        self.file.flush()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Become the arguments in the new process."""
+        return _read, (reduction.DupFd(self.file.fileno()), self.file.tell())
+
+
+def _read(place: Any, size: int) -> tuple[Any, ...]:
+    number = place.detach()
+    with mmap.mmap(number, size, access=mmap.ACCESS_READ) as content:
+        os.close(number)
+        arguments: tuple[Any, ...] = pickle.loads(content)
+    return arguments
 
 
 def _begin(watched: Connection, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:

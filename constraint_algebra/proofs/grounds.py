@@ -31,7 +31,7 @@ from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet
 from constraint_algebra.pytorch.gradients import torch_gradients
 from constraint_algebra.pytorch.verification import Model
 from constraint_algebra.recursion import backsubstitution
-from constraint_algebra.recursion.result import Reconstruction, Status
+from constraint_algebra.recursion.result import UNSOUND, Reconstruction
 
 POOLED = 5.0  # seconds for what the values of a max-pool decide beyond the equations
 SPREAD = 6.0  # error bars in a bound
@@ -72,7 +72,7 @@ class Grounds:
         return self._resting_on(Ground.RANGE)
 
     def _resting_on(self, ground: Ground) -> BoolArray | None:
-        if self.result is None or self.result.status is Status.INCONSISTENT or self.rivals:
+        if self.result is None or self.result.status in UNSOUND or self.rivals:
             return None
         return np.asarray(self.result.determined & (self.result.ground == ground))
 
@@ -141,7 +141,7 @@ def grounds(
     except (ZeroGradientError, MissingBiasError) as error:
         failure = f"the gradients do not start a reconstruction: {error}"
         return Grounds(None, failure, failure)
-    if result is not None and result.status is Status.INCONSISTENT:
+    if result is not None and result.status in UNSOUND:
         failure = CONTRADICTED
     return _judged(found, result if result is None else _own_first(result, found.input), failure)
 

@@ -12,7 +12,7 @@ import numpy as np
 from constraint_algebra import storage
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import BoolArray, FloatArray, Progress
-from constraint_algebra.errors import ShapeError, StorageError
+from constraint_algebra.errors import ConstraintAlgebraError, ShapeError, StorageError
 from constraint_algebra.files.locks import locked
 from constraint_algebra.files.names import is_there
 from constraint_algebra.proofs.indistinguishable import IndistinguishabilitySet
@@ -75,7 +75,8 @@ def interval_map(
     Raises:
         ShapeError: a mask of another shape.
         StorageError: the file belongs to another set, is damaged or cannot be written, or another process works on it.
-            What was computed until then is `result` of the exception, an `IntervalMap`.
+        ConstraintAlgebraError: processes die again and again; one death alone only costs what that process was at.
+            What was computed until then is `result` of both, an `IntervalMap`.
     """
     shape = found.input.shape
     wanted = np.ones(shape, dtype=bool) if pixels is None else np.asarray(pixels, dtype=bool)
@@ -89,7 +90,7 @@ def interval_map(
         ends = _begun(found, path)
         try:
             _fill(found, wanted, ends, path, workers=workers, time_limit=time_limit, progress=progress)
-        except StorageError as error:
+        except ConstraintAlgebraError as error:
             error.result = _masked(ends, wanted)
             raise
     return _masked(ends, wanted)

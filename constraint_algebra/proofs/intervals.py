@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import BrokenExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from constraint_algebra.arguments import checked
 from constraint_algebra.arrays import FloatArray
-from constraint_algebra.errors import ShapeError
+from constraint_algebra.errors import ConstraintAlgebraError, ShapeError
 from constraint_algebra.numerics.workers import workers as pool_of
 from constraint_algebra.proofs.polytope import Polytope
 
 Pixel = tuple[int, ...]
+FRUITLESS = 3  # deaths of processes with nothing between them, after which another one would be no better
 
 
 @checked
@@ -118,16 +120,36 @@ def intervals(
         workers: how many processes; more than one are started afresh, so that a script needs the usual
             `if __name__ == "__main__":` around what it runs.
         time_limit: seconds for each.
+
+    Raises:
+        ConstraintAlgebraError: processes die again and again, and nothing is computed between.
     """
     polytope.prepare()
     task = _Task(polytope, anchor, valid_range, time_limit)
     if workers == 1:
         yield from map(task, pixels)
         return
-    with pool_of(workers, _begin, (task,)) as pool:
-        waiting = [pool.submit(_work, pixel) for pixel in pixels]
-        for done in as_completed(waiting):
-            yield done.result()
+    yield from _in_processes(task, pixels, workers)
+
+
+def _in_processes(task: _Task, pixels: Sequence[Pixel], count: int) -> Iterator[tuple[Pixel, Interval]]:
+    """Yield pixels and their intervals from several processes, which are started anew where one of them dies."""
+    left, fruitless = dict.fromkeys(pixels), 0
+    while left and fruitless < FRUITLESS:
+        before = len(left)
+        with suppress(BrokenExecutor), pool_of(count, _begin, (task,)) as pool:
+            for done in as_completed([pool.submit(_work, pixel) for pixel in left]):
+                if not isinstance(done.exception(), BrokenExecutor):  # where it is, others may still be whole
+                    pixel, one = done.result()
+                    del left[pixel]
+                    yield pixel, one
+        fruitless = fruitless + 1 if len(left) == before else 0
+    if left:
+        raise ConstraintAlgebraError(
+            f"a process died {FRUITLESS} times before any of the {len(left)} intervals that are left was there, the"
+            f" next of value {next(iter(left))}; there may be too little memory for {count} at a time, or the script"
+            ' lacks its `if __name__ == "__main__":`; workers=1 computes them in this process'
+        )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from constraint_algebra import memory
 from constraint_algebra.arrays import Arrays
-from constraint_algebra.errors import MissingPackageError, ShapeError, StorageError
+from constraint_algebra.errors import MemoryLimitError, MissingPackageError, ShapeError, StorageError
+
+# What NumPy has as well, bfloat16 with ml_dtypes; complex numbers are refused where gradients are needed.
+_TYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+}
 
 
 def input_tensor(values: ArrayLike | Tensor, name: str) -> Tensor:
@@ -33,7 +40,8 @@ def load_torch_file(path: str | Path) -> Arrays:
     """Return the tensors of a PyTorch file of names and tensors, such as a `state_dict`; nothing in it is executed.
 
     Raises:
-        StorageError: the file is damaged, contains anything but tensors, or needs code to open.
+        StorageError: the file is damaged, contains anything but tensors that arrays can hold, or needs code to open; or
+            its tensors, some of which may repeat the same values, would take more memory than may be taken.
     """
     try:
         with warnings.catch_warnings():
@@ -61,7 +69,28 @@ def load_torch_file(path: str | Path) -> Arrays:
             f"{path}: expected a dictionary of tensors by parameter name, got {type(content).__name__}; "
             "save model.state_dict(), or {name: p.grad for name, p in model.named_parameters()}"
         )
-    return {str(name): to_numpy(value) for name, value in content.items()}
+    for name, value in content.items():
+        _check_plain(path, str(name), value)
+    whole = sum(value.numel() * value.element_size() for value in content.values())
+    try:
+        memory.demand("the tensors in it", 2.0 * whole, "split it")  # repeated values are written out, and copied
+        return {str(name): to_numpy(value.resolve_conj().resolve_neg()) for name, value in content.items()}
+    except (MemoryLimitError, MemoryError, RuntimeError) as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
+def _check_plain(path: str | Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that no array can hold: NumPy has neither its layout nor its type, or it comes without values."""
+    if tensor.is_meta:
+        what, advice = "has a shape and no values (device meta)", "save the tensor itself"
+    elif tensor.is_nested or tensor.layout != torch.strided:
+        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        what, advice = f"has the layout {layout}", "save it dense, with to_dense()"
+    elif tensor.is_quantized or tensor.dtype not in _TYPES:
+        what, advice = f"has the type {tensor.dtype}", "save it as float32, with dequantize() or float()"
+    else:
+        return
+    raise StorageError(f"{path}: {name!r} {what}, which no array can hold; {advice}")
 
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:

@@ -27,6 +27,8 @@ TAIL = 6  # degrees of freedom of the noise: fewer than the members of the ensem
 WEIGHED = 10  # outputs of a filter for which every choice is weighed, 1,024 of them
 DOUBTED = 5  # of them, those for which that is done together with every single one of the others being wrong
 SURE = float(np.log(1e3))  # odds at which an output counts as decided
+EVEN = float(np.log(2.0))  # what each output adds to the number of choices, as a logarithm
+FITTING = 100.0  # deviations from the bias gradient beyond which a hypothesis explains nothing
 QUESTIONED = float(np.log(1e9))  # odds up to which the bias equation may overrule the error bars
 
 
@@ -134,9 +136,11 @@ def decide(
 def _log_odds_by_bias(odds: FloatArray, effect: FloatArray, misfit: float, noise: float) -> FloatArray:
     """Return the logarithms of the odds of some outputs of a filter, the least certain first, given its bias equation.
 
-    Two sets of hypotheses are weighed: every choice for the first `WEIGHED` outputs, with the others as they seem; and
+    Three sets of hypotheses are weighed: every choice for the first `WEIGHED` outputs, with the others as they seem;
     every choice for the first `DOUBTED`, with one of those beyond the first `WEIGHED` on the other side than it seems,
-    as of very many near the edge one may well have come to lie on the wrong side.
+    as of very many near the edge one may well have come to lie on the wrong side; and all on the lower side. A filter
+    that is dead is no coincidence of as many outputs: it is as likely beforehand as all other choices together. If no
+    hypothesis fits, the bias equation says nothing.
 
     Args:
         odds: by the error bars alone.
@@ -151,22 +155,30 @@ def _log_odds_by_bias(odds: FloatArray, effect: FloatArray, misfit: float, noise
     flip = np.where(likely, -effect, effect)[WEIGHED:]
     # Weights and what the sum still lacks, for both sets of hypotheses, against all on their likelier side.
     choices, fewer = _choices(len(odds[first])), _choices(len(odds[few]))[: None if len(flip) else 0]
-    by_choice = _log_likelihood(
-        (choices - likely[first]) @ odds[first], misfit - (choices - likely[first]) @ effect[first], noise
-    )
+    lacking = misfit - (choices - likely[first]) @ effect[first]
+    with_flip = (misfit - (fewer - likely[few]) @ effect[few])[:, None] - flip
+    beyond, between = int(likely[WEIGHED:].sum()), likely[DOUBTED:WEIGHED].any()
+    among_them = beyond == 0 or (beyond == 1 and not between)
+    if_dead = np.array([misfit + effect @ likely])[: 0 if among_them else None]
+    if min(float(np.abs(each).min(initial=np.inf)) for each in (lacking, with_flip, if_dead)) > FITTING * noise:
+        return odds
+    by_choice = _log_likelihood((choices - likely[first]) @ odds[first], lacking, noise)
     cost = ((fewer - likely[few]) @ odds[few])[:, None] - np.abs(odds[WEIGHED:])
-    by_flip = _log_likelihood(cost, (misfit - (fewer - likely[few]) @ effect[few])[:, None] - flip, noise)
-    largest = max(by_choice.max(), by_flip.max(initial=-np.inf))
-    by_choice, by_flip = np.exp(by_choice - largest), np.exp(by_flip - largest)
+    by_flip = _log_likelihood(cost, with_flip, noise)
+    by_dead = _log_likelihood(EVEN * likely.sum() - odds[None] @ likely, if_dead, noise)
+    largest = max(by_choice.max(), by_flip.max(initial=-np.inf), by_dead.max(initial=-np.inf))
+    by_choice, by_flip, by_dead = (np.exp(each - largest) for each in (by_choice, by_flip, by_dead))
     flipped, of_few = by_flip.sum(axis=0), by_flip.sum(axis=1)
     kept = by_choice.sum() + np.clip(flipped.sum() - flipped, 0, None)
-    passes, fails = np.zeros(len(odds)), np.zeros(len(odds))
-    passes[first], fails[first] = choices.T @ by_choice, (1 - choices).T @ by_choice
+    passes, fails = np.zeros(len(odds)), np.full(len(odds), by_dead.sum())
+    passes[first] += choices.T @ by_choice
+    fails[first] += (1 - choices).T @ by_choice
     passes[few] += fewer.T @ of_few
     fails[few] += (1 - fewer).T @ of_few
     passes[DOUBTED:WEIGHED] += likely[DOUBTED:WEIGHED] * flipped.sum()
     fails[DOUBTED:WEIGHED] += ~likely[DOUBTED:WEIGHED] * flipped.sum()
-    passes[WEIGHED:], fails[WEIGHED:] = np.where(likely[WEIGHED:], (kept, flipped), (flipped, kept))
+    passes[WEIGHED:], others = np.where(likely[WEIGHED:], (kept, flipped), (flipped, kept))
+    fails[WEIGHED:] += others
     with np.errstate(divide="ignore"):  # beyond the range of numbers: surely
         return np.asarray(np.log(passes) - np.log(fails))
 

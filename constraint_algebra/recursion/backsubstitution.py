@@ -37,9 +37,9 @@ from constraint_algebra.recursion.chain_recursion import Chain
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_recursion import Graph
-from constraint_algebra.recursion.noise import deviations_of, precision
+from constraint_algebra.recursion.noise import deviations_of, of_sums, precision
 from constraint_algebra.recursion.observation import Observation
-from constraint_algebra.recursion.result import LayerSolution, Reconstruction, Status
+from constraint_algebra.recursion.result import UNSOUND, LayerSolution, Reconstruction, Status
 
 # A normal error lies within 1.045 estimates of its deviation as often as within one deviation, where twelve members
 # make the estimate (Student); and the solver leaves the members an error of their own.
@@ -47,6 +47,7 @@ FEW_MEMBERS = 1.045 * float(np.hypot(1, layer_step.PERTURBATION_ERROR))
 # Residual, relative to the right-hand sides, that rules a candidate out. In 14 runs with two classes and no bias at the
 # head it was at most 0.005 for the right candidate (bfloat16), and at least 0.25 for a wrong one.
 MISFIT = 0.2
+SAME = 4.0  # roundings by which gradients may differ and still be the same
 NEAR = 6.0  # deviations from zero at which a value may be zero
 PATTERN = (
     "that holds for activations as this gradient shows them: feasibility(network, activity=activity_of(network,"
@@ -134,13 +135,15 @@ def _explanations(
     """Return the results for the output gradients that the layer to start from may have."""
 
     def explanation(k: FloatArray, misfit: float) -> Reconstruction | None:
-        own = replace(observed, draw=Ensemble(search.seed).draw)
+        own, unit = replace(observed, draw=Ensemble(search.seed).draw), observed.unit
+        arriving = _start_gradient(own, start, k).multiplied(unit)
+        own, k = own.multiplied(unit), unit * k
         recursion = Chain if observed.network.is_chain else Graph
-        passes = recursion(own, start, _start_gradient(own, start, k), misfit, progress)
+        passes = recursion(own, start, arriving, misfit, progress)
         found = passes.to_input()
         if found is None:
             return None
-        judge = partial(_result, own, start=start, k=k, loss=loss)
+        judge = partial(_result, own, start=start, k=arriving, loss=loss)
         result = judge(found.input, found.summaries)
         result = replace(result, notes=(*result.notes, *found.notes))
         result = levels.take(result, found, passes, judge, search)
@@ -164,10 +167,12 @@ def polished(
     """Return the input near x that has the gradients of one sample, as `reconstruct` returns what its search found."""
     observed = _observation(network, parameters, gradients, noise, search.seed)
     start, candidates = _starts(observed, loss)
-    results = []
+    results, unit = [], observed.unit
+    own = observed.multiplied(unit)
     for k in candidates:
-        judge = partial(_result, observed, summaries=[], start=start, k=k, loss=loss)
-        results.append(last_step.polished(x, observed, start, k, judge, search))
+        arriving = _start_gradient(observed, start, k).multiplied(unit)
+        judge = partial(_result, own, summaries=[], start=start, k=arriving, loss=loss)
+        results.append(last_step.polished(x, own, start, unit * k, judge, search))
     chosen = explanations.choose(results, search.valid_range)
     return _for_any_batch(chosen, observed, start, loss)
 
@@ -183,9 +188,21 @@ def _observation(
     bound = bind(network, parameters, "parameters")
     came = named(network, gradients, "gradients")
     given, rounding = bind(network, came, "gradients"), precision(came)
+    rounding = replace(rounding, of_sums=of_sums(rounding.epsilon, _longest_sum(network)))
     # Noise is stated as the client's arrays are, in PyTorch's shapes.
     deviations = canonical(network, deviations_of(stored(network, given), rounding, noise))
     return Observation(network, bound, given, deviations, rounding, Ensemble(seed).draw)
+
+
+def _longest_sum(network: Network) -> int:
+    """Return how many products the longest sum has that the recursion looks at: of z, of B^T k or of dL/dW."""
+    longest = 1
+    for layer in network.bilinear:
+        taps, positions = math.prod(layer.taps), math.prod(layer.outputs)
+        longest = max(longest, taps * layer.filters // layer.groups)
+        if layer is not network.start:  # of which z is not looked at
+            longest = max(longest, positions, taps * layer.channels // layer.groups)
+    return longest
 
 
 def _check_options(batch: int | None, loss: str | None, search: float, valid_range: tuple[float, float]) -> None:
@@ -232,12 +249,17 @@ def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) ->
     return Estimate(k, np.ones(k.shape, dtype=bool), moved).reshape(layer.output_shape)
 
 
+def _exactly(k: FloatArray) -> Estimate:
+    """Return numbers as they are: what noise they have, the client computed with."""
+    return Estimate(k, np.ones(k.shape, dtype=bool), np.zeros((*k.shape, MEMBERS)))
+
+
 def _result(
     observed: Observation,
     x: Estimate,
     summaries: list[LayerSolution],
     start: PlacedLayer,
-    k: FloatArray,
+    k: Estimate,
     loss: str | None,
     ground: GroundArray | None = None,
 ) -> Reconstruction:
@@ -248,29 +270,30 @@ def _result(
     """
     last = observed.network.head
     if last is not None and last.bias_name is not None:
-        start, k = last, observed.gradients[last.bias_name]
+        start, k = last, _exactly(observed.gradients[last.bias_name])
 
     def judged(x: Estimate) -> Reconstruction:
         found: dict[str, float] = {}
         explained: dict[str, float] = {}
+        blurred = False
         if x.known.any() and np.isfinite(x.value).all():  # a graph may know single values, and nothing of the others
-            again = checks.recomputed(observed, x.value, start, k)
+            again = checks.recomputed(observed, x.value, start, k.value)
             found = checks.discrepancies(observed, again)
-            explained = checks.explained_discrepancies(observed, x, start, k, again)
+            explained, blurred = checks.explained_discrepancies(observed, x, start, k, again)
         return Reconstruction(
             input=x.value,
             determined=x.known,
             error_bar=np.where(x.known, FEW_MEMBERS * x.deviation, np.inf),
             status=Status.DETERMINED,
             layers=tuple(reversed(summaries)),
-            label=_label(observed, start, k, loss),
+            label=_label(observed, start, k.value.ravel(), loss),
             discrepancy=found,
             ground=np.zeros(x.known.shape, np.uint8) if ground is None else ground,
-        ).judged(explained)
+        ).judged(explained, same=SAME * observed.rounding.epsilon, blurred=blurred)
 
     result = judged(x)
     zeros = x.known & (x.value != 0) & (np.abs(x.value) <= NEAR * x.deviation)
-    if result.status is not Status.INCONSISTENT or not zeros.any():
+    if result.status not in UNSOUND or not zeros.any():
         return result
     # Outputs of a filter without bias over a background of zeros lie on the edge of a ReLU: rounding picks the side.
     return judged(replace(x, value=np.where(zeros, 0.0, x.value)))

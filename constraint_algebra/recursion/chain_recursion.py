@@ -247,7 +247,7 @@ def through_activations(
         stored = observed.stored(y)
         check = observed.bias_check(below) if below is not None and layer is between[0] else None
         z, dz = through_activation(layer.activation, y, dy, stored, check)
-        return Place(z, dz, Above(layer.activation, dy), y)
+        return Place(z, observed.stored_gradient(dz), Above(layer.activation, dy), y)
 
     def reshape(layer: PlacedLayer, place: Place) -> Place:
         return Place(place.values.reshape(layer.input_shape), place.gradient.reshape(layer.input_shape))

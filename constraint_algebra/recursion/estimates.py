@@ -55,6 +55,10 @@ class Estimate:
             np.where(fresh[..., None], found.perturbations, self.perturbations),
         )
 
+    def multiplied(self, factor: float) -> Estimate:
+        """Return the estimate times an exact number."""
+        return Estimate(factor * self.value, self.known, factor * self.perturbations)
+
     def reshape(self, shape: Shape) -> Estimate:
         """Return the estimate in another shape."""
         return Estimate(self.value.reshape(shape), self.known.reshape(shape), self.perturbations.reshape(*shape, -1))

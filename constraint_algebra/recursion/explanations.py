@@ -16,7 +16,7 @@ from constraint_algebra.arrays import BoolArray
 from constraint_algebra.layers.kinds import PlacedLayer
 from constraint_algebra.networks.spans import span_of
 from constraint_algebra.recursion.estimates import Estimate
-from constraint_algebra.recursion.result import Reconstruction, Status
+from constraint_algebra.recursion.result import UNSOUND, Reconstruction, Status
 
 FOUND = {Status.DETERMINED, Status.LOCAL}
 AGREEING = 12.0  # error bars within which two explanations of the same gradients agree on a value
@@ -35,9 +35,9 @@ def choose(results: list[Reconstruction], valid_range: tuple[float, float]) -> R
         inside = (result.input >= low - slack) & (result.input <= high + slack)
         return bool(inside[result.determined].all())
 
-    consistent = [r for r in results if r.status is not Status.INCONSISTENT] or results
+    consistent = [r for r in results if r.status not in UNSOUND] or results
     best, *others = sorted(consistent, key=lambda r: (not valid(r), max(r.discrepancy.values(), default=np.inf)))
-    if not others or best.status in {Status.UNDECIDED, Status.INCONSISTENT}:
+    if not others or best.status in UNSOUND | {Status.UNDECIDED}:
         return replace(best, alternatives=(*best.alternatives, *others))
     rivals = [rival for rival in others if valid(rival)]
     alternatives = (*best.alternatives, *others)

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 
 from constraint_algebra.arrays import BoolArray, FloatArray, IntArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.networks import operations
+from constraint_algebra.networks.operations import affine_maps
 from constraint_algebra.numerics.dense_least_squares import Reduced, longest
 from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import Estimate
@@ -68,8 +70,8 @@ def _groups(knows: GraphKnowledge) -> Iterator[list[int]]:
             continue
         met = set[int]().union(*(reach[n] for n in layer.inputs))
         reach.append(met)
-        if layer.is_bilinear and met and met != {layer.inputs[0]}:
-            direct |= met  # read through other operations
+        if len(layer.inputs) > 1 or (layer.is_bilinear and met != {layer.inputs[0]}):
+            direct |= met  # read through other operations, or on two paths that meet here
         merged = set[int]().union(*(group[s] for s in met)) if met else set()
         for source in merged:
             group[source] = merged
@@ -89,10 +91,14 @@ def _together(knows: GraphKnowledge, sources: list[int]) -> bool:
     if n * widest > ENTRIES or not is_affordable(n, n):
         return False
     tangents, bases = _maps(knows, columns, n, reached)
-    rows = [part for number in reached for part in _rows_at(knows, number, tangents, bases)]
-    if not rows or not is_affordable(sum(len(part.matrix) for part in rows), n):
-        return False
-    found, determined, moved = _solved(rows, n)
+    sizes = {number: np.abs(base.value) for number, base in bases.items()}
+    found, determined, moved = np.zeros(n), np.zeros(n, dtype=bool), np.zeros((n, MEMBERS))
+    for _ in range(2):  # how large the sums are that the client rounded, the sources tell
+        rows = [part for number in reached for part in _rows_at(knows, number, tangents, bases, sizes)]
+        if not rows or not is_affordable(sum(len(part.matrix) for part in rows), n):
+            return False
+        found, determined, moved = _solved(rows, n)
+        sizes = _sizes(knows, columns, found, reached)
     learnt = False
     for part in columns:
         at = slice(part.start, part.start + len(part.entries))
@@ -146,15 +152,44 @@ def _maps(
     return tangents, bases
 
 
+def _sizes(
+    knows: GraphKnowledge, columns: list[_Columns], found: FloatArray, reached: list[int]
+) -> dict[int, FloatArray]:
+    """Return for every value reached the root of the sum of squares of all that is added up to make it."""
+    network, parameters = knows.network, knows.observed.parameters
+    squares: dict[int, FloatArray] = {}
+    for part in columns:
+        held = knows.values[part.number].filled().ravel()
+        held[part.entries] = found[part.start : part.start + len(part.entries)]
+        squares[part.number] = held.reshape(network.shape_of(part.number)) ** 2
+    for number in reached:
+        layer = network.layers[number - 1]
+        if number in squares or not layer.inputs:
+            continue
+        inputs = [squares.get(m, knows.values[m].filled() ** 2) for m in layer.inputs]
+        if layer.is_bilinear:
+            squares[number] = trilinear.forward(layer, parameters[layer.weight_name] ** 2, inputs[0])
+            continue
+        maps, constant = affine_maps(layer, parameters)
+        total = sum(abs(sp.csr_array(M)).power(2) @ x.ravel() for M, x in zip(maps, inputs, strict=True))
+        own = 0.0 if constant is None else np.asarray(constant).ravel() ** 2
+        squares[number] = np.asarray(total + own).reshape(layer.output_shape)
+    return {number: np.sqrt(values) for number, values in squares.items()}
+
+
 def _rows_at(
-    knows: GraphKnowledge, number: int, tangents: dict[int, FloatArray], bases: dict[int, Estimate]
+    knows: GraphKnowledge,
+    number: int,
+    tangents: dict[int, FloatArray],
+    bases: dict[int, Estimate],
+    sizes: dict[int, FloatArray],
 ) -> Iterator[_Rows]:
     """Yield the equations at a value: its known entries, and those of the layers with a weight that read it."""
     if number not in tangents:
         return
     layer = knows.network.layers[number - 1] if number else None
     if layer is not None and not layer.is_source:
-        rows = _known_entries(knows, number, tangents[number], bases[number])
+        rows = _known_entries(knows, number, tangents[number], bases[number], sizes[number])
         if rows is not None:
             yield rows
     for user in knows.network.users(number):
@@ -165,13 +200,15 @@ def _rows_at(
                 yield rows
 
 
-def _known_entries(knows: GraphKnowledge, number: int, T: FloatArray, base: Estimate) -> _Rows | None:
+def _known_entries(
+    knows: GraphKnowledge, number: int, T: FloatArray, base: Estimate, sizes: FloatArray
+) -> _Rows | None:
     value, observed = knows.values[number], knows.observed
     counts = value.known & T.any(axis=-1)
     if not counts.any():
         return None
     size = float(np.sqrt((value.value[counts] ** 2).mean()))
-    rounding = np.full(int(counts.sum()), observed.rounding.arithmetic * (size or 1.0))
+    rounding = observed.rounding.arithmetic * np.maximum(sizes[counts], size or 1.0)
     noise = np.hypot(value.deviation, base.deviation)[counts] + rounding
     moved = (kept(value) - base.perturbations)[counts] + observed.draw(rounding, noise.shape)
     return _Rows(T[counts] / noise[:, None], (value.value - base.value)[counts] / noise, moved / noise[:, None], 3.0)
@@ -204,6 +241,8 @@ def _solved(rows: list[_Rows], n: int) -> tuple[FloatArray, BoolArray, FloatArra
     size = longest(matrix) or 1.0
     cut = max(part.cut for part in rows) / (scale * size)
     reduced = Reduced(matrix / size, max(cut, n * float(np.finfo(float).eps)))
-    solved = reduced.solve(np.column_stack([rhs, moved]) / size)
+    sides = np.column_stack([rhs, moved]) / size
+    solved = reduced.solve(sides)
+    solved = solved + reduced.solve(sides - matrix @ solved / size)  # what its factors rounded off
     shares = np.sqrt((reduced.null**2).sum(axis=1))
     return solved[:, 0], settled(shares, solved[:, 1:], scale), solved[:, 1:]

@@ -194,21 +194,26 @@ def through(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[Estimate, Estima
         found = replace(found, known=found.known & ~near)
     dz = replace(dz, known=dz.known & (~doubted | (dy.known & (dy.value == 0))))
     sure, by_side = _by_side(f, z, dy)
-    return found, Estimate(
+    dz = Estimate(
         np.where(sure, by_side.value, dz.value),
         np.where(sure, by_side.known, dz.known),
         np.where(sure[..., None], by_side.perturbations, dz.perturbations),
     )
+    return found, observed.stored_gradient(dz)
 
 
 def _by_side(f: Formulas, z: Estimate, dy: Estimate) -> tuple[BoolArray, Estimate]:
     """Return what an activation with an edge at zero sends back, and where z is known to lie clear of the edge."""
     piecewise = f.plateaus == (0.0,) or f.kink is not None
     sure = z.known & (np.abs(z.value) > SIDES * z.deviation) & piecewise
+    at = np.where(sure, z.value, 0.0)
+    y = f.value(at)
     with np.errstate(invalid="ignore"):
-        d = np.nan_to_num(f.derivative(f.value(np.where(sure, z.value, 0.0))))
-    value = np.where(dy.known, dy.value, 0.0) * d
-    return sure, Estimate(value, sure & (dy.known | (d == 0)), d[..., None] * kept(dy))
+        d, slope = np.nan_to_num(f.derivative_at(at, y)), np.nan_to_num(f.slope(y))
+    arriving = np.where(dy.known, dy.value, 0.0)
+    # On its lower side SELU is no straight line: d(σ(z)) moves by d′(y) σ′(z) with z.
+    moved = d[..., None] * kept(dy) + (arriving * slope * d)[..., None] * np.where(sure[..., None], kept(z), 0.0)
+    return sure, Estimate(arriving * d, sure & (dy.known | (d == 0)), moved)
 
 
 def _by_slope(f: Formulas, z: Estimate, dy: Estimate) -> Estimate:

@@ -63,7 +63,8 @@ def output_gradients(
         )
     W, dW = (values[layer.weight_name].reshape(layer.filters, -1) for values in (parameters, gradients))
     _check_one_sample(layer, dW, gradients, deviations)
-    candidates = logistic(W, dW) if loss == "logistic" else cross_entropy(W, dW)
+    noise = _share(deviations[layer.weight_name], dW)
+    candidates = logistic(W, dW) if loss == "logistic" else cross_entropy(W, dW, noise=noise)
     if loss == "logistic" and layer.filters != 1:
         raise MissingBiasError(
             layer.weight_name, f'loss="logistic" needs one output, layer {layer.name!r} has {layer.filters}'
@@ -168,10 +169,12 @@ def by_loss(layer: PlacedLayer, k: FloatArray, observed: Observation) -> FloatAr
         values[layer.weight_name].reshape(layer.filters, -1)
         for values in (observed.parameters, observed.gradients, observed.deviations)
     )
-    share = float(np.linalg.norm(of_dW) / (np.linalg.norm(dW) or 1.0))
+    share = _share(of_dW, dW)
     label, arithmetic = int(np.argmin(k)), observed.rounding.arithmetic  # of several classes it alone is negative
-    missed, sign = float(np.abs(k[label])), float(np.sign(k[label]))  # 1 - p, however small
-    direction, one = k / missed, np.arange(len(k)) == label
+    one = np.arange(len(k)) == label
+    # 1 - p, however small: where p is rounded to 1, it is the sum of all others.
+    missed, sign = (float(np.abs(k[0])), float(np.sign(k[0]))) if len(k) == 1 else (float(np.abs(k[~one]).sum()), -1.0)
+    direction = k / missed
     with np.errstate(over="ignore", invalid="ignore"):
         products = W * (direction @ dW / (direction @ direction) / missed)  # of every weight and its input
         z, rounding = products.sum(axis=1), arithmetic * np.linalg.norm(products, axis=1)
@@ -184,6 +187,12 @@ def by_loss(layer: PlacedLayer, k: FloatArray, observed: Observation) -> FloatAr
     factor = min(of_factor, 1.0) if math.isfinite(of_factor) else 1.0
     each = observed.draw(share * np.abs(k), k.shape)
     return np.asarray(each + k[:, None] * observed.draw(np.array([factor]), (1,)))
+
+
+def _share(deviation: FloatArray, values: FloatArray) -> float:
+    """Return the size of the noise of values relative to theirs, however small they are."""
+    largest = float(np.abs(values).max()) or 1.0
+    return float(np.linalg.norm(deviation / largest) / (np.linalg.norm(values / largest) or 1.0))
 
 
 def is_only_reader(network: Network, number: int) -> bool:

@@ -45,7 +45,8 @@ SECONDS = 5.0
 UNKNOWNS, ENTRIES = 80, 200_000
 LOOKED_AT = 3  # starts whose Jacobian is looked at before a search begins
 RTOL = 1e-9  # singular values below this share of the largest count as zero
-AGREES = 4.0  # root mean square of the residuals of a parameter, in units of their noise; right inputs stay below 1.5
+AGREES = 2.0  # root mean square of the residuals of a parameter, in units of their noise; right inputs stay below 1.5
+ENDED = 2.0  # error bars by which a search that has ended would go on at most
 SHARE = 0.02  # of the valid range: the largest error bar at which a value counts as found
 SAME = 12.0  # error bars within which two inputs are one
 
@@ -166,12 +167,15 @@ class Problem:
     def accepted(self, x: FloatArray, box: tuple[float, float]) -> Solution | None:
         """Return an input with its error bars if it passes all that is asked of it."""
         noise = self.noise.at(x)
-        worst = misfit(self.of_x.by_name((self.of_x.value(x) - self.given) / noise))
+        residuals = (self.of_x.value(x) - self.given) / noise
+        worst = misfit(self.of_x.by_name(residuals))
         if not worst <= AGREES:
             return None
         rows, draws = self.of_x.jacobian(x) / noise[:, None], self.noise.draws(x) / noise[:, None]
         solution = certified(x.reshape(self.of_x.network.input_shape), rows, draws, worst)
-        return solution if solution is not None and solution.is_known(box) and self._keeps_its_sides(solution) else None
+        if solution is None or not solution.is_known(box) or not _has_ended(solution, rows, residuals):
+            return None
+        return solution if self._keeps_its_sides(solution) else None
 
     def _keeps_its_sides(self, solution: Solution) -> bool:
         """Whether every activation of pieces has one slope at an input and at all that noise makes of it."""
@@ -180,6 +184,12 @@ class Problem:
         here = self.of_x.slopes(x.value) if pieces else {}
         there = (self.of_x.slopes(x.value + x.perturbations[..., m]) for m in range(MEMBERS if pieces else 0))
         return all(np.array_equal(here[i], slopes[i]) for slopes in there for i in pieces)
+
+
+def _has_ended(solution: Solution, rows: FloatArray, residuals: FloatArray) -> bool:
+    """Whether the next step would stay within the error bars; where the time ran out it may lead far away."""
+    step = np.linalg.lstsq(rows, residuals, rcond=None)[0]
+    return bool((np.abs(step) <= ENDED * solution.estimate.deviation.ravel()).all())
 
 
 def take(

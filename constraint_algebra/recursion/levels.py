@@ -20,7 +20,7 @@ from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.found import Found
 from constraint_algebra.recursion.last_step import Search
 from constraint_algebra.recursion.open_values import CLEAR, Beyond
-from constraint_algebra.recursion.result import CONTRADICTION, LayerSolution, Reconstruction, Status
+from constraint_algebra.recursion.result import CONTRADICTION, UNSOUND, LayerSolution, Reconstruction, Status
 
 OPEN_STATUS = (Status.PARTIAL, Status.UNDETERMINED)
 
@@ -74,12 +74,8 @@ def take(result: Reconstruction, found: Found, passes: Passes, judge: Judge, sea
         x = _merged(x, more.input)
         grounds = np.where(fresh, np.uint8(ground), result.ground)
         wider = judge(x, more.summaries, ground=grounds)
-        if wider.status is Status.INCONSISTENT or _contradicts(result.layers, more.summaries):
-            what = (
-                "its gradients are not those given"
-                if wider.status is Status.INCONSISTENT
-                else "equations contradict it"
-            )
+        if wider.status in UNSOUND or _contradicts(result.layers, more.summaries):
+            what = "its gradients are not those given" if wider.status in UNSOUND else "equations contradict it"
             refused = f"what follows by {ground.label} was not taken in: {what}"
             return replace(result, notes=(*result.notes, refused))
         if fresh.any():

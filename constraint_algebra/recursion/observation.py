@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from constraint_algebra.recursion.buffers import Shared
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.noise import Precision
 
+ORDINARY = 1e-60, 1e60  # sizes of the largest gradient whose squares, and those of its noise, are numbers
 STORED_OUTPUT = 2  # roundings of an activation's output when the client computes and stores it
 
 Draw = Callable[[FloatArray, Shape], FloatArray]  # noise of given standard deviations, `(*shape, MEMBERS)`
@@ -52,6 +54,34 @@ class Observation:
             return None
         name = layer.bias_name
         return BiasCheck(self.gradients[name], self.deviations[name], self.rounding.arithmetic)
+
+    @property
+    def unit(self) -> float:
+        """What to multiply gradients by, so that squares of them and of their noise neither underflow nor overflow.
+
+        It is 1 for ordinary gradients; a saturated loss may leave ones of 1e-190. A power of two, it rounds nothing.
+        """
+        largest = max((float(np.abs(g).max(initial=0.0)) for g in self.gradients.values()), default=0.0)
+        low, high = ORDINARY
+        return 1.0 if largest == 0 or low <= largest <= high else 2.0 ** -max(math.frexp(largest)[1], -1000)
+
+    def multiplied(self, unit: float) -> Observation:
+        """Return the observation of a loss so many times as large: all equations are linear in its gradients."""
+        if unit == 1.0:
+            return self
+        rounding = replace(self.rounding, gradient_unit=unit * self.rounding.gradient_unit)
+        gradients = {name: unit * g for name, g in self.gradients.items()}
+        # A deviation may be smaller than all numbers; that of rounding next to zero is one once it is multiplied.
+        deviations = {name: np.maximum(unit * d, rounding.underflow) for name, d in self.deviations.items()}
+        return replace(self, gradients=gradients, deviations=deviations, rounding=rounding)
+
+    def stored_gradient(self, k: Estimate) -> Estimate:
+        """Return a gradient as the client stored it: next to zero its numbers have a spacing of their own."""
+        spacing = self.rounding.underflow
+        coarse = k.known & (k.value != 0) & (spacing > self.rounding.epsilon * np.abs(k.value))
+        if not coarse.any():
+            return k
+        return replace(k, perturbations=k.perturbations + self.draw(np.where(coarse, spacing, 0.0), k.value.shape))
 
     def stored(self, y: Estimate) -> FloatArray:
         """Return draws of what the client's rounding does to an activation's output y, `(*shape, MEMBERS)`."""

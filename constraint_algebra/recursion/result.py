@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CONTRADICTION = 8.0  # residual in units of noise beyond which an equation is wrong
 CLEAR = 1e-3  # of the discrepancy that noise explains: input and gradients agree, whatever single equations lacked
+# Discrepancies up to here are too small for other parameters, another loss or another mode, and far beyond rounding.
+LITTLE = 1e-6
+STANDS = 0.01  # of the largest value: the error bar up to which a value stands
 OPEN = 255  # in the place of a ground: not determined
 NARROWER = 1e-6  # share of the range by which a bounded value is known better than that
 
@@ -60,6 +63,11 @@ class Status(Enum):
     PARTIAL = "part of the input is determined by the gradient; .determined says which"
     UNDETERMINED = "no input value follows from the gradient by back-substitution; whether another way exists is open"
     AMBIGUOUS = "several valid inputs have the same gradient; .alternatives holds the others"
+    IMPRECISE = (
+        "too little precision: equations differ by more than the rounding of numbers of this type explains, as where"
+        " activations are saturated, terms cancel, or numbers are less exact than their type; .determined says which"
+        " values stand, with error bars widened until they explain it"
+    )
     UNDECIDED = "an iteration did not converge; what is not determined in .determined may yet be"
     INCONSISTENT = (
         "the gradients recomputed from the result differ from those given, so that nothing counts as determined; check"
@@ -244,26 +252,46 @@ class Reconstruction(Tabular):
         """Whether any value rests on more than the equations."""
         return any(ground > Ground.EQUATIONS for ground in self.grounds)
 
-    def judged(self, allowed: Mapping[str, float]) -> Reconstruction:
+    def judged(self, allowed: Mapping[str, float], *, same: float = 0.0, blurred: bool = False) -> Reconstruction:
         """Return the same result with the status that its own evidence supports, given the discrepancies of noise.
 
-        Where the evidence contradicts the result nothing of it counts as determined.
+        Where the evidence contradicts the result nothing of it counts as determined, unless it does so by very little.
+
+        Args:
+            allowed: how far noise may put each recomputed gradient from that given.
+            same: discrepancy of gradients that are the same but for a few roundings.
+            blurred: whether noise moves gradients so much that a contradiction may be its work.
         """
         if not self.determined.all() and not all(layer.settled for layer in self.layers):
             return replace(self, status=Status.UNDECIDED)
         if not self.determined.any():
             return replace(self, status=Status.UNDETERMINED)
-        near = self.determined.all() and all(d <= CLEAR * allowed[name] for name, d in self.discrepancy.items())
-        if any(layer.misfit > CONTRADICTION for layer in self.layers) and not near:
-            return self._contradicted()
-        if not self.determined.all():
+        whole = bool(self.determined.all())
+        agree = whole and all(d <= max(CLEAR * allowed[name], same) for name, d in self.discrepancy.items())
+        against = [] if agree else [layer for layer in self.layers if layer.misfit > CONTRADICTION]
+        if against:
+            return self._contradicted(max(line.residual for line in against), max(a.misfit for a in against), blurred)
+        if not whole:
             return replace(self, status=Status.PARTIAL)
-        wrong = any(found > allowed[name] for name, found in self.discrepancy.items())
-        return self._contradicted() if wrong else replace(self, status=COMPLETE[max(self.grounds)])
+        beyond = {name: d for name, d in self.discrepancy.items() if d > allowed[name]}
+        if beyond:
+            times = max(d / (allowed[name] or np.inf) for name, d in beyond.items())
+            return self._contradicted(max(beyond.values()), times, blurred)
+        return replace(self, status=COMPLETE[max(self.grounds)])
 
-    def _contradicted(self) -> Reconstruction:
-        nothing, forever = np.zeros_like(self.determined), np.full_like(self.error_bar, np.inf)
-        return replace(self, status=Status.INCONSISTENT, determined=nothing, error_bar=forever)
+    def _contradicted(self, gap: float, times: float, blurred: bool) -> Reconstruction:
+        """Return what is left of a result whose equations do not hold.
+
+        Args:
+            gap: by how much, relative to their right-hand sides.
+            times: how many times more than noise explains.
+            blurred: whether noise may be larger than it seems.
+        """
+        bars = times * self.error_bar
+        size = float(np.abs(self.guess[self.determined]).max())
+        stands = self.determined & (bars <= STANDS * size) & (gap <= LITTLE)
+        status = Status.IMPRECISE if blurred or gap <= LITTLE else Status.INCONSISTENT
+        return replace(self, status=status, determined=stands, error_bar=np.where(stands, bars, np.inf))
 
     def intervals(
         self,
@@ -364,3 +392,4 @@ COMPLETE = {
     Ground.BRANCHES: Status.BY_BRANCHES,
     Ground.NEIGHBOURHOOD: Status.LOCAL,
 }
+UNSOUND = {Status.INCONSISTENT, Status.IMPRECISE}  # by their own evidence

@@ -7,7 +7,8 @@
 | `operators` | all equations as one operator, and the coordinates in which stage one is diagonal |
 | `elimination` | the equations whitened, with what several strategies ask of them |
 | `strategy` | what a strategy is, what it costs, and how the cheapest that applies is chosen |
-| `by_diagonal`, `by_factor`, `by_gradients`, `by_correction`, `by_reduction`, `by_iteration` | the strategies |
+| `by_dense` | a strategy: small layers, all equations at once |
+| `by_diagonal`, `by_factor`, `by_gradients`, `by_correction`, `by_reduction`, `by_iteration` | strategies for others |
 | `two_stage` | the verdict and the solution, by the strategies chosen |
 | `verdict` | what the equations can tell |
 | `normal_equations`, `dense_factor`, `banded_factor`, `capacitance_factor`, `null_space_factor` | factors |

@@ -7,6 +7,7 @@ import numpy as np
 from constraint_algebra.arrays import FloatArray
 from constraint_algebra.layers import trilinear
 from constraint_algebra.solvers.by_correction import CorrectedBlocks
+from constraint_algebra.solvers.by_dense import DenseSystem
 from constraint_algebra.solvers.by_reduction import Polish
 from constraint_algebra.solvers.elimination import VECTORS, Elimination
 from constraint_algebra.solvers.strategy import Cost, Finding
@@ -31,7 +32,7 @@ class BlockRanks:
         """Return what the strong directions determine."""
         stage = self.stage
         verdict = stage.judged(self._shares(), stage.strong_rank, self._condition())
-        return Finding(verdict, (Blocks(stage), CorrectedBlocks(stage), Polish(stage, verdict)))
+        return Finding(verdict, (Blocks(stage), DenseSystem(stage), CorrectedBlocks(stage), Polish(stage, verdict)))
 
     def _shares(self) -> FloatArray:
         """Return the share of each unknown that the strong directions of the gradient equations leave open."""

@@ -13,6 +13,7 @@ from constraint_algebra.arrays import FloatArray
 from constraint_algebra.numerics.conjugate_gradients import conjugate_gradients
 from constraint_algebra.numerics.dense_least_squares import Reduced
 from constraint_algebra.solvers.by_correction import CorrectedBlocks
+from constraint_algebra.solvers.by_dense import DenseSystem
 from constraint_algebra.solvers.by_factor import LAST, FactoredIteration
 from constraint_algebra.solvers.choose_factor import cheapest_factor
 from constraint_algebra.solvers.elimination import Elimination
@@ -21,6 +22,7 @@ from constraint_algebra.solvers.strategy import Cost, Finding
 from constraint_algebra.solvers.verdict import Verdict
 
 LARGEST = 4096  # open directions up to which their singular values are computed: 134 MB, and 20 s where all are needed
+LEAKS = 4.0  # times rounding, strong directions come into weak ones
 POLISH = 80  # most steps to weigh the equations against each other, from a start that is right up to noise
 
 
@@ -37,7 +39,9 @@ class OpenSystem:
             weak.append(np.kron(diagonal, np.eye(stage.channels)))
         B = stage.stacked.weigh(self.to_input(np.eye(stage.open)))
         matrix = np.vstack([la.block_diag(*weak), B[stage.equations.weight_rows]])
-        rounding = stage.layer.unknowns * float(np.finfo(float).eps)  # the largest row is of size 1
+        # The largest row is of size 1, and a weak direction as exact as its singular value lies apart from the others.
+        apart = max((values[0] / values[-1] for values in stage.strong_values if len(values)), default=1.0)
+        rounding = max(stage.layer.unknowns, LEAKS * float(apart)) * float(np.finfo(float).eps)
         self.reduced = Reduced(matrix, max(stage.cut / stage.scale, rounding))
 
     def to_input(self, y: FloatArray) -> FloatArray:
@@ -78,8 +82,8 @@ class ReducedRank:
         return stage.decomposition_cost() + Cost(factoring) + stage.product_cost(vectors=size, itemsize=8)
 
     def applies(self) -> bool:
-        """Whether the open directions are few enough for a dense matrix."""
-        return not self.stage.more_open_than(LARGEST)
+        """Whether the open directions are few enough for a dense matrix, and all together too many for one."""
+        return not DenseSystem(self.stage).applies() and not self.stage.more_open_than(LARGEST)
 
     def judge(self) -> Finding:
         """Return rank, null space and condition."""

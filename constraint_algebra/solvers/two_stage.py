@@ -16,6 +16,7 @@ the cheapest that applies gives the verdict, and the cheapest that then is possi
 from __future__ import annotations
 
 from constraint_algebra.arrays import FloatArray
+from constraint_algebra.solvers.by_dense import DenseSystem
 from constraint_algebra.solvers.by_diagonal import WellConditioned
 from constraint_algebra.solvers.by_factor import SmallestSingularValue
 from constraint_algebra.solvers.by_gradients import BlockRanks
@@ -74,11 +75,12 @@ def judges(stage: Elimination, seed: int) -> tuple[Judge, ...]:
         WellConditioned(stage),
         SmallestSingularValue(stage),
         BlockRanks(stage),
+        DenseSystem(stage),
         ReducedRank(stage),
         Probes(stage, seed),
     )
 
 
 def decide(judges: tuple[Judge, ...]) -> Finding:
-    """Return what the cheapest judge that can tell has found; of the last three one always can."""
+    """Return what the cheapest judge that can tell has found; of the last ones one always can."""
     return next(found for judge in cheapest_first(judges) if (found := judge.judge()) is not None)

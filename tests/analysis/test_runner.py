@@ -14,7 +14,7 @@ import pytest
 
 import constraint_algebra as ca
 from analysis.runner import arrays_path, run_study
-from tests.squares import COLUMNS, Run, deadly, interrupted, pictured, square
+from tests.squares import COLUMNS, Run, deadly, dies_twice, interrupted, pictured, square
 
 SIX = [Run("a", number) for number in range(6)]
 
@@ -64,6 +64,15 @@ def test_a_configuration_that_kills_its_process_becomes_a_row_and_takes_no_other
     assert list(rows["error"].notna()) == [False] * 12 + [True] * 2
     assert rows["error"].iloc[-1].startswith("BrokenProcessPool: ")
     assert list(rows["square"][:12]) == [number**2 for number in range(12)]
+
+
+@pytest.mark.slow
+def test_a_configuration_whose_process_somebody_kills_twice_is_done_all_the_same(tmp_path) -> None:
+    wanted = [Run(str(tmp_path), number) for number in range(6)]
+    rows = run_study(wanted, tmp_path / "rows.csv", COLUMNS, dies_twice, processes=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.csv", "first", "second"}
+    assert not rows["error"].notna().any()
+    assert list(rows["square"]) == [number**2 for number in range(6)]
 
 
 def test_keys_are_found_again_whatever_their_type(tmp_path) -> None:

@@ -104,6 +104,9 @@ REFUSED: dict[str, dict[str, bytes]] = {
         "safetensors of 8 TB": safetensors([1000000, 1000000], [0, 8 * 10**12], bytes(16)),
         "a header of safetensors of 2^60 bytes": struct.pack("<Q", 2**60) + b"{}",
         "offsets that overlap nothing": safetensors([2], [8, 24], bytes(24)),
+        "safetensors of nothing": safetensors([10**12], [0, 0]),
+        "10^12 values of no bytes": declares("(1000000000000,)", "'|V0'", b""),
+        "10^10 texts of no letters, which NumPy gives one": declares("(10000000000,)", "'<U0'", b""),
     },
     "headers": {
         "no dictionary": archive([("x.npy", header("7"))]),

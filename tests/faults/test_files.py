@@ -15,6 +15,7 @@ from constraint_algebra import storage
 from constraint_algebra.experiments import results
 from constraint_algebra.experiments.capture import from_image
 from constraint_algebra.experiments.recipe import Recipe
+from constraint_algebra.files.locks import locked
 from constraint_algebra.files.result_folder import ResultFolder
 from constraint_algebra.files.space import check_folder, folder_within
 from constraint_algebra.files.writing import write
@@ -22,6 +23,8 @@ from tests.command import run, strict
 from tests.faults import damage
 from tests.faults.dying import hidden_in
 from tests.faults.places import LIMITED, WITHOUT_RIGHTS, fill, open_to_all, python, small_disk
+from tests.hunt.pretended import quick
+from tests.hunt.running import hunt
 from tests.twin_cases import random_case
 
 CASES = [(kind, name) for kind, cases in damage.REFUSED.items() for name in cases]
@@ -323,6 +326,21 @@ def test_a_place_where_intervals_cannot_be_kept_is_refused_before_the_first(tmp_
         ca.interval_map(case.set(), path=tmp_path / name, progress=lambda done, *_: seen.append(done))
     assert seen == []
     assert not (tmp_path / "missing.npz").exists()
+
+
+@pytest.mark.parametrize("name", ["intervals.npz", "hunt.jsonl"])
+def test_while_one_keeps_intervals_or_hunts_another_one_is_refused(tmp_path, name) -> None:
+    path = tmp_path / "place" / name
+    path.parent.mkdir()
+    began = lambda *_: pytest.fail("began")  # noqa: E731
+    works = {
+        "intervals.npz": lambda: ca.interval_map(random_case(8).set(), path=path, progress=began),
+        "hunt.jsonl": lambda: hunt(path, range(3), quick),
+    }
+    words = rf"another process writes to .*{name}.*\(process \d+ on"
+    with locked(path), pytest.raises(ca.StorageError, match=words):
+        works[name]()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_while_one_writes_a_result_the_command_is_refused_before_its_work(folder, monkeypatch):

@@ -8,11 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+
+import constraint_algebra as ca
+from constraint_algebra.numerics.workers import workers
+from tests.faults.dying import hidden_in
+from tests.twin_cases import random_case
 
 ROOT = Path(__file__).parents[2]
 SOON = 10.0  # seconds; workers end in well under one
@@ -89,6 +98,15 @@ def test_workers_end_with_the_process_that_opened_them(tmp_path, what, how) -> N
         assert all_ended(pids)
 
 
+@pytest.mark.timeout(30)
+def test_nobody_waits_for_a_worker_that_dies_before_it_has_read_what_it_is_given(monkeypatch) -> None:
+    """It is given more than a pipe holds, of which this process has the reading end open as well."""
+    resource_tracker.ensure_running()
+    monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
+    with pytest.raises(BrokenExecutor), workers(1, bytes, (bytes(2**20),)) as pool:
+        pool.submit(os.getpid).result()
+
+
 def children(pid: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -158,3 +176,51 @@ def test_workers_of_interval_maps_end_as_well(tmp_path) -> None:
         process.kill()
         process.wait(SOON)
         assert all_ended(workers)
+
+
+def pools_that_break(monkeypatch, lives: list[int]) -> None:
+    """Pools of this process alone: each breaks after so many results; the last one does not."""
+    computed = iter([*lives, 10**9])
+
+    @contextmanager
+    def pool_of(_count, initializer, initargs) -> Iterator[Executor]:
+        left = next(computed)
+        initializer(*initargs)
+
+        class Pool(Executor):
+            def submit(self, work, *given) -> Future:
+                nonlocal left
+                left, future = left - 1, Future()
+                future.set_result(work(*given)) if left >= 0 else future.set_exception(BrokenProcessPool("died"))
+                return future
+
+        yield Pool()
+
+    monkeypatch.setattr("constraint_algebra.proofs.intervals.pool_of", pool_of)
+
+
+def test_intervals_outlive_the_processes_that_compute_them(tmp_path, monkeypatch) -> None:
+    found, seen = random_case(8).set(), []
+    few = np.zeros(found.input.shape, dtype=bool)
+    few[0, 0, :3], few[0, 1, :3] = True, True
+    expected = ca.interval_map(found, few)
+    pools_that_break(monkeypatch, [2, 0, 0, 3])
+    path = tmp_path / "intervals.npz"
+    again = ca.interval_map(found, few, path=path, workers=2, progress=lambda done, *_: seen.append(done))
+    np.testing.assert_array_equal(again.width, expected.width)
+    assert seen == list(range(1, 7))  # each once
+    assert not hidden_in(tmp_path)
+
+
+def test_intervals_that_no_process_lives_to_see_are_ours_to_report_and_the_others_are_kept(
+    tmp_path, monkeypatch
+) -> None:
+    found = random_case(8).set()
+    pools_that_break(monkeypatch, [2, 0, 0, 0])
+    with pytest.raises(
+        ca.ConstraintAlgebraError, match=r"a process died 3 times before any of the .* workers=1"
+    ) as error:
+        ca.interval_map(found, path=tmp_path / "intervals.npz", workers=2)
+    kept = ca.load(tmp_path / "intervals.npz")
+    assert np.isfinite(kept["lower_outer"]).sum() == 2
+    np.testing.assert_array_equal(error.value.result.lower_outer, kept["lower_outer"])

@@ -23,6 +23,8 @@ from constraint_algebra.files.result_folder import ResultFolder, write_result
 from constraint_algebra.files.writing import write
 from tests.faults.dying import NAMES, NEW, OLD, hidden_in, state
 from tests.faults.places import ROOT, started
+from tests.hunt.pretended import quick
+from tests.hunt.records import append, resumed
 
 RESULTS = """
 import sys
@@ -71,6 +73,20 @@ def test_a_file_that_dies_at_any_step_is_the_old_or_the_new_one(tmp_path):
     assert {row["seen"] for row in found} == {"old", "new"}
     assert {row["after"] for row in found} == {"third"}
     assert all(row["hidden"] == [] for row in found)
+
+
+def test_half_a_line_of_a_hunt_goes_before_the_next_one_and_nothing_is_written_that_is_not_wanted(tmp_path) -> None:
+    """Another process may append when one was killed in the middle of its line, or when its parent was."""
+    path = tmp_path / "hunt.jsonl"
+    append(path, quick(0))
+    append(path, quick(1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    append(path, quick(2))
+    append(path, quick(3), wanted=lambda: False)
+    assert list(resumed(path)) == [2, 0]
+    append(path, quick(1))
+    assert sorted(path.read_bytes().splitlines()[:1] + path.read_bytes().splitlines()[2:]) == sorted(whole.splitlines())
 
 
 def seen_now(folder: Path) -> str:

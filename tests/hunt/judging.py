@@ -8,15 +8,22 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import constraint_algebra as ca
-from tests.hunt import statements, verdicts
+from tests.hunt import other_inputs, rational, statements, verdicts
+from tests.hunt.drawing import drawn
 from tests.hunt.models import Written, made
-from tests.hunt.recipes import FAMILIES, Recipe, drawn
+from tests.hunt.recipes import FAMILIES, Recipe
 from tests.hunt.records import Record
 from tests.hunt.subjects import NoCaseError, Subject, subject
 from tests.hunt.verdicts import Fault
 
 SLOW = 30.0  # seconds of computing beyond which a network of so few values takes too long
-STATED = {0: ("foretold",), 1: ("foretold",), 2: ("certified",), 3: ("certified",)}  # asked besides, by seed modulo 8
+ASKED: dict[str, Callable[[Subject], bool]] = {  # further judges, and of which cases each is asked
+    "moves": statements.is_ordinary,
+    "foretold": statements.is_ordinary,
+    "certified": statements.is_ordinary,
+    "over_rationals": lambda case: rational.applies(case) and statements.shows(case),
+    "elsewhere": lambda case: other_inputs.applies(case) and statements.shows(case),
+}
 # What may be said of the gradient of one sample: that nothing follows from it, or that it is too large.
 HONEST = (ca.ZeroGradientError, ca.MissingBiasError, ca.MemoryLimitError, ca.UnsupportedLayerError)
 BLAME = "no input and label explain the gradient"
@@ -26,7 +33,7 @@ Alter = Callable[[ca.Reconstruction], ca.Reconstruction]
 
 def judged_seed(seed: int) -> Record:
     """The record of the case of a seed."""
-    return judged(drawn(seed), ("moves", *STATED.get(seed % 8, ())))
+    return judged(drawn(seed), tuple(ASKED))
 
 
 def judged(recipe: Recipe, checks: tuple[str, ...] = (), alter: Alter = lambda result: result) -> Record:
@@ -34,7 +41,7 @@ def judged(recipe: Recipe, checks: tuple[str, ...] = (), alter: Alter = lambda r
 
     Args:
         recipe: of the case.
-        checks: judges beside those of every result: "moves", "foretold", "certified".
+        checks: judges beside those of every result, of `ASKED`.
         alter: what happens to the result before it is judged, to see the judges at work.
     """
     with warnings.catch_warnings():
@@ -47,10 +54,10 @@ def judged(recipe: Recipe, checks: tuple[str, ...] = (), alter: Alter = lambda r
             fault = list(_foreign(error))
             return Record(recipe.seed, "unknown", recipe.precision, recipe.is_graph, "foreign exception", [fault])
         status, result, seconds, found = _reconstructed(case, alter)
-        asked = [name for name in checks if statements.is_ordinary(case)] if checks else []
+        asked = [name for name in checks if ASKED[name](case)]
         for name in asked:
-            found += _stated(name, case, result)
-    counts = verdicts.calibration(case, result) if result is not None else (0, 0, 0, 0.0)
+            found += {fault.kind: fault for fault in _stated(name, case, result)}.values()  # one of a kind is enough
+    counts = verdicts.calibration(case, result) if result is not None else (0, 0, 0, 0, 0.0)
     faults = [list(fault) for fault in found]
     own = recipe.seed, family, recipe.precision, recipe.is_graph, status, faults
     return Record(*own, case.x.size, *counts, round(seconds, 3), asked)
@@ -94,6 +101,8 @@ def _stated(name: str, case: Subject, result: ca.Reconstruction | None) -> Itera
             yield from statements.foretold(case, result)
         if name == "certified":
             yield from statements.certified(case)
+        if name in {"over_rationals", "elsewhere"}:
+            yield from getattr(statements, name)(case, result)
     except ca.ConstraintAlgebraError:
         return  # what cannot be stated is said
     except Exception as error:

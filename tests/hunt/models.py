@@ -161,6 +161,9 @@ def _scale(model: nn.Module, recipe: Recipe, rng: np.random.Generator) -> None:
             layer.bias.zero_()
         if layer.bias is not None and recipe.defect == "large biases":
             layer.bias.normal_()
+        if recipe.defect == "coarse":
+            for values in layer.parameters():
+                values.copy_((values * 8).round() / 4)  # twice as large, so that few of them are zero
     convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]
     if convolutions and recipe.defect in {"dead", "duplicated"}:
         layer = convolutions[int(rng.integers(len(convolutions)))]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,10 @@ class Record:
         graph: whether it is one.
         status: of the result, the name of one of the library's own exceptions, or "no case".
         faults: pairs of kind and words.
-        values, known, within_one, within_four: input values, those determined, and those of them whose error is within
-            one and within four error bars.
-        bars: root mean square of the errors in units of their bars, 0 where nothing is determined.
+        values, known: input values, and those determined.
+        below: of those determined, how many have an error bar below one rounding of the input.
+        within_one, within_four: of the others, how many have errors within one and within four error bars.
+        bars: root mean square of the errors of these others in units of their bars, 0 where there are none.
         seconds: of computing that the reconstruction took.
         checks: what was asked beside the reconstruction.
     """
@@ -35,6 +39,7 @@ class Record:
     faults: list[list[str]] = field(default_factory=list)
     values: int = 0
     known: int = 0
+    below: int = 0
     within_one: int = 0
     within_four: int = 0
     bars: float = 0.0
@@ -46,27 +51,50 @@ class Record:
         return asdict(self)
 
 
-def append(path: Path, record: Record) -> None:
-    """Write one line at the end, in one piece, and to the disk."""
+def append(path: Path, record: Record, *, wanted: Callable[[], bool] = lambda: True) -> None:
+    """Write one line at the end and to the disk, whole, if it is wanted still while nobody else writes.
+
+    The piece of a line that a killed process left there goes first.
+    """
     line = (json.dumps(record.to_dict()) + "\n").encode()
-    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(number, line) != len(line):
+    with _alone(path) as number:
+        if not wanted():
+            return
+        end = _whole(number)
+        if os.pwrite(number, line, end) != len(line):
+            os.ftruncate(number, end)
             raise OSError(f"{path} took only part of a line: the disk is full; make room and start again")
         os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def resumed(path: Path) -> dict[int, Record]:
     """Return what is there, by seed, and cut off a last line that was not written to its end."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    return {record.seed: record for record in reversed(_read(content[:whole], path))}
+    with _alone(path) as number:
+        content = os.pread(number, _whole(number), 0)
+    return {record.seed: record for record in reversed(_read(content, path))}
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[int]:
+    """Open the file while no other process of the hunt, nor one that a killed hunt left, reads or writes it."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX)
+        yield number
+    finally:
+        os.close(number)
+
+
+def _whole(number: int) -> int:
+    """Cut off what follows the last line break, and return how many bytes are left."""
+    size = end = os.fstat(number).st_size
+    while end and os.pread(number, 1, end - 1) != b"\n":
+        end -= 1
+    if end < size:
+        os.ftruncate(number, end)
+    return end
 
 
 def _read(content: bytes, path: Path) -> list[Record]:

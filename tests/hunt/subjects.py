@@ -94,8 +94,9 @@ def subject(recipe: Recipe) -> Subject:
     except (RuntimeError, ca.ConstraintAlgebraError) as error:
         raise NoCaseError(str(error)) from error
     gradients = {name: torch.tensor(np.asarray(g, float)).to(dtype) for name, g in gradients.items()}
-    if not all(bool(torch.isfinite(g).all()) for g in gradients.values()):
-        raise NoCaseError("a gradient that is not finite")
+    shared = [*gradients.values(), *(torch.as_tensor(np.asarray(values, float)) for values in after.values())]
+    if not all(bool(torch.isfinite(values).all()) for values in shared):
+        raise NoCaseError("a gradient or a statistic that is not finite")
     network, state = _read(client, shape)
     tracked = bool(network.tracked_shapes) and recipe.buffers
     return Subject(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 import constraint_algebra as ca
 from constraint_algebra.arrays import FloatArray
@@ -39,6 +40,7 @@ def faults(subject: Subject, result: ca.Reconstruction) -> Iterator[Fault]:
     yield from wrong(subject, result)
     yield from blames(result)
     yield from strange(result)
+    yield from compares(subject, result)
     yield from contradicts(subject, result)
 
 
@@ -65,9 +67,24 @@ def blames(result: ca.Reconstruction) -> Iterator[Fault]:
         )
 
 
+def compares(subject: Subject, result: ca.Reconstruction) -> Iterator[Fault]:
+    """A result that cannot be held against the input as a tensor, as the client has it."""
+    if subject.recipe.handed != "torch":
+        return
+    given = torch.tensor(subject.x)
+    try:
+        plain = np.asarray(result.guess) - np.asarray(given)
+        other = torch.as_tensor(result.guess) - given
+    except (TypeError, ValueError, RuntimeError) as error:
+        yield Fault("strange", f"the result does not compare with a tensor: {error}")
+        return
+    if plain.dtype != np.float64 or not np.array_equal(plain, other.numpy(), equal_nan=True):
+        yield Fault("strange", "the result compares otherwise with a tensor than with an array")
+
+
 def strange(result: ca.Reconstruction) -> Iterator[Fault]:
     """Results that are no finite NumPy numbers of double precision, and bars below zero."""
-    arrays = {"input": result.input, "error_bar": result.error_bar}
+    arrays = {"input": result.input, "guess": result.guess, "error_bar": result.error_bar}
     for name, array in arrays.items():
         if type(array) is not np.ndarray or array.dtype != np.float64:
             yield Fault("strange", f"{name} is {type(array).__name__} of {getattr(array, 'dtype', None)}")
@@ -93,14 +110,23 @@ def contradicts(subject: Subject, result: ca.Reconstruction) -> Iterator[Fault]:
         )
 
 
-def calibration(subject: Subject, result: ca.Reconstruction) -> tuple[int, int, int, float]:
-    """How many values are determined, how many lie within one and within four bars, and how many bars off on average.
+def calibration(subject: Subject, result: ca.Reconstruction) -> tuple[int, int, int, int, float]:
+    """How many values are determined, and how errors compare with their bars.
 
-    The average is the root of the mean square.
+    The truth is known to one rounding of its largest value: sums of the client lose all below it, and NumPy holds the
+    result no better. An error bar below that says more than anybody could see, and an error of one rounding may be
+    many of such bars, or none. Such values are judged by `wrong`, and counted apart here: among those within their bars
+    they would prove nothing but how exact double precision is. So are those of a black picture, in which nothing is
+    rounded: products and sums of zeros are zeros.
+
+    Returns:
+        How many values are determined; of those, how many have bars below one rounding; of the others, how many lie
+        within one and within four bars, and the root mean square of errors in units of their bars, 0 for no others.
     """
     known = result.determined
-    # The truth itself is stored no better than to one rounding of its largest value.
-    bar = np.maximum(result.error_bar[known], floor(subject) / ROUNDINGS)
-    bars = np.abs(result.input - subject.x)[known] / np.maximum(bar, 1e-300)
+    below = known & ((result.error_bar < floor(subject) / ROUNDINGS) | (not subject.x.any()))
+    measured = known & ~below
+    bars = np.abs(result.input - subject.x)[measured] / result.error_bar[measured]
     within = tuple(int((bars <= most).sum()) for most in (1, 4))
-    return int(known.sum()), *within, round(float(np.sqrt(np.mean(bars**2))), 4) if known.any() else 0.0
+    mean = round(float(np.sqrt(np.mean(bars**2))), 4) if bars.size else 0.0
+    return int(known.sum()), int(below.sum()), *within, mean

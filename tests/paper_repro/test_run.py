@@ -9,6 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from constraint_algebra import zoo
+from constraint_algebra.errors import StorageError
+from constraint_algebra.files.locks import locked
 from paper_repro import claims, plan, run
 from paper_repro.plan import OURS, RCONV, RGAP, Block
 from tests.paper_repro.test_claims import COUNTS, INFORMED
@@ -73,6 +75,15 @@ def test_one_command_makes_everything_and_resumes(tmp_path) -> None:
     assert not list(tmp_path.glob("*.before-restart"))
     assert len(pd.read_csv(tmp_path / "runs.csv")) == 3
     assert "quick run" in (tmp_path / "REPORT.md").read_text()
+
+
+def test_two_runs_into_one_folder_are_one_too_many(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "do_runs", lambda *_, **__: pytest.fail("began"))
+    with (
+        locked(tmp_path / "REPORT.md"),
+        pytest.raises(StorageError, match=r"another process writes to .*REPORT\.md \(process \d+ on"),
+    ):
+        run.main(processes=1, out=tmp_path)
 
 
 def provenance(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -52,10 +52,13 @@ def test_the_choices_are_weighed_as_by_brute_force(count) -> None:
     for bits in product((0, 1), repeat=count):
         wrong = np.flatnonzero(np.array(bits) != likely)
         others = [j for j in wrong if j >= WEIGHED]
-        if len(others) > 1 or (others and any(DOUBTED <= j < WEIGHED for j in wrong)):
+        several = len(others) > 1 or (others and any(DOUBTED <= j < WEIGHED for j in wrong))
+        if several and any(bits):
             continue  # no hypothesis
         lacking = misfit - np.dot(bits - likely.astype(int), effect)
-        likelihood[bits] = np.exp(np.dot(bits, odds)) * (1 + (lacking / noise) ** 2 / TAIL) ** (-(TAIL + 1) / 2)
+        prior = 2.0 ** likely.sum() if several else 1.0  # a dead filter is as likely as all other choices together
+        fits = (1 + (lacking / noise) ** 2 / TAIL) ** (-(TAIL + 1) / 2)
+        likelihood[bits] = prior * np.exp(np.dot(bits, odds)) * fits
     found = _log_odds_by_bias(odds, effect, misfit, noise)
     for j in range(count):
         one = sum(p for bits, p in likelihood.items() if bits[j])
@@ -75,6 +78,14 @@ def test_of_many_zeros_the_one_that_is_none_is_found_or_stays_open() -> None:
     odds[0, 45] = -11.9
     found = decide(odds, dy, still(odds), (0.0, 1.0), check(dy[0, 123]))
     np.testing.assert_array_equal(np.flatnonzero(~found.decided[0]), [45, 123])
+
+
+def test_a_dead_filter_is_one_though_error_bars_decide_nothing() -> None:
+    dy, odds = np.random.default_rng(0).standard_normal((1, 40)), np.full((1, 40), 0.3)
+    found = decide(odds, dy, still(odds), (0.0, 1.0), check(0.0))
+    assert not found.passes.any()
+    assert found.decided.all()
+    assert not decide(odds, dy, still(odds), (0.0, 1.0), check(1e9)).decided.any()  # which nothing explains
 
 
 def test_what_nothing_explains_leaves_no_certainty_behind_that_was_not_there() -> None:

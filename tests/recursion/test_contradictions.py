@@ -119,9 +119,30 @@ def test_a_layer_that_contradicts_itself_makes_the_result_inconsistent() -> None
     assert max(layer.misfit for layer in result.layers) < 5
     partly = result.determined.copy()
     partly[0, 0, 0] = False
-    layers = (replace(result.layers[0], misfit=1e4), *result.layers[1:])
+    layers = (replace(result.layers[0], misfit=1e4, residual=1e-3), *result.layers[1:])
     assert replace(result, determined=partly).judged({}).status is ca.Status.PARTIAL
     assert replace(result, determined=partly, layers=layers).judged({}).status is ca.Status.INCONSISTENT
+
+
+def test_a_contradiction_by_very_little_blames_nobody_and_widens_error_bars() -> None:
+    step = from_image(Recipe("lenet-o", 0, dtype="float64"), "cifar10:7")
+    result = ca.reconstruct(step.network, step.parameters, step.gradients)
+    partly = result.determined.copy()
+    partly[0, 0, 0] = False
+    layers = (replace(result.layers[0], misfit=1e4, residual=1e-12), *result.layers[1:])
+    found = replace(result, determined=partly, layers=layers).judged({})
+    assert found.status is ca.Status.IMPRECISE
+    np.testing.assert_array_equal(found.determined, partly)
+    np.testing.assert_allclose(found.error_bar[partly], 1e4 * result.error_bar[partly])
+    # Beyond noise a hundredfold, but by less than any wrong parameter would make of it; and by more, though blurred.
+    found = replace(result, discrepancy={"0.weight": 1e-7}).judged({"0.weight": 1e-9})
+    assert found.status is ca.Status.IMPRECISE
+    np.testing.assert_allclose(found.error_bar, 100 * result.error_bar)
+    found = replace(result, discrepancy={"0.weight": 0.1}).judged({"0.weight": 1e-2}, blurred=True)
+    assert found.status is ca.Status.IMPRECISE
+    assert not found.determined.any()
+    found = replace(result, discrepancy={"0.weight": 0.1}).judged({"0.weight": 1e-2})
+    assert found.status is ca.Status.INCONSISTENT
 
 
 @pytest.mark.parametrize(

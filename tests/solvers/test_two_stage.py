@@ -15,6 +15,12 @@ from constraint_algebra.solvers.two_stage import TwoStage
 from tests.rank_oracles import looped_rows
 
 
+@pytest.fixture(autouse=True)
+def in_stages(monkeypatch):
+    """Layers as small as these would be solved at once; `test_by_dense` has that."""
+    monkeypatch.setattr("constraint_algebra.solvers.by_dense.LARGEST", 0)
+
+
 def all_rows(layer, W, k):
     """Weight rows in the order of the outputs, gradient rows in that of the weight: (f, c, *tap)."""
     if isinstance(layer.layer, ca.Linear):
