@@ -315,7 +315,7 @@ def _softplus(beta: float, threshold: float) -> Formulas:
     """log(1 + exp(beta·z)) / beta, and z itself above the threshold."""
 
     def inverse(y: FloatArray) -> FloatArray:
-        return y + np.log(-np.expm1(-beta * y)) / beta
+        return y + np.log(-np.expm1(-beta * np.maximum(y, 0))) / beta  # below zero there is none: NaN by `_finite`
 
     def pieces(y: FloatArray, curved: FloatArray | float, straight: FloatArray | float) -> FloatArray:
         """One formula up to the threshold, one beyond; NaN where σ jumps down to z and an output has two pre-images."""
@@ -325,8 +325,8 @@ def _softplus(beta: float, threshold: float) -> Formulas:
     return Formulas(
         value=lambda z: np.where(beta * z > threshold, z, np.logaddexp(0, beta * z) / beta),
         inverse=lambda y: pieces(y, _finite(inverse, y), y),
-        derivative=lambda y: pieces(y, np.clip(-np.expm1(-beta * y), 0, None), 1.0),
-        slope=lambda y: pieces(y, beta * np.exp(-beta * y), 0.0),
+        derivative=lambda y: pieces(y, -np.expm1(-beta * np.maximum(y, 0)), 1.0),
+        slope=lambda y: pieces(y, beta * np.exp(-beta * np.maximum(y, 0)), 0.0),
     )
 
 

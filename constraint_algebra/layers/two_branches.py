@@ -38,6 +38,7 @@ class Branches(NamedTuple):
         lowest: its output, the least of all.
         flat: below this z the output is zero; minus infinity where it never is.
         kinks: the z at which the derivative jumps.
+        cancels: whether clients compute the gate as `(1 + …) / 2`, so that σ(z) is rounded as z is, not as itself.
     """
 
     value: Callable[[FloatArray], FloatArray]
@@ -48,9 +49,10 @@ class Branches(NamedTuple):
     lowest: float
     flat: float = -np.inf
     kinks: tuple[float, ...] = ()
+    cancels: bool = False
 
 
-def gated(gate: Gate, *, flat: float = -np.inf, kinks: tuple[float, ...] = ()) -> Branches:
+def gated(gate: Gate, *, flat: float = -np.inf, kinks: tuple[float, ...] = (), cancels: bool = False) -> Branches:
     """Return the branches of `z g(z)` for a gate that rises from 0 to 1.
 
     >>> silu = gated(logistic)
@@ -86,7 +88,7 @@ def gated(gate: Gate, *, flat: float = -np.inf, kinks: tuple[float, ...] = ()) -
         z = _between(value, derivative, safe, left, np.where(upper, ends[1], minimum), upper)
         return np.where(there, z, np.nan)
 
-    return Branches(value, derivative, curvature, inverse, minimum, lowest, flat, kinks)
+    return Branches(value, derivative, curvature, inverse, minimum, lowest, flat, kinks, cancels)
 
 
 def _between(
@@ -147,7 +149,7 @@ def ramp(z: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 SILU = gated(logistic)
-GELU = gated(normal)
-GELU_TANH = gated(nearly_normal)
+GELU = gated(normal, cancels=True)
+GELU_TANH = gated(nearly_normal, cancels=True)
 MISH = gated(softened)
 HARDSWISH = gated(ramp, flat=-3.0, kinks=(-3.0, 3.0))

@@ -135,7 +135,7 @@ def _explanations(
     """Return the results for the output gradients that the layer to start from may have."""
 
     def explanation(k: FloatArray, misfit: float) -> Reconstruction | None:
-        own, unit = replace(observed, draw=Ensemble(search.seed).draw), observed.unit
+        own, unit = replace(observed, draw=Ensemble(search.seed).draw), observed.unit(k)
         arriving = _start_gradient(own, start, k).multiplied(unit)
         own, k = own.multiplied(unit), unit * k
         recursion = Chain if observed.network.is_chain else Graph
@@ -167,9 +167,10 @@ def polished(
     """Return the input near x that has the gradients of one sample, as `reconstruct` returns what its search found."""
     observed = _observation(network, parameters, gradients, noise, search.seed)
     start, candidates = _starts(observed, loss)
-    results, unit = [], observed.unit
-    own = observed.multiplied(unit)
+    results = []
     for k in candidates:
+        unit = observed.unit(k)
+        own = observed.multiplied(unit)
         arriving = _start_gradient(observed, start, k).multiplied(unit)
         judge = partial(_result, own, summaries=[], start=start, k=arriving, loss=loss)
         results.append(last_step.polished(x, own, start, unit * k, judge, search))
@@ -275,11 +276,11 @@ def _result(
     def judged(x: Estimate) -> Reconstruction:
         found: dict[str, float] = {}
         explained: dict[str, float] = {}
-        blurred = False
+        at_all: dict[str, float] = {}
         if x.known.any() and np.isfinite(x.value).all():  # a graph may know single values, and nothing of the others
             again = checks.recomputed(observed, x.value, start, k.value)
             found = checks.discrepancies(observed, again)
-            explained, blurred = checks.explained_discrepancies(observed, x, start, k, again)
+            explained, at_all = checks.explained_discrepancies(observed, x, start, k, again)
         return Reconstruction(
             input=x.value,
             determined=x.known,
@@ -289,7 +290,7 @@ def _result(
             label=_label(observed, start, k.value.ravel(), loss),
             discrepancy=found,
             ground=np.zeros(x.known.shape, np.uint8) if ground is None else ground,
-        ).judged(explained, same=SAME * observed.rounding.epsilon, blurred=blurred)
+        ).judged(explained, same=SAME * observed.rounding.epsilon, at_all=at_all)
 
     result = judged(x)
     zeros = x.known & (x.value != 0) & (np.abs(x.value) <= NEAR * x.deviation)

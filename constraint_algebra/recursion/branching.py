@@ -132,6 +132,7 @@ class Options:
         self.knows, self.at, self.branches = knows, at, at.branches
         b, self.y, self.dy = at.branches, knows.values[at.activation.number], knows.gradients[at.activation.number]
         self.stored = knows.observed.stored(self.y)
+        self.gate = knows.observed.gate(formulas(at.activation.activation), self.y)
         self.asked = self.y.known & ~knows.values[at.number].known
         y, every = np.where(self.asked, self.y.value, 1.0), np.ones(self.asked.shape, dtype=bool)
         noise = EDGE * np.where(self.asked, self.y.deviation, 0.0)
@@ -174,14 +175,18 @@ class Options:
         clear = self.asked & ~flat & ~left_open
         steep, bend = b.derivative(z), b.curvature(z)
         safe = np.where(clear, steep, 1.0)[..., None]
-        moved = np.where(clear[..., None], y.perturbations, 0.0)
+        coarser = np.maximum(np.abs(z / np.where(clear, y.value, 1.0)), 1.0) if b.cancels else np.ones(z.shape)
+        stored = np.where(clear, coarser, 0.0)[..., None] * self.stored
+        moved = np.where(clear[..., None], y.perturbations, 0.0) + stored  # of z, and so of σ′, which z gives
         d = np.where(flat, 0.0, steep)
         arriving = dy.filled()
         of_d = np.where(clear, bend, 0.0)[..., None] / safe * moved
         of_flat = self.knows.observed.draw(np.where(flat, np.abs(arriving) * self._slope(), 0.0), d.shape)
+        if b.cancels:  # as σ does, σ′ holds a gate that is rounded as 1 is
+            of_d = of_d + self.gate
         known = self.asked & ((dy.known & ~left_open) | (dy.known & (dy.value == 0)))
         k = Estimate(arriving * d, known, d[..., None] * kept(dy) + arriving[..., None] * of_d + of_flat)
-        return Estimate(z, clear, (moved + np.where(clear[..., None], self.stored, 0.0)) / safe), k
+        return Estimate(z, clear, moved / safe), k
 
     def _slope(self) -> FloatArray:
         """Return how large σ′ may be where it counts as zero."""

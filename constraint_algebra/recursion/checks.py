@@ -27,7 +27,6 @@ ROUNDINGS = 1e5
 DEVIATIONS = 1e4
 NOTHING = 100  # spacings of the client's numbers, of the largest gradient, that come where a normalisation makes zero
 AT_MOST = 0.5  # of the largest entry: beyond, nothing is explained
-BLURRED = 0.01  # of the largest entry: noise of the input that moves gradients so far, little is left to check them by
 DROWNED = 0.1  # standard deviations of noise to the largest entry of a gradient: noise alone makes such entries
 
 
@@ -46,8 +45,11 @@ def discrepancies(observed: Observation, again: Mapping[str, FloatArray]) -> dic
 
 def explained_discrepancies(
     observed: Observation, x: Estimate, layer: PlacedLayer, k: Estimate, again: Mapping[str, FloatArray]
-) -> tuple[dict[str, float], bool]:
-    """Return how far noise alone may put recomputed gradients from those given, generously; whether it blurs any.
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return how far noise alone may put recomputed gradients from those given, generously: as evidence, and at all.
+
+    Where noise moves a gradient by more than `AT_MOST`, as saturated activations may, it agrees with nearly any input,
+    which is no evidence for one. The second figure says so: it has no such limit.
 
     Args:
         observed: parameters and gradients.
@@ -62,14 +64,15 @@ def explained_discrepancies(
         return recomputed(_rounded(observed, m), here, layer, arriving)
 
     moved = [member(m) for m in range(DRAWS)]
-    units, explained, blurred = _units(observed), {}, False
+    units, explained, at_all = _units(observed), {}, {}
     for name, g in again.items():
         noise = _largest(observed.deviations[name], units[name])
         by_input = max(_largest(member[name] - g, units[name]) for member in moved)
-        blurred |= by_input > BLURRED
         own = ROUNDINGS * observed.rounding.epsilon + DEVIATIONS * noise
-        explained[name] = min(own + GENEROUS * by_input, AT_MOST) if noise < DROWNED else np.inf
-    return explained | dict.fromkeys(_taken_away(observed), np.inf), blurred
+        at_all[name] = own + GENEROUS * by_input if noise < DROWNED else np.inf
+        explained[name] = min(at_all[name], AT_MOST) if noise < DROWNED else np.inf
+    void = dict.fromkeys(_taken_away(observed), np.inf)
+    return explained | void, at_all | void
 
 
 def _rounded(observed: Observation, seed: int) -> Observation:

@@ -184,7 +184,7 @@ def through(knows: GraphKnowledge, layer: PlacedLayer) -> tuple[Estimate, Estima
     stored = observed.stored(y)
     if f.branches is not None:
         found = z if z.known.all() or not y.known.any() else z.learnt(upper_input(f.branches, y, stored))
-        return found, _by_slope(f, found, dy)
+        return found, _by_slope(f, found, dy, observed.gate(f, found))
     identity = isinstance(layer.activation, Identity)
     found, dz = through_formulas(f, y, dy, stored, _bias_check(knows, layer), one_to_one=identity)
     doubted = knows.doubted.get(layer.index, np.zeros(y.value.shape, dtype=bool))
@@ -216,11 +216,18 @@ def _by_side(f: Formulas, z: Estimate, dy: Estimate) -> tuple[BoolArray, Estimat
     return sure, Estimate(arriving * d, sure & (dy.known | (d == 0)), moved)
 
 
-def _by_slope(f: Formulas, z: Estimate, dy: Estimate) -> Estimate:
-    """Return what an activation with two branches sends back: known with z, and where either factor is zero."""
+def _by_slope(f: Formulas, z: Estimate, dy: Estimate, gate: FloatArray | float) -> Estimate:
+    """Return what an activation with two branches sends back: known with z, and where either factor is zero.
+
+    Args:
+        f: its formulas.
+        z: its input.
+        dy: the gradient at its output.
+        gate: draws of what the client's rounding does to σ′ apart from z.
+    """
     d, arriving = slope_at(f, z), dy.filled()
     flat = d.known & (d.value == 0) & (d.deviation == 0)
-    moved = d.value[..., None] * kept(dy) + arriving[..., None] * d.perturbations
+    moved = d.value[..., None] * kept(dy) + arriving[..., None] * (d.perturbations + gate)
     return Estimate(arriving * d.value, (dy.known & (d.known | (dy.value == 0))) | flat, moved)
 
 

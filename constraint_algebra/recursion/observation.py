@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from constraint_algebra.arrays import FloatArray, Parameters
+from constraint_algebra.layers.formula import Formulas
 from constraint_algebra.layers.kinds import PlacedLayer, Shape
 from constraint_algebra.networks.network import Network
 from constraint_algebra.recursion.activation_sides import BiasCheck
@@ -55,13 +56,15 @@ class Observation:
         name = layer.bias_name
         return BiasCheck(self.gradients[name], self.deviations[name], self.rounding.arithmetic)
 
-    @property
-    def unit(self) -> float:
+    def unit(self, k: FloatArray) -> float:
         """What to multiply gradients by, so that squares of them and of their noise neither underflow nor overflow.
 
         It is 1 for ordinary gradients; a saturated loss may leave ones of 1e-190. A power of two, it rounds nothing.
+
+        Args:
+            k: the output gradient that the others are explained by, which counts among them.
         """
-        largest = max((float(np.abs(g).max(initial=0.0)) for g in self.gradients.values()), default=0.0)
+        largest = max(float(np.abs(g).max(initial=0.0)) for g in (k, *self.gradients.values()))
         low, high = ORDINARY
         return 1.0 if largest == 0 or low <= largest <= high else 2.0 ** -max(math.frexp(largest)[1], -1000)
 
@@ -82,6 +85,12 @@ class Observation:
         if not coarse.any():
             return k
         return replace(k, perturbations=k.perturbations + self.draw(np.where(coarse, spacing, 0.0), k.value.shape))
+
+    def gate(self, f: Formulas, z: Estimate) -> FloatArray | float:
+        """Return draws of what the client's rounding does to σ′(z) where a gate in it is rounded as 1 is."""
+        if f.branches is None or not f.branches.cancels:
+            return 0.0
+        return self.draw(np.where(z.known, STORED_OUTPUT * self.rounding.deviation(np.ones(())), 0.0), z.value.shape)
 
     def stored(self, y: Estimate) -> FloatArray:
         """Return draws of what the client's rounding does to an activation's output y, `(*shape, MEMBERS)`."""

@@ -24,6 +24,7 @@ CONTRADICTION = 8.0  # residual in units of noise beyond which an equation is wr
 CLEAR = 1e-3  # of the discrepancy that noise explains: input and gradients agree, whatever single equations lacked
 # Discrepancies up to here are too small for other parameters, another loss or another mode, and far beyond rounding.
 LITTLE = 1e-6
+BLURRED = 0.05  # of the largest entry of a gradient: noise explains so much, and what is beyond may be noise as well
 STANDS = 0.01  # of the largest value: the error bar up to which a value stands
 OPEN = 255  # in the place of a ground: not determined
 NARROWER = 1e-6  # share of the range by which a bounded value is known better than that
@@ -66,7 +67,7 @@ class Status(Enum):
     IMPRECISE = (
         "too little precision: equations differ by more than the rounding of numbers of this type explains, as where"
         " activations are saturated, terms cancel, or numbers are less exact than their type; .determined says which"
-        " values stand, with error bars widened until they explain it"
+        " values stand, and .error_bar how well they are known then"
     )
     UNDECIDED = "an iteration did not converge; what is not determined in .determined may yet be"
     INCONSISTENT = (
@@ -252,15 +253,17 @@ class Reconstruction(Tabular):
         """Whether any value rests on more than the equations."""
         return any(ground > Ground.EQUATIONS for ground in self.grounds)
 
-    def judged(self, allowed: Mapping[str, float], *, same: float = 0.0, blurred: bool = False) -> Reconstruction:
+    def judged(
+        self, allowed: Mapping[str, float], *, at_all: Mapping[str, float] | None = None, same: float = 0.0
+    ) -> Reconstruction:
         """Return the same result with the status that its own evidence supports, given the discrepancies of noise.
 
         Where the evidence contradicts the result nothing of it counts as determined, unless it does so by very little.
 
         Args:
-            allowed: how far noise may put each recomputed gradient from that given.
+            allowed: how far noise may put each recomputed gradient from that given, as evidence for the result.
+            at_all: how far noise may put them, though nearly any input would then do; the same, if not stated.
             same: discrepancy of gradients that are the same but for a few roundings.
-            blurred: whether noise moves gradients so much that a contradiction may be its work.
         """
         if not self.determined.all() and not all(layer.settled for layer in self.layers):
             return replace(self, status=Status.UNDECIDED)
@@ -269,24 +272,21 @@ class Reconstruction(Tabular):
         whole = bool(self.determined.all())
         agree = whole and all(d <= max(CLEAR * allowed[name], same) for name, d in self.discrepancy.items())
         against = [] if agree else [layer for layer in self.layers if layer.misfit > CONTRADICTION]
+        blurred = any(most > BLURRED for most in (at_all or {}).values())
         if against:
-            return self._contradicted(max(line.residual for line in against), max(a.misfit for a in against), blurred)
+            return self._contradicted(max(a.residual for a in against), max(a.misfit for a in against), blurred)
         if not whole:
             return replace(self, status=Status.PARTIAL)
         beyond = {name: d for name, d in self.discrepancy.items() if d > allowed[name]}
-        if beyond:
-            times = max(d / (allowed[name] or np.inf) for name, d in beyond.items())
-            return self._contradicted(max(beyond.values()), times, blurred)
-        return replace(self, status=COMPLETE[max(self.grounds)])
+        if not beyond:
+            return replace(self, status=COMPLETE[max(self.grounds)])
+        if all(d <= (at_all or allowed)[name] for name, d in beyond.items()):
+            return replace(self, status=Status.IMPRECISE)
+        times = max(d / (allowed[name] or np.inf) for name, d in beyond.items())
+        return self._contradicted(max(beyond.values()), times, blurred)
 
     def _contradicted(self, gap: float, times: float, blurred: bool) -> Reconstruction:
-        """Return what is left of a result whose equations do not hold.
-
-        Args:
-            gap: by how much, relative to their right-hand sides.
-            times: how many times more than noise explains.
-            blurred: whether noise may be larger than it seems.
-        """
+        """Return what is left of a result whose equations are off by a gap, so many times as much as noise explains."""
         bars = times * self.error_bar
         size = float(np.abs(self.guess[self.determined]).max())
         stands = self.determined & (bars <= STANDS * size) & (gap <= LITTLE)

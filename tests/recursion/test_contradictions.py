@@ -138,11 +138,15 @@ def test_a_contradiction_by_very_little_blames_nobody_and_widens_error_bars() ->
     found = replace(result, discrepancy={"0.weight": 1e-7}).judged({"0.weight": 1e-9})
     assert found.status is ca.Status.IMPRECISE
     np.testing.assert_allclose(found.error_bar, 100 * result.error_bar)
-    found = replace(result, discrepancy={"0.weight": 0.1}).judged({"0.weight": 1e-2}, blurred=True)
+    found = replace(result, discrepancy={"0.weight": 0.1}).judged({"0.weight": 1e-2}, at_all={"0.weight": 0.06})
     assert found.status is ca.Status.IMPRECISE
     assert not found.determined.any()
     found = replace(result, discrepancy={"0.weight": 0.1}).judged({"0.weight": 1e-2})
     assert found.status is ca.Status.INCONSISTENT
+    # What error bars as wide as these explain stands with them.
+    found = replace(result, discrepancy={"0.weight": 0.7}).judged({"0.weight": 0.5}, at_all={"0.weight": 0.8})
+    assert found.status is ca.Status.IMPRECISE
+    np.testing.assert_array_equal(found.error_bar, result.error_bar)
 
 
 @pytest.mark.parametrize(
