@@ -103,7 +103,7 @@ def cross_entropy(
     for sign in (1.0, -1.0):
         direction, slope = sign * left, sign * logits
         for label in _labels(direction):
-            for t in _factors(size, direction, slope, label):
+            for t in _factors(size, direction, slope, label, noise):
                 k, z = size / t * direction, t * slope
                 off = np.abs(softmax(z) - (np.arange(len(k)) == label) - k)
                 off[label] = max(off[label] - NOISY * noise, 0.0)  # the client's p - 1 is rounded as 1 is
@@ -127,10 +127,11 @@ def _labels(direction: FloatArray) -> list[int]:
     return found
 
 
-def _factors(size: float, direction: FloatArray, slope: FloatArray, label: int) -> list[float]:
+def _factors(size: float, direction: FloatArray, slope: FloatArray, label: int, noise: float) -> list[float]:
     """Return the numbers t at which `1 - p` of the label is what the other entries of k along a direction add up to.
 
-    As the client computes it, p - 1 is rounded as 1 is; the sum of the others is as exact as they are.
+    As the client computes it, p - 1 is rounded as 1 is; the sum of the others is as exact as they are. Where two roots
+    lie so close together that noise leaves none, the point that comes nearest stands for both.
     """
     others = np.arange(len(slope)) != label
     missed = size * float(direction[others].sum())
@@ -145,11 +146,14 @@ def _factors(size: float, direction: FloatArray, slope: FloatArray, label: int) 
     grid = np.arange(-40 + np.log(size), 40 + max(0.0, float(np.log(size))), 0.05)
     values = [label_equation(point) for point in grid]
     grid, values = _with_extremes(label_equation, grid, values)
-    return [
+    roots = [
         float(np.exp(_root(label_equation, low, high)))
         for low, high, a, b in zip(grid[:-1], grid[1:], values[:-1], values[1:], strict=True)
         if np.sign(a) != np.sign(b)  # their product may underflow
     ]
+    nearest = int(np.argmin(np.abs(values)))
+    touches = 0 < nearest < len(grid) - 1 and abs(values[nearest]) <= NOISY * noise * missed
+    return roots or ([float(np.exp(grid[nearest]))] if touches else [])
 
 
 REACH = 0.5  # share of the value nearest to zero on a grid, which its parabola must fall below to be looked at

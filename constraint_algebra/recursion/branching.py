@@ -26,6 +26,8 @@ from constraint_algebra.recursion.ensemble import MEMBERS
 from constraint_algebra.recursion.estimates import BENT, EDGE, Estimate
 from constraint_algebra.recursion.graph_knowledge import GraphKnowledge, kept
 
+FARTHEST = 9.0  # below minus that, `1 + erf` is zero in every type
+
 
 @dataclass(frozen=True)
 class Branching:
@@ -135,13 +137,17 @@ class Options:
         self.gate = knows.observed.gate(formulas(at.activation.activation), self.y)
         self.asked = self.y.known & ~knows.values[at.number].known
         y, every = np.where(self.asked, self.y.value, 1.0), np.ones(self.asked.shape, dtype=bool)
-        noise = EDGE * np.where(self.asked, self.y.deviation, 0.0)
+        noise = EDGE * np.where(self.asked, np.hypot(self.y.deviation, self._rounded_gate()), 0.0)
         self.upper = b.inverse(np.maximum(y, b.lowest), every)
         self.far = self.asked & (np.abs(y) <= noise)
         end = np.clip(np.where(self.far, -noise, y), b.lowest, -np.finfo(float).tiny)
         self.lower = b.inverse(end, ~every)
         self.near = self.asked & (self._is_bent(self.upper, noise) | (~self.far & self._is_bent(self.lower, noise)))
         self.near |= y < b.lowest + noise
+
+    def _rounded_gate(self) -> float:
+        """Return the noise of an output next to zero whose gate is rounded as 1 is; it is zero from some z on."""
+        return FARTHEST * float(self.knows.observed.rounding.deviation(np.ones(()))) if self.branches.cancels else 0.0
 
     def _is_bent(self, z: FloatArray, noise: FloatArray) -> BoolArray:
         d = self.branches.derivative(z)
@@ -175,7 +181,8 @@ class Options:
         clear = self.asked & ~flat & ~left_open
         steep, bend = b.derivative(z), b.curvature(z)
         safe = np.where(clear, steep, 1.0)[..., None]
-        coarser = np.maximum(np.abs(z / np.where(clear, y.value, 1.0)), 1.0) if b.cancels else np.ones(z.shape)
+        gates = clear & (y.value != 0) & b.cancels  # whose rounding is that of z, not that of the smaller y
+        coarser = np.where(gates, np.maximum(np.abs(z / np.where(gates, y.value, 1.0)), 1.0), 1.0)
         stored = np.where(clear, coarser, 0.0)[..., None] * self.stored
         moved = np.where(clear[..., None], y.perturbations, 0.0) + stored  # of z, and so of σ′, which z gives
         d = np.where(flat, 0.0, steep)

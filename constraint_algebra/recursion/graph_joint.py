@@ -48,6 +48,16 @@ class _Rows:
     cut: float
 
 
+@dataclass(frozen=True)
+class _At:
+    """What is said of one value: coefficients of unknown entries, what known ones make, sizes of sums, all together."""
+
+    tangent: FloatArray
+    base: Estimate
+    sizes: FloatArray
+    whole: FloatArray
+
+
 def joint(knows: GraphKnowledge) -> bool:
     """Learn unknown entries of sources from all equations that tie them."""
     learnt = [_together(knows, sources) for sources in _groups(knows)]
@@ -92,13 +102,16 @@ def _together(knows: GraphKnowledge, sources: list[int]) -> bool:
         return False
     tangents, bases = _maps(knows, columns, n, reached)
     sizes = {number: np.abs(base.value) for number, base in bases.items()}
+    whole = {number: base.value for number, base in bases.items()}
     found, determined, moved = np.zeros(n), np.zeros(n, dtype=bool), np.zeros((n, MEMBERS))
-    for _ in range(2):  # how large the sums are that the client rounded, the sources tell
-        rows = [part for number in reached for part in _rows_at(knows, number, tangents, bases, sizes)]
+    for _ in range(2):  # how large the sums are that the client rounded, and what noise in k moves, the sources tell
+        at = {number: _At(tangents[number], bases[number], sizes[number], whole[number]) for number in tangents}
+        rows = [part for number in reached if number in at for part in _rows_at(knows, number, at[number])]
         if not rows or not is_affordable(sum(len(part.matrix) for part in rows), n):
             return False
         found, determined, moved = _solved(rows, n)
         sizes = _sizes(knows, columns, found, reached)
+        whole = {number: base.value + tangents[number] @ found for number, base in bases.items()}
     learnt = False
     for part in columns:
         at = slice(part.start, part.start + len(part.entries))
@@ -177,44 +190,36 @@ def _sizes(
     return {number: np.sqrt(values) for number, values in squares.items()}
 
 
-def _rows_at(
-    knows: GraphKnowledge,
-    number: int,
-    tangents: dict[int, FloatArray],
-    bases: dict[int, Estimate],
-    sizes: dict[int, FloatArray],
-) -> Iterator[_Rows]:
+def _rows_at(knows: GraphKnowledge, number: int, at: _At) -> Iterator[_Rows]:
     """Yield the equations at a value: its known entries, and those of the layers with a weight that read it."""
-    if number not in tangents:
-        return
     layer = knows.network.layers[number - 1] if number else None
     if layer is not None and not layer.is_source:
-        rows = _known_entries(knows, number, tangents[number], bases[number], sizes[number])
+        rows = _known_entries(knows, number, at)
         if rows is not None:
             yield rows
     for user in knows.network.users(number):
         k = knows.gradients[user.number]
         if user.is_bilinear and k.value[k.known].any():
-            rows = _gradient_rows(knows, user, tangents[number], bases[number])
+            rows = _gradient_rows(knows, user, at)
             if rows is not None:
                 yield rows
 
 
-def _known_entries(
-    knows: GraphKnowledge, number: int, T: FloatArray, base: Estimate, sizes: FloatArray
-) -> _Rows | None:
+def _known_entries(knows: GraphKnowledge, number: int, at: _At) -> _Rows | None:
+    T, base = at.tangent, at.base
     value, observed = knows.values[number], knows.observed
     counts = value.known & T.any(axis=-1)
     if not counts.any():
         return None
     size = float(np.sqrt((value.value[counts] ** 2).mean()))
-    rounding = observed.rounding.arithmetic * np.maximum(sizes[counts], size or 1.0)
+    rounding = observed.rounding.arithmetic * np.maximum(at.sizes[counts], size or 1.0)
     noise = np.hypot(value.deviation, base.deviation)[counts] + rounding
     moved = (kept(value) - base.perturbations)[counts] + observed.draw(rounding, noise.shape)
     return _Rows(T[counts] / noise[:, None], (value.value - base.value)[counts] / noise, moved / noise[:, None], 3.0)
 
 
-def _gradient_rows(knows: GraphKnowledge, layer: PlacedLayer, T: FloatArray, base: Estimate) -> _Rows | None:
+def _gradient_rows(knows: GraphKnowledge, layer: PlacedLayer, at: _At) -> _Rows | None:
+    T, base = at.tangent, at.base
     observed, k = knows.observed, knows.gradients[layer.number]
     none = Estimate.unknown(layer.output_shape, MEMBERS)
     equations, noise = layer_equations(observed, layer, k, none)
@@ -226,7 +231,7 @@ def _gradient_rows(knows: GraphKnowledge, layer: PlacedLayer, T: FloatArray, bas
     matrix = trilinear.weight_gradients(layer, k.filled(), T)[counts]
     known = trilinear.weight_gradient(layer, k.filled(), base.value)
     moved = observed.draw(noise.weight_gradient, layer.weight_shape)
-    moved -= trilinear.weight_gradient(layer, kept(k), base.value)
+    moved -= trilinear.weight_gradient(layer, kept(k), at.whole)
     moved -= trilinear.weight_gradients(layer, k.filled(), base.perturbations)
     rhs = (equations.weight_gradient - known)[counts]
     return _Rows(matrix / by_row[:, None], rhs / by_row, moved[counts] / by_row[:, None], noise_cut(equations))

@@ -25,7 +25,8 @@ CLEAR = 1e-3  # of the discrepancy that noise explains: input and gradients agre
 # Discrepancies up to here are too small for other parameters, another loss or another mode, and far beyond rounding.
 LITTLE = 1e-6
 BLURRED = 0.05  # of the largest entry of a gradient: noise explains so much, and what is beyond may be noise as well
-STANDS = 0.01  # of the largest value: the error bar up to which a value stands
+STANDS = 1e-6  # of the largest value: the error bar up to which a value stands; what is known less well moves most
+FAR_OFF = 0.2  # residual of a layer, relative to its right-hand sides, at which nothing that rests on it stands
 OPEN = 255  # in the place of a ground: not determined
 NARROWER = 1e-6  # share of the range by which a bounded value is known better than that
 
@@ -275,6 +276,8 @@ class Reconstruction(Tabular):
         blurred = any(most > BLURRED for most in (at_all or {}).values())
         if against:
             return self._contradicted(max(a.residual for a in against), max(a.misfit for a in against), blurred)
+        if not whole and any(layer.residual > FAR_OFF for layer in self.layers):
+            return self._contradicted(np.inf, 1.0, blurred=True)
         if not whole:
             return replace(self, status=Status.PARTIAL)
         beyond = {name: d for name, d in self.discrepancy.items() if d > allowed[name]}

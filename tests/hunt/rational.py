@@ -205,13 +205,14 @@ def determined(rows: Integers) -> tuple[int, BoolArray]:
 
 
 def _least(rows: Integers, rank: int) -> float:
-    """The smallest singular value that is not zero, of rows of unit length."""
+    """The smallest singular value that is not zero, of rows of unit length; zero where rows are beneath floats."""
     largest = max(1, *(int(abs(v)) for v in rows.flat))
     shift = max(largest.bit_length() - 1000, 0)  # into the range of floats
     numbers = np.array([[float(v >> shift) for v in row] for row in rows])
     sizes = np.linalg.norm(numbers / np.abs(numbers).max(), axis=1)
     numbers = (numbers / np.abs(numbers).max())[sizes > 0] / sizes[sizes > 0, None]
-    return float(np.linalg.svd(numbers, compute_uv=False)[rank - 1])
+    values = np.linalg.svd(numbers, compute_uv=False)
+    return float(values[rank - 1]) if rank <= len(values) else 0.0
 
 
 def _layers(subject: Subject) -> list[Layer]:

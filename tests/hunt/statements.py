@@ -14,6 +14,8 @@ import torch
 import constraint_algebra as ca
 from constraint_algebra.arrays import BoolArray, FloatArray
 from constraint_algebra.ground import Ground
+from constraint_algebra.layers.activations import has_two_branches
+from constraint_algebra.layers.base import PlacedLayer
 from constraint_algebra.notes import collected
 from tests.hunt import oracle, other_inputs, rational
 from tests.hunt.models import Written
@@ -59,13 +61,14 @@ def foretold(subject: Subject, result: ca.Reconstruction | None) -> Iterator[Fau
     """A limit that `feasibility` states for the pattern of an input and the Jacobian does not have; what is missed.
 
     Missed is a value that the recursion finds by its own equations for this pattern, as `feasibility` foretells, and
-    that the result lacks. Of max-pools nothing is missed: `feasibility` is told which entries won, the result is not.
+    that the result lacks. Nothing is missed where `feasibility` is told what the result must search for, in a limited
+    time: which entries of a max-pool won, the branches of activations, zeros below a normalisation by own statistics.
     """
     if subject.recipe.head == "none":
         return  # the scale that such a head leaves is no matter of rank
     report = _report(subject)
     own = report.determined
-    told = any("MaxPool" in layer.kind for layer in subject.network)
+    told = any(_is_searched_for(layer) for layer in subject.network)
     if result is not None and own is not None and (own & ~result.determined).any() and not told:
         lacking = (own & ~result.determined).sum()
         yield Fault("missed", f"{lacking} of {own.sum()} values that the equations determine")
@@ -76,6 +79,12 @@ def foretold(subject: Subject, result: ca.Reconstruction | None) -> Iterator[Fau
     claimed = np.asarray(limit.determined).reshape(still.shape)
     if clear and not (claimed == still).all():
         yield Fault("foretold", f"feasibility: {claimed.sum()} values determined, Jacobian: {still.sum()}")
+
+
+def _is_searched_for(layer: PlacedLayer) -> bool:
+    """Whether `feasibility` takes as given what `reconstruct` has to search for."""
+    branched = layer.is_activation and has_two_branches(layer.activation)
+    return bool(layer.is_selection or layer.is_normalisation or branched)
 
 
 def certified(subject: Subject) -> Iterator[Fault]:
