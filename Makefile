@@ -31,7 +31,7 @@ test: $(VENV)/stamp  ## run all tests and doctests
 faults: $(VENV)/stamp  ## try damaged files, full disks, kills, second writers and bad commands, slow ones too, and count
 	$(BIN)/python -m pytest -n 2 -m '' -p tests.faults.counts tests/faults
 
-hunt: $(VENV)/stamp  ## search random networks for wrong verdicts: CASES=10000 in an hour, or SECONDS=600; goes on where it was
+hunt: $(VENV)/stamp  ## search random networks for wrong verdicts: CASES=10000 in half an hour, or SECONDS=600; goes on where it was
 	$(BIN)/python -m tests.hunt $(if $(SECONDS),--seconds $(SECONDS),--cases $(CASES)) --out out/hunt.jsonl
 
 bench: $(VENV)/stamp  ## measure speed beside the published algorithm, accuracy, scaling and large layers, in minutes

@@ -6,6 +6,7 @@ written through `.data`, random branches, state that a forward pass keeps for th
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from constraint_algebra.errors import LayerProblem
+from constraint_algebra.errors import LayerProblem, UnsupportedLayerError
 from constraint_algebra.networks.network import Network
 from constraint_algebra.pytorch.graph import refusal
 from constraint_algebra.pytorch.models import logits
@@ -61,8 +62,20 @@ def refuse_difference(model: nn.Module, network: Network, ending: str | None) ->
             difference = _difference(ours, theirs)
             if difference is None and draws:
                 difference = _under_other_seeds(model, steps, x, ending)
-            if difference is not None:
+            if difference is not None and not _agrees_in_double(model, steps, x, ending, seed):
                 raise refusal([_problem(model, x, difference)])
+
+
+def _agrees_in_double(model: nn.Module, steps: Sequence[Step], x: Tensor, ending: str | None, seed: int) -> bool:
+    """Whether a difference is rounding alone, as where a normalisation makes zero of large numbers: none in float64."""
+    if x.dtype is torch.float64:
+        return False
+    try:
+        finer = copy.deepcopy(model).double()
+        ours, theirs, draws = _both(finer, steps, x.double(), ending, seed)
+    except (RuntimeError, TypeError, UnsupportedLayerError):  # it has its own number type, or cannot be copied
+        return False
+    return not draws and _difference(ours, theirs) is None
 
 
 def _inputs(model: nn.Module, network: Network) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ as the sum `conv2(h) + shortcut(x)` of a residual block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -212,7 +213,10 @@ def _known_entries(knows: GraphKnowledge, number: int, at: _At) -> _Rows | None:
     if not counts.any():
         return None
     size = float(np.sqrt((value.value[counts] ** 2).mean()))
-    rounding = observed.rounding.arithmetic * np.maximum(at.sizes[counts], size or 1.0)
+    made = knows.network.layers[number - 1]
+    products = math.prod(made.taps) * made.channels // made.groups if made.is_bilinear else 1
+    rounding = observed.rounding.long_sum(products) * observed.rounding.arithmetic
+    rounding = rounding * np.maximum(at.sizes[counts], size or 1.0)
     noise = np.hypot(value.deviation, base.deviation)[counts] + rounding
     moved = (kept(value) - base.perturbations)[counts] + observed.draw(rounding, noise.shape)
     return _Rows(T[counts] / noise[:, None], (value.value - base.value)[counts] / noise, moved / noise[:, None], 3.0)

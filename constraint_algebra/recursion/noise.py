@@ -68,6 +68,14 @@ class Precision:
         """Relative error of a sum of products: the client's rounding, and that of our own solver in float64."""
         return self.of_sums * float(np.hypot(self.epsilon, SOLVER_ROUNDING / SUM_ROUNDING))
 
+    def long_sum(self, products: int) -> float:
+        """Return the error of a sum of so many products in float32 at its worst, in units of `arithmetic`.
+
+        A client's convolution may take ways to its sum that lose digits; in other types it loses none that is seen.
+        """
+        long = LONG_SUM * math.sqrt(products) if self.epsilon == SPACING["float32"][0] else 0.0
+        return math.hypot(1.0, long)
+
     def deviation(self, values: FloatArray) -> FloatArray:
         """Return the standard deviation of rounding each value once."""
         return np.asarray(ONE_ROUNDING * np.maximum(self.epsilon * np.abs(values), self.smallest))

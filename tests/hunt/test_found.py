@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import constraint_algebra as ca
+from tests.hunt.drawing import drawn
 from tests.hunt.judging import judged
 from tests.hunt.recipes import Recipe, Stage
 
@@ -101,6 +102,12 @@ FOUND = {
 @pytest.mark.parametrize("what", FOUND)
 def test_it_is_gone(what: str) -> None:
     assert judged(FOUND[what]).faults == []
+
+
+@pytest.mark.parametrize("seed", [2435, 2718, 4501, 8671])
+def test_it_is_gone_of_what_was_drawn(seed: int) -> None:
+    """k's noise on values that were open, roots that noise joins, a long sum in float32, zero gradients of a bias."""
+    assert judged(drawn(seed)).faults == []
 
 
 def test_a_sum_of_two_paths_from_one_input_determines_it() -> None:
