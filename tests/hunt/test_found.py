@@ -106,7 +106,7 @@ def test_it_is_gone(what: str) -> None:
 
 @pytest.mark.parametrize("seed", [2435, 2718, 4501, 8671])
 def test_it_is_gone_of_what_was_drawn(seed: int) -> None:
-    """k's noise on values that were open, roots that noise joins, a long sum in float32, zero gradients of a bias."""
+    """Noise of k on values that were open, roots that noise joins, a long sum in float32, zero gradients of a bias."""
     assert judged(drawn(seed)).faults == []
 
 
