@@ -106,8 +106,8 @@ def _together(knows: GraphKnowledge, sources: list[int]) -> bool:
     whole = {number: base.value for number, base in bases.items()}
     found, determined, moved = np.zeros(n), np.zeros(n, dtype=bool), np.zeros((n, MEMBERS))
     for _ in range(2):  # how large the sums are that the client rounded, and what noise in k moves, the sources tell
-        at = {number: _At(tangents[number], bases[number], sizes[number], whole[number]) for number in tangents}
-        rows = [part for number in reached if number in at for part in _rows_at(knows, number, at[number])]
+        said = {number: _At(tangents[number], bases[number], sizes[number], whole[number]) for number in tangents}
+        rows = [part for number in reached if number in said for part in _rows_at(knows, number, said[number])]
         if not rows or not is_affordable(sum(len(part.matrix) for part in rows), n):
             return False
         found, determined, moved = _solved(rows, n)
@@ -215,8 +215,8 @@ def _known_entries(knows: GraphKnowledge, number: int, at: _At) -> _Rows | None:
     size = float(np.sqrt((value.value[counts] ** 2).mean()))
     made = knows.network.layers[number - 1]
     products = math.prod(made.taps) * made.channels // made.groups if made.is_bilinear else 1
-    rounding = observed.rounding.long_sum(products) * observed.rounding.arithmetic
-    rounding = rounding * np.maximum(at.sizes[counts], size or 1.0)
+    of_sum = observed.rounding.long_sum(products) * observed.rounding.arithmetic
+    rounding = of_sum * np.maximum(at.sizes[counts], size or 1.0)
     noise = np.hypot(value.deviation, base.deviation)[counts] + rounding
     moved = (kept(value) - base.perturbations)[counts] + observed.draw(rounding, noise.shape)
     return _Rows(T[counts] / noise[:, None], (value.value - base.value)[counts] / noise, moved / noise[:, None], 3.0)
