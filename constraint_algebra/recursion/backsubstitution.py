@@ -37,7 +37,7 @@ from constraint_algebra.recursion.chain_recursion import Chain
 from constraint_algebra.recursion.ensemble import MEMBERS, Ensemble
 from constraint_algebra.recursion.estimates import Estimate
 from constraint_algebra.recursion.graph_recursion import Graph
-from constraint_algebra.recursion.noise import deviations_of, of_sums, precision
+from constraint_algebra.recursion.noise import deviations_of, precision
 from constraint_algebra.recursion.observation import Observation
 from constraint_algebra.recursion.result import UNSOUND, LayerSolution, Reconstruction, Status
 
@@ -189,7 +189,7 @@ def _observation(
     bound = bind(network, parameters, "parameters")
     came = named(network, gradients, "gradients")
     given, rounding = bind(network, came, "gradients"), precision(came)
-    rounding = replace(rounding, of_sums=of_sums(rounding.epsilon, _longest_sum(network)))
+    rounding = rounding.summing(_longest_sum(network))
     # Noise is stated as the client's arrays are, in PyTorch's shapes.
     deviations = canonical(network, deviations_of(stored(network, given), rounding, noise))
     return Observation(network, bound, given, deviations, rounding, Ensemble(seed).draw)

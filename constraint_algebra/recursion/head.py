@@ -170,7 +170,8 @@ def by_loss(layer: PlacedLayer, k: FloatArray, observed: Observation) -> FloatAr
         for values in (observed.parameters, observed.gradients, observed.deviations)
     )
     share = _share(of_dW, dW)
-    label, arithmetic = int(np.argmin(k)), observed.rounding.arithmetic  # of several classes it alone is negative
+    label = int(np.argmin(k))  # of several classes it alone is negative
+    arithmetic = observed.rounding.summing(layer.unknowns).arithmetic  # of logits, the longest sums of all
     one = np.arange(len(k)) == label
     # 1 - p, however small: where p is rounded to 1, it is the sum of all others.
     missed, sign = (float(np.abs(k[0])), float(np.sign(k[0]))) if len(k) == 1 else (float(np.abs(k[~one]).sum()), -1.0)

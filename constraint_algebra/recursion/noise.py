@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,10 @@ class Precision:
     def arithmetic(self) -> float:
         """Relative error of a sum of products: the client's rounding, and that of our own solver in float64."""
         return self.of_sums * float(np.hypot(self.epsilon, SOLVER_ROUNDING / SUM_ROUNDING))
+
+    def summing(self, products: int) -> Precision:
+        """Return the same for sums of so many products."""
+        return replace(self, of_sums=of_sums(self.epsilon, products))
 
     def long_sum(self, products: int) -> float:
         """Return the error of a sum of so many products in float32 at its worst, in units of `arithmetic`.
