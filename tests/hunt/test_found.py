@@ -106,7 +106,7 @@ def test_it_is_gone(what: str) -> None:
 
 @pytest.mark.parametrize("seed", [2435, 2718, 4501, 8671, 10106])
 def test_it_is_gone_of_what_was_drawn(seed: int) -> None:
-    """Noise of k on open values, roots that noise joins, long sums in float32 and of logits, a bias without gradient."""
+    """Noise of k on open values, roots that noise joins, long sums in float32 and of logits, a bias of no gradient."""
     assert judged(drawn(seed)).faults == []
 
 
