@@ -153,7 +153,7 @@ def _log_odds_by_bias(odds: FloatArray, effect: FloatArray, misfit: float, noise
     """
     likely, first, few = odds > 0, slice(0, WEIGHED), slice(0, DOUBTED)
     flip = np.where(likely, -effect, effect)[WEIGHED:]
-    # Weights and what the sum still lacks, for both sets of hypotheses, against all on their likelier side.
+    # Weights and what the sum still lacks, for each set of hypotheses, against all on their likelier side.
     choices, fewer = _choices(len(odds[first])), _choices(len(odds[few]))[: None if len(flip) else 0]
     lacking = misfit - (choices - likely[first]) @ effect[first]
     with_flip = (misfit - (fewer - likely[few]) @ effect[few])[:, None] - flip

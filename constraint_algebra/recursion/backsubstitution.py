@@ -135,9 +135,7 @@ def _explanations(
     """Return the results for the output gradients that the layer to start from may have."""
 
     def explanation(k: FloatArray, misfit: float) -> Reconstruction | None:
-        own, unit = replace(observed, draw=Ensemble(search.seed).draw), observed.unit(k)
-        arriving = _start_gradient(own, start, k).multiplied(unit)
-        own, k = own.multiplied(unit), unit * k
+        own, arriving, k = _in_its_unit(replace(observed, draw=Ensemble(search.seed).draw), start, k)
         recursion = Chain if observed.network.is_chain else Graph
         passes = recursion(own, start, arriving, misfit, progress)
         found = passes.to_input()
@@ -169,11 +167,9 @@ def polished(
     start, candidates = _starts(observed, loss)
     results = []
     for k in candidates:
-        unit = observed.unit(k)
-        own = observed.multiplied(unit)
-        arriving = _start_gradient(observed, start, k).multiplied(unit)
+        own, arriving, k_own = _in_its_unit(observed, start, k)
         judge = partial(_result, own, summaries=[], start=start, k=arriving, loss=loss)
-        results.append(last_step.polished(x, own, start, unit * k, judge, search))
+        results.append(last_step.polished(x, own, start, k_own, judge, search))
     chosen = explanations.choose(results, search.valid_range)
     return _for_any_batch(chosen, observed, start, loss)
 
@@ -248,6 +244,12 @@ def _start_gradient(observed: Observation, layer: PlacedLayer, k: FloatArray) ->
     else:
         moved = head.by_loss(layer, k, observed)
     return Estimate(k, np.ones(k.shape, dtype=bool), moved).reshape(layer.output_shape)
+
+
+def _in_its_unit(observed: Observation, start: PlacedLayer, k: FloatArray) -> tuple[Observation, Estimate, FloatArray]:
+    """Return gradients in a unit in which their squares are numbers, the output gradient with its noise, and bare."""
+    unit = observed.unit(k)
+    return observed.multiplied(unit), _start_gradient(observed, start, k).multiplied(unit), unit * k
 
 
 def _exactly(k: FloatArray) -> Estimate:

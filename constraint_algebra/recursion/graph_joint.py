@@ -102,17 +102,18 @@ def _together(knows: GraphKnowledge, sources: list[int]) -> bool:
     if n * widest > ENTRIES or not is_affordable(n, n):
         return False
     tangents, bases = _maps(knows, columns, n, reached)
-    sizes = {number: np.abs(base.value) for number, base in bases.items()}
-    whole = {number: base.value for number, base in bases.items()}
-    found, determined, moved = np.zeros(n), np.zeros(n, dtype=bool), np.zeros((n, MEMBERS))
-    for _ in range(2):  # how large the sums are that the client rounded, and what noise in k moves, the sources tell
-        said = {number: _At(tangents[number], bases[number], sizes[number], whole[number]) for number in tangents}
-        rows = [part for number in reached if number in said for part in _rows_at(knows, number, said[number])]
-        if not rows or not is_affordable(sum(len(part.matrix) for part in rows), n):
-            return False
-        found, determined, moved = _solved(rows, n)
-        sizes = _sizes(knows, columns, found, reached)
-        whole = {number: base.value + tangents[number] @ found for number, base in bases.items()}
+    said = {number: _At(tangents[number], base, np.abs(base.value), base.value) for number, base in bases.items()}
+    solved = _solved_for(knows, reached, said, n)
+    if solved is None:
+        return False
+    # How large the sums are that the client rounded, and what noise in k moves, only the whole sources tell.
+    whole = {number: base.value + tangents[number] @ solved[0] for number, base in bases.items()}
+    sizes = _sizes(knows, whole, sources, reached)
+    said = {number: _At(tangents[number], base, sizes[number], whole[number]) for number, base in bases.items()}
+    solved = _solved_for(knows, reached, said, n)
+    if solved is None:
+        return False
+    found, determined, moved = solved
     learnt = False
     for part in columns:
         at = slice(part.start, part.start + len(part.entries))
@@ -166,16 +167,22 @@ def _maps(
     return tangents, bases
 
 
+def _solved_for(
+    knows: GraphKnowledge, reached: list[int], said: dict[int, _At], n: int
+) -> tuple[FloatArray, BoolArray, FloatArray] | None:
+    """Return what `_solved` does of all equations over n unknown entries; `None` where these are none or too many."""
+    rows = [part for number in reached if number in said for part in _rows_at(knows, number, said[number])]
+    if not rows or not is_affordable(sum(len(part.matrix) for part in rows), n):
+        return None
+    return _solved(rows, n)
+
+
 def _sizes(
-    knows: GraphKnowledge, columns: list[_Columns], found: FloatArray, reached: list[int]
+    knows: GraphKnowledge, whole: dict[int, FloatArray], sources: list[int], reached: list[int]
 ) -> dict[int, FloatArray]:
     """Return for every value reached the root of the sum of squares of all that is added up to make it."""
     network, parameters = knows.network, knows.observed.parameters
-    squares: dict[int, FloatArray] = {}
-    for part in columns:
-        held = knows.values[part.number].filled().ravel()
-        held[part.entries] = found[part.start : part.start + len(part.entries)]
-        squares[part.number] = held.reshape(network.shape_of(part.number)) ** 2
+    squares = {number: whole[number] ** 2 for number in sources}
     for number in reached:
         layer = network.layers[number - 1]
         if number in squares or not layer.inputs:
